@@ -1,0 +1,16 @@
+"""Meta Pseudo Labels (Pham et al., CVPR 2021) for TensorFlow 2 / Keras."""
+import importlib.util
+import os
+
+# TensorFlow 2.16 and later bring Keras 3 as tf.keras unless this is set before the import; the
+# methods here are Keras 2 models, which tf-keras carries on. Without tf-keras TensorFlow 2.15
+# must not see it: it would look for that package.
+if importlib.util.find_spec('tf_keras') is not None:
+  os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
+
+import tensorflow as tf  # pylint: disable=wrong-import-position
+
+if not getattr(tf.keras, '__version__', '2').startswith('2'):
+  raise ImportError(
+      f'meta_pseudo_labels needs Keras 2, but tf.keras is {tf.keras.__version__}: install '
+      'tf-keras and import meta_pseudo_labels before tensorflow, or set TF_USE_LEGACY_KERAS=1')

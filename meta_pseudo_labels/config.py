@@ -1,0 +1,258 @@
+"""The frozen `Config` that the command line becomes, and its validation (design rule 2).
+
+Every flag comes from flag_table.py. No module but this one and main.py touches absl's flags, and
+TensorFlow is not imported here.
+"""
+import dataclasses
+import difflib
+import json
+import math
+import re
+import sys
+from typing import List, Optional, Tuple
+
+from absl import app
+from absl import flags
+
+from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.flag_table import (
+    BASELINES, EFFICIENTNETS, FLAG_TABLE, LATER_TASKS, METHODS, TASKS, Flag, Rule)
+
+_BY_NAME = {flag.name: flag for flag in FLAG_TABLE}
+_RELEASE_CLASSES = {'imagenet': 1000, 'cifar100': 100, 'cifar10': 10}
+_TYPE_WORDS = {bool: 'true or false', int: 'a whole number in digits, such as 300000',
+               float: 'a number', str: 'a text'}
+
+_Fields = dataclasses.make_dataclass(
+    '_Fields', frozen=True, fields=[
+        (f.name, f.type if f.default is not None else Optional[f.type], f.default)
+        for f in FLAG_TABLE])
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_Fields):
+  """One attribute per flag, under the flag's name and with its default, and what follows from them.
+
+  `Config(dataset_name='digits_40_mpl', seed=1)` takes the defaults for everything else.
+  """
+
+  def replace(self, **changes) -> 'Config':
+    """A copy with some fields changed. Raises TypeError for a name that is no flag."""
+    return dataclasses.replace(self, **changes)
+
+  @property
+  def task(self) -> str:
+    """`task_mode` with the release's words resolved: none is train, evals is eval."""
+    return {None: 'train', 'evals': 'eval'}.get(self.task_mode, self.task_mode)
+
+  @property
+  def method_name(self) -> str:
+    """The method: `method` if given, else the end of dataset_name as in the release."""
+    return self.method or _split_name(self.dataset_name)[2] or 'supervised'
+
+  @property
+  def dataset(self) -> str:
+    """dataset_name in lower case without labels and method: cifar10 of cifar10_4000_mpl."""
+    return _split_name(self.dataset_name)[0]
+
+  @property
+  def labeled_count(self) -> Optional[int]:
+    """Labeled examples: `num_labeled`, else the number in dataset_name, else None for all."""
+    return self.num_labeled if self.num_labeled is not None else _split_name(self.dataset_name)[1]
+
+  @property
+  def dataset_classes(self) -> Optional[int]:
+    """Number of classes of the release's data sets; None: the data layer knows its own."""
+    return _RELEASE_CLASSES.get(self.dataset.split('_')[0])
+
+  @property
+  def baseline_names(self) -> Tuple[str, ...]:
+    """`baselines` as a tuple, in the order given."""
+    return tuple(name.strip() for name in self.baselines.split(',') if name.strip())
+
+
+def _split_name(dataset_name: Optional[str]) -> Tuple[str, Optional[int], str]:
+  """'cifar10_4000_mpl' -> ('cifar10', 4000, 'mpl'); a missing part is None or ''."""
+  pattern = r'(.*?)(?:_(\d+))?(?:_(%s))?' % '|'.join(METHODS)
+  name, count, method = re.fullmatch(pattern, (dataset_name or '').lower(), re.DOTALL).groups()
+  return name, None if count is None else int(count), method or ''
+
+
+def define_flags(flag_values=flags.FLAGS):
+  """Defines every flag of the table on `flag_values`; a second call does nothing.
+
+  They are made key flags of the running program, so that --help shows them, not --helpfull alone.
+  """
+  if FLAG_TABLE[0].name in flag_values:
+    return
+  define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float,
+            str: flags.DEFINE_string}
+  for flag in FLAG_TABLE:
+    define[flag.type](flag.name, flag.default, _help_text(flag), flag_values=flag_values)
+    flag_values.register_key_flag_for_module(sys.argv[0], flag_values[flag.name])
+
+
+def _help_text(flag: Flag) -> str:
+  if flag.unread:
+    return 'Accepted for the release\'s sake; nothing reads it, there or here.'
+  if isinstance(flag.rule, Rule):
+    return f'{flag.help} Must be {flag.rule.words}.'
+  return f'{flag.help} Values: {_choices(flag.rule)}.' if flag.rule else flag.help
+
+
+def _choices(values) -> str:
+  return ', '.join(value or '(empty)' for value in values)
+
+
+def from_flags(flag_values=flags.FLAGS) -> Config:
+  """The Config of flags that absl has parsed. Not validated."""
+  return Config(**{flag.name: flag_values[flag.name].value for flag in FLAG_TABLE})
+
+
+def parse(argv: List[str], flag_values=flags.FLAGS) -> Config:
+  """Parses a command line, program name first, --flagfile and absl's own flags included.
+
+  Our flags start from their defaults each time, so that one process can parse many command lines.
+  Not validated. --help and its kin print and raise SystemExit, as everywhere in absl.
+
+  Raises:
+    UserError: unknown flag, value of the wrong type, unreadable flagfile, stray argument.
+  """
+  app.define_help_flags()
+  define_flags(flag_values)
+  for flag in FLAG_TABLE:
+    flag_values[flag.name].unparse()
+  try:
+    rest = flag_values(argv)[1:]
+  except flags.UnrecognizedFlagError as error:
+    name = '--' + error.flagname
+    known = suggest(name, ['--' + known for known in flag_values])
+    raise UserError(f'{name}: unknown flag{known}; --helpfull lists all flags') from None
+  except flags.CantOpenFlagFileError as error:
+    reason = error.__context__  # The OSError, which knows the file's name.
+    raise UserError(f'--flagfile={reason.filename}: {reason.strerror}; give the path of a file '
+                    'with one flag a line') from None
+  except UnicodeDecodeError:
+    raise UserError('--flagfile: not a text file; give a file with one flag a line') from None
+  except (flags.Error, ValueError) as error:
+    raise UserError(_value_error_line(str(error))) from None
+  if rest:
+    raise UserError(f'unexpected argument {rest[0]!r}: write flags as --name=value')
+  return from_flags(flag_values)
+
+
+def _value_error_line(message: str) -> str:
+  """One line for absl's message about a value, with what was expected in plain words."""
+  match = re.match(r'flag (--(\w+)=.*?): ', message, re.DOTALL)
+  if match and match.group(2) in _BY_NAME:
+    message = f'{match.group(1)}: must be {_TYPE_WORDS[_BY_NAME[match.group(2)].type]}'
+  return ' '.join(message.split())
+
+
+def suggest(name: str, names) -> str:
+  """' (did you mean ...?)' with the nearest of `names`, or '' when none is near."""
+  near = difflib.get_close_matches(str(name), list(names), n=1)
+  return f' (did you mean {near[0]!r}?)' if near else ''
+
+
+def validate(config: Config) -> None:
+  """Checks every value by itself, then those that depend on one another.
+
+  What needs the data, the devices or the disk is checked where those are known.
+
+  Raises:
+    UserError: one line with flag, value and what is accepted.
+  """
+  for name in ('dataset_name', 'output_dir'):
+    if not getattr(config, name):
+      raise UserError(f'--{name}: required and not given; add --{name}=...')
+  if config.task in LATER_TASKS:
+    raise UserError(f'--task_mode={config.task}: not there yet; use one of {_choices(TASKS)}')
+  for flag in FLAG_TABLE:
+    _validate_value(flag, getattr(config, flag.name))
+  if config.labeled_count == 0:
+    raise UserError(f'--dataset_name={config.dataset_name}: the number of labeled examples in it '
+                    'must be 1 or more')
+  _validate_model_type(config.model_type)
+  for name in config.baseline_names:
+    if name not in BASELINES:
+      raise UserError(f'--baselines={config.baselines}: unknown method {name!r}'
+                      f'{suggest(name, BASELINES)}; use {_choices(BASELINES)}')
+  if config.reset_output_dir and config.task.startswith('eval'):
+    raise UserError(f'--reset_output_dir: would delete the checkpoints that --task_mode='
+                    f'{config.task_mode} is to evaluate; leave it out')
+
+
+def _validate_value(flag: Flag, value) -> None:
+  """Raises UserError unless `value` has the flag's type and satisfies its rule."""
+  if value is None and flag.default is None:
+    return
+  accepted = (int, float) if flag.type is float else flag.type
+  if not isinstance(value, accepted) or (isinstance(value, bool) and flag.type is not bool):
+    raise UserError(f'--{flag.name}={value}: must be {_TYPE_WORDS[flag.type]}')
+  if flag.type is float and not math.isfinite(value):
+    raise UserError(f'--{flag.name}={value}: must be a finite number')
+  if isinstance(flag.rule, Rule):
+    if not flag.rule.holds(value):
+      raise UserError(f'--{flag.name}={value}: must be {flag.rule.words}')
+  elif flag.rule and value not in flag.rule:
+    raise UserError(f'--{flag.name}={value}: unknown value{suggest(value, flag.rule)}; use one of '
+                    f'{_choices(flag.rule)}')
+
+
+def _validate_model_type(model_type: str) -> None:
+  """Raises UserError unless the name follows one of the known patterns."""
+  names = ['wrn-28-2', 'wrn-28-10', 'wrn-28-large', 'resnet-50', 'mlp-8x2']
+  names += ['efficientnet-' + variant for variant in EFFICIENTNETS]
+  wide = re.fullmatch(r'wrn-(\d+)-([1-9]\d*)', model_type)
+  if wide:
+    depth = int(wide.group(1))
+    if depth < 10 or depth % 6 != 4:
+      raise UserError(f'--model_type={model_type}: the depth {depth} must be 6n+4, '
+                      'such as 10, 16, 22, 28')
+  elif model_type not in names and not re.fullmatch(r'mlp-[1-9]\d*x[1-9]\d*', model_type):
+    raise UserError(f'--model_type={model_type}: unknown model{suggest(model_type, names)}; use '
+                    'wrn-<depth>-<width>, wrn-28-large, resnet-50, efficientnet-<variant> or '
+                    'mlp-<units>x<layers>')
+
+
+def notes(config: Config) -> List[str]:
+  """One-line remarks for the log at start: what a flag's value means that is easily overlooked."""
+  lines = []
+  if config.dataset_classes not in (None, config.num_classes):
+    lines.append(f'num_classes {config.num_classes} replaced by {config.dataset_classes}, the '
+                 f'number of classes of {config.dataset}')
+  unread = [f'--{flag.name}' for flag in FLAG_TABLE
+            if flag.unread and getattr(config, flag.name) != flag.default]
+  if unread:
+    lines.append(f'accepted without effect, as in the release: {", ".join(unread)}')
+  if config.method_name == 'mpl' and config.mpl_feedback == 'release':
+    lines.append('--mpl_feedback=release: its term has a gradient of exactly zero, so the student '
+                 'is distilled from a UDA teacher; use --mpl_feedback=soft for a real feedback '
+                 '(google-research issues 534, 541)')
+  if config.ema_decay == 0:
+    lines.append('ema_decay 0: the averaged student is a plain copy of the student')
+  return lines
+
+
+def to_json(config: Config) -> str:
+  """The text of hparams.json: every field, sorted by name."""
+  return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True) + '\n'
+
+
+def from_json(text: str) -> Config:
+  """The Config of an hparams.json; a field it does not name has its default. Not validated.
+
+  Raises:
+    UserError: not a JSON object, or a name that is no flag.
+  """
+  try:
+    values = json.loads(text)
+  except ValueError as error:
+    raise UserError(f'hparams.json: not JSON ({error}); restore it or remove it') from None
+  if not isinstance(values, dict):
+    raise UserError(f'hparams.json: must hold a JSON object, holds a {type(values).__name__}')
+  for name in values:
+    if name not in _BY_NAME:
+      raise UserError(f'hparams.json: unknown name {name!r}{suggest(name, _BY_NAME)}; remove it')
+  return Config(**values)

@@ -1,0 +1,132 @@
+"""What datasets exist: one `DatasetInfo` each, and `info(name)` to look one up.
+
+Nothing is read here; `sources.load` does that.
+"""
+import dataclasses
+import difflib
+from typing import Tuple
+
+from meta_pseudo_labels.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+  """What must be known of a dataset before anything of it is read.
+
+  Attributes:
+    name: what `--dataset_name` calls it.
+    source: how `sources.load` gets it: 'sklearn', 'generated', 'idx', or 'tfds:NAME'.
+    kind: 'image' (uint8 [H, W, C]) or 'points' (float32 [D]).
+    class_names: one name per class, in the order of the labels.
+    image_shape: the shape of one example, (H, W, C) or (D,).
+    mean, std: per channel, over the training split, in the inputs' own units (0..255 for
+      images); `(x - mean) / std` normalizes.
+    flip: whether the mirror image of an example keeps its label.
+    excluded_ops: RandAugment ops (by name) that would change the label.
+    license, citation: for the report page and the docs.
+  """
+  name: str
+  source: str
+  kind: str
+  class_names: Tuple[str, ...]
+  image_shape: Tuple[int, ...]
+  mean: Tuple[float, ...]
+  std: Tuple[float, ...]
+  flip: bool
+  license: str
+  citation: str
+  excluded_ops: Tuple[str, ...] = ()
+
+  @property
+  def num_classes(self):
+    """The number of classes (int)."""
+    return len(self.class_names)
+
+
+_DIGIT_NAMES = tuple('0123456789')
+
+_CIFAR10_NAMES = (
+    'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
+# The "fine" labels: alphabetical.
+_CIFAR100_NAMES = tuple("""
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+    crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+    keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse
+    mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
+    porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
+    snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
+    tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    """.split())
+
+_FASHION_NAMES = (
+    'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag',
+    'Ankle boot')
+
+_CIFAR_CITATION = (
+    'Krizhevsky, A. (2009). Learning multiple layers of features from tiny images. '
+    'Technical report, University of Toronto.')
+_CIFAR_LICENSE = 'none stated by its authors (https://www.cs.toronto.edu/~kriz/cifar.html)'
+
+
+def _times_255(*values):
+  return tuple(255. * value for value in values)
+
+
+_DATASETS = {entry.name: entry for entry in (
+    DatasetInfo(
+        name='digits', source='sklearn', kind='image', class_names=_DIGIT_NAMES,
+        image_shape=(8, 8, 1), flip=False,
+        # Over the 1,297 training images that `sources.load` leaves after the test draw.
+        mean=(0.,), std=(1.,),
+        license='CC BY 4.0 (UCI Machine Learning Repository); ships with scikit-learn',
+        citation='Alpaydin, E. and Kaynak, C. (1998). Optical Recognition of Handwritten Digits. '
+                 'UCI Machine Learning Repository. https://doi.org/10.24432/C50P49'),
+    DatasetInfo(
+        name='two_moons', source='generated', kind='points', class_names=('upper', 'lower'),
+        image_shape=(2,), flip=False,
+        mean=(0., 0.), std=(1., 1.),  # the points stay in the units that a plot shows
+        license='generated', citation='Pham, H. et al. (2021). Meta Pseudo Labels. CVPR.'),
+    DatasetInfo(
+        name='cifar10', source='tfds:cifar10', kind='image', class_names=_CIFAR10_NAMES,
+        image_shape=(32, 32, 3), flip=True,
+        # The release's numbers.
+        mean=_times_255(.4914, .482158, .4465309), std=_times_255(.247032, .243485, .26159),
+        license=_CIFAR_LICENSE, citation=_CIFAR_CITATION),
+    DatasetInfo(
+        name='cifar100', source='tfds:cifar100', kind='image', class_names=_CIFAR100_NAMES,
+        image_shape=(32, 32, 3), flip=True,
+        # As commonly published for the training split; not computed here.
+        mean=(129.3, 124.1, 112.4), std=(68.2, 65.4, 70.4),
+        license=_CIFAR_LICENSE, citation=_CIFAR_CITATION),
+    DatasetInfo(
+        name='svhn', source='tfds:svhn_cropped', kind='image', class_names=_DIGIT_NAMES,
+        image_shape=(32, 32, 3), flip=False,
+        # As commonly published for the training split without `extra`; not computed here.
+        mean=_times_255(.4376821, .4437697, .4728044), std=_times_255(.1980301, .2010156, .1970361),
+        license='non-commercial use only (http://ufldl.stanford.edu/housenumbers)',
+        citation='Netzer, Y. et al. (2011). Reading digits in natural images with unsupervised '
+                 'feature learning. NIPS Workshop on Deep Learning.'),
+    DatasetInfo(
+        name='fashion_mnist', source='idx', kind='image', class_names=_FASHION_NAMES,
+        image_shape=(28, 28, 1), flip=True,
+        mean=(72.94035,), std=(90.02118,),  # over the 60,000 training images
+        license='MIT (Zalando SE)',
+        citation='Xiao, H., Rasul, K. and Vollgraf, R. (2017). Fashion-MNIST: a novel image '
+                 'dataset for benchmarking machine learning algorithms. arXiv:1708.07747.'),
+)}
+
+
+def names():
+  """The names of all datasets (tuple of str), in the order they are listed to people."""
+  return tuple(_DATASETS)
+
+
+def info(name):
+  """The `DatasetInfo` called `name` (str). Raises UserError if there is none."""
+  if name in _DATASETS:
+    return _DATASETS[name]
+  close = difflib.get_close_matches(str(name), _DATASETS, n=1)
+  hint = f'did you mean {close[0]!r}? ' if close else ''
+  raise UserError(f'unknown dataset {name!r}: {hint}there are {", ".join(_DATASETS)}')

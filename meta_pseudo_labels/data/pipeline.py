@@ -1,0 +1,183 @@
+"""Batches: which examples a step sees, and their views, as functions of (seed, step).
+
+A step's batch is determined by its number. So the input's position is the step, a resumed run
+starts the pipeline at its step, and replica r of R makes rows [r*b, (r+1)*b) of the global
+batch. Nothing of the pipeline needs to be saved (design rule 5).
+"""
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from meta_pseudo_labels import rng
+from meta_pseudo_labels.data import augment
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """How inputs become what a model sees.
+
+  Attributes:
+    kind: 'image' (uint8 `[N, H, W, C]`) or 'points' (float32 `[N, D]`).
+    mean, std: per channel, in units of 0..255 (images only).
+    flip: whether mirroring keeps an image's label.
+    ops: RandAugment's operations.
+    magnitude: RandAugment's, `augment_magnitude`.
+    stddev: of the noise that makes the augmented view of points, `augment_stddev`.
+    strong_labeled: RandAugment on labeled images too (`use_augment`).
+    dtype: of the result, float32 or bfloat16.
+  """
+  kind: str = 'image'
+  mean: tuple = (0.,)
+  std: tuple = (255.,)
+  flip: bool = False
+  ops: tuple = augment.RELEASE_OPS
+  magnitude: float = 5
+  stddev: float = .1
+  strong_labeled: bool = False
+  dtype: tf.DType = tf.float32
+
+  def plain(self, inputs):
+    """Evaluation's view: `[N, ...]` inputs -> `[N, ...]` of `dtype`, normalized."""
+    if self.kind == 'points':
+      return tf.cast(inputs, self.dtype)
+    return augment.normalize(inputs, self.mean, self.std, self.dtype)
+
+  def labeled(self, inputs, key, offset, total):
+    """The labeled view of rows [offset, offset + N) of a global batch of `total`."""
+    if self.kind == 'points':
+      return self.plain(inputs)
+    key = rng.fold(key, 'labeled')
+    rows = dict(offset=offset, total=total)
+    if self.strong_labeled:
+      inputs = augment.views(inputs, key, flip=self.flip, magnitude=self.magnitude,
+                             ops=self.ops, **rows)[1]
+    else:
+      inputs = augment.weak(inputs, key, 'weak', flip=self.flip,
+                            pad=min(inputs.shape[1:3]) // 8, **rows)
+    return self.plain(inputs)
+
+  def unlabeled(self, inputs, key, offset, total):
+    """(original, augmented) views of rows [offset, offset + N) of a global batch of `total`."""
+    key = rng.fold(key, 'unlabeled')
+    if self.kind == 'points':
+      noisy = augment.jitter(inputs, key, self.stddev, offset=offset, total=total)
+      return self.plain(inputs), self.plain(noisy)
+    original, augmented = augment.views(
+        inputs, key, flip=self.flip, magnitude=self.magnitude, ops=self.ops, offset=offset,
+        total=total)
+    return self.plain(original), self.plain(augmented)
+
+
+def order(count, seed, purpose, size, start=0):
+  """Which examples each batch holds: an endless series of shuffled epochs, cut into batches.
+
+  Args:
+    count: int, examples.
+    seed: int.
+    purpose: str; independent orders for labeled and unlabeled examples.
+    size: int, examples a batch; a batch may begin in one epoch and end in a later one.
+    start: the number of the first batch.
+
+  Returns:
+    An endless tf.data.Dataset of int64 `[size]` in [0, count): within an epoch each example
+    stands exactly once.
+  """
+  epoch, position = divmod(start * size, count)
+
+  def shuffled(number):
+    key = rng.fold(rng.key(seed, number), purpose)
+    return tf.data.Dataset.from_tensor_slices(
+        tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), key))
+
+  epochs = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max)
+  return epochs.flat_map(shuffled).skip(position).batch(size, drop_remainder=True)
+
+
+def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, seed, start_step=0,
+                  replicas=1, first_replica=0, local_replicas=None):
+  """Training batches, one replica's share an element, the replicas of a step in a row.
+
+  Args:
+    labeled: inputs of the labeled examples, uint8 `[n, H, W, C]` or float32 `[n, D]`.
+    labels: int32 `[n]`.
+    unlabeled: inputs of the unlabeled examples `[m, ...]`, or None for labeled batches alone.
+    views: Views.
+    batch_size: GLOBAL labeled batch B; the unlabeled one is B * uda_data.
+    uda_data: unlabeled examples per labeled one.
+    seed: int.
+    start_step: the step of the first element.
+    replicas: over all workers; divides batch_size.
+    first_replica, local_replicas: those that this worker feeds (default: all).
+
+  Returns:
+    An endless tf.data.Dataset of (labeled `[b, ...]`, labels `[b]` int32[, original
+    `[b*uda_data, ...]`, augmented `[b*uda_data, ...]`]), b = batch_size / replicas.
+  """
+  local_replicas = replicas if local_replicas is None else local_replicas
+  share = batch_size // replicas
+  # Held once on the host, outside of the graph, whatever the number of passes.
+  with tf.device('CPU:0'):
+    labeled, labels = tf.constant(labeled), tf.constant(labels, tf.int32)
+    unlabeled = None if unlabeled is None else tf.constant(unlabeled)
+  orders = [order(len(labels), seed, 'order/labeled', batch_size, start_step)]
+  if unlabeled is not None:
+    orders.append(order(unlabeled.shape[0], seed, 'order/unlabeled', batch_size * uda_data,
+                        start_step))
+  steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+
+  def replicas_of(step, *chosen):
+    numbers = tf.data.Dataset.range(first_replica, first_replica + local_replicas)
+    return numbers.map(lambda replica: (step, replica, *chosen))
+
+  def batch(step, replica, chosen, chosen_unlabeled=None):
+    key = rng.key(seed, step)
+    offset = tf.cast(replica, tf.int32) * share
+    chosen = tf.ensure_shape(chosen[offset:offset + share], [share])
+    result = (views.labeled(tf.gather(labeled, chosen), key, offset, batch_size),
+              tf.gather(labels, chosen))
+    if chosen_unlabeled is None:
+      return result
+    offset *= uda_data
+    chosen = tf.ensure_shape(chosen_unlabeled[offset:offset + share * uda_data],
+                             [share * uda_data])
+    return result + views.unlabeled(tf.gather(unlabeled, chosen), key, offset,
+                                    batch_size * uda_data)
+
+  elements = tf.data.Dataset.zip((steps, *orders)).flat_map(replicas_of)
+  return elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
+      2 * local_replicas)
+
+
+def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica=0,
+                 local_replicas=None):
+  """Evaluation batches, one replica's share an element, the replicas of a batch in a row.
+
+  The last batch is filled up with examples of weight zero, so that each counts exactly once
+  (release: evaluation).
+
+  Args:
+    inputs: `[n, ...]`; labels: int32 `[n]`.
+    views: Views.
+    batch_size: GLOBAL evaluation batch; divided by `replicas`.
+    replicas, first_replica, local_replicas: as in `train_batches`.
+
+  Returns:
+    A tf.data.Dataset of (inputs `[b, ...]`, labels `[b]` int32, weights `[b]` float32) with
+    ceil(n / batch_size) * local_replicas elements.
+  """
+  local_replicas = replicas if local_replicas is None else local_replicas
+  share, count = batch_size // replicas, len(labels)
+  with tf.device('CPU:0'):
+    inputs, labels = tf.constant(inputs), tf.constant(labels, tf.int32)
+
+  def batch(element):
+    first = (element // local_replicas) * batch_size + (
+        first_replica + element % local_replicas) * share
+    rows = first + tf.range(share, dtype=tf.int64)
+    weights = tf.cast(rows < count, tf.float32)
+    rows = tf.minimum(rows, count - 1)
+    return views.plain(tf.gather(inputs, rows)), tf.gather(labels, rows), weights
+
+  elements = tf.data.Dataset.range(-(-count // batch_size) * local_replicas)
+  return elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)

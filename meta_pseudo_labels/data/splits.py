@@ -1,0 +1,191 @@
+"""Which training examples are labeled, which are held out for validation, and the record of it.
+
+All draws come from numpy's RandomState, whose streams are frozen for good (NEP 19), so that a
+seed names the same examples under every version of numpy.
+"""
+import dataclasses
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from meta_pseudo_labels.errors import UserError
+
+# Never to be changed: the validation images of every run there has been depend on it.
+VALIDATION_SEED = 20210310
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """Positions in the training split, each int64 and ascending.
+
+  Attributes:
+    labeled: [n], disjoint from `validation`.
+    unlabeled: [m], the whole training split without `validation`; `labeled` is part of it, as
+      in the release.
+    validation: [v].
+  """
+  labeled: np.ndarray
+  unlabeled: np.ndarray
+  validation: np.ndarray
+
+
+def _class_order(labels, class_, seed):
+  """The positions of one class in an order that depends on the seed: int64 [count]."""
+  positions = np.flatnonzero(labels == class_)
+  return np.random.RandomState([seed, class_]).permutation(positions)
+
+
+def _class_counts(labels, num_classes):
+  return np.bincount(labels[labels >= 0], minlength=num_classes)
+
+
+def stratified(labels, count, *, num_classes, seed):
+  """Draws `count` examples so that every class has its share of the draw (largest remainder).
+
+  Args:
+    labels: int [N], -1 where unknown; those are never drawn.
+    count: at most the number of known labels.
+    num_classes: int.
+    seed: int >= 0.
+
+  Returns:
+    int64 [count], ascending positions in `labels`.
+  """
+  counts = _class_counts(labels, num_classes)
+  shares, remainders = np.divmod(counts * count, max(counts.sum(), 1))
+  shares[np.argsort(-remainders, kind='stable')[:count - shares.sum()]] += 1
+  return np.sort(np.concatenate([
+      _class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)
+  ])).astype(np.int64)
+
+
+def _balanced(labels, count, num_classes, seed):
+  """Draws count / num_classes examples of every class; what is left goes to a draw of classes.
+
+  With the same seed a larger draw contains every smaller one. Raises UserError.
+  """
+  if count < num_classes:
+    raise UserError(
+        f'num_labeled={count} is too few for a class-balanced draw from {num_classes} classes: '
+        f'ask for at least {num_classes}')
+  shares = np.full(num_classes, count // num_classes)
+  order = np.random.RandomState([seed, num_classes]).permutation(num_classes)
+  shares[order[:count % num_classes]] += 1
+  short = np.flatnonzero(_class_counts(labels, num_classes) < shares)
+  if short.size:
+    have = np.count_nonzero(labels == short[0])
+    raise UserError(
+        f'num_labeled={count} needs {shares[short[0]]} examples of class {short[0]}, but the '
+        f'training split has {have} of it left: ask for fewer labels or less validation')
+  return np.concatenate([
+      _class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)])
+
+
+def _first(labels, count, num_classes):
+  """The first `count` examples with a label, as in the release. Raises UserError."""
+  chosen = np.flatnonzero(labels >= 0)[:count]
+  missing = np.flatnonzero(_class_counts(labels[chosen], num_classes) == 0)
+  if missing.size:
+    raise UserError(
+        f'the first {count} labels have no example of class {missing[0]} ({missing.size} of '
+        f'{num_classes} classes are missing): raise num_labeled, or set label_seed for a '
+        'class-balanced draw')
+  return chosen
+
+
+def split(labels, *, num_labeled, label_seed, num_validation, num_classes):
+  """Chooses the labeled and the validation examples of a training split.
+
+  Validation comes first: a class-stratified draw that is the same for every `label_seed`.
+
+  Args:
+    labels: int [N], -1 where unknown: such examples are only ever unlabeled.
+    num_labeled: how many labels are used; None for all that validation leaves.
+    label_seed: int >= 0 for a class-balanced draw; None for the first `num_labeled` of what
+      validation leaves (the release's choice).
+    num_validation: how many examples are held out, 0 for none.
+    num_classes: int.
+
+  Returns:
+    A `Split`.
+
+  Raises:
+    UserError: more labels are asked for than there are, a class has too few examples or none,
+      a number is out of range.
+  """
+  labels = np.asarray(labels)
+  if labels.size and not -1 <= labels.min() <= labels.max() < num_classes:
+    raise UserError(
+        f'labels go from {labels.min()} to {labels.max()}, but there are {num_classes} classes: '
+        f'they must be 0 to {num_classes - 1}, or -1 where unknown')
+  if label_seed is not None and not 0 <= label_seed < 2**32:
+    raise UserError(f'label_seed={label_seed} is out of range: give 0 to {2**32 - 1}')
+  known = np.count_nonzero(labels >= 0)
+  if not 0 <= num_validation < known:
+    raise UserError(
+        f'num_validation={num_validation} is out of range: the training split has {known} '
+        'labeled examples, and some must be left to train on')
+  if num_labeled is None:
+    num_labeled = known - num_validation
+  if not 0 < num_labeled <= known - num_validation:
+    raise UserError(
+        f'num_labeled={num_labeled} is out of range: the training split has {known} labeled '
+        f'examples, of which {num_validation} are held out for validation')
+
+  validation = stratified(labels, num_validation, num_classes=num_classes, seed=VALIDATION_SEED)
+  rest = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation)
+  if label_seed is None:
+    chosen = _first(labels[rest], num_labeled, num_classes)
+  else:
+    chosen = _balanced(labels[rest], num_labeled, num_classes, label_seed)
+  return Split(labeled=rest[np.sort(chosen)], unlabeled=rest, validation=validation)
+
+
+def _sha256(positions):
+  return hashlib.sha256(positions.astype('<i8').tobytes()).hexdigest()
+
+
+def manifest(split_, labels, *, dataset, class_names, label_seed):
+  """What a run writes down of its `Split`: a dict of plain values.
+
+  Args:
+    split_: the `Split`.
+    labels: int [N] of the training split it was made from.
+    dataset: the dataset's name.
+    class_names: sequence of str, one a class.
+    label_seed: the seed of the labeled draw, or None.
+
+  Returns:
+    dict with the counts, the labeled examples per class (by name), the labeled positions, and
+    the sha256 of the labeled and the validation positions as little-endian int64.
+  """
+  counts = _class_counts(np.asarray(labels)[split_.labeled], len(class_names))
+  return {
+      'dataset': dataset,
+      'label_seed': label_seed,
+      'num_labeled': len(split_.labeled),
+      'num_unlabeled': len(split_.unlabeled),
+      'num_validation': len(split_.validation),
+      'labeled_per_class': {name: int(n) for name, n in zip(class_names, counts)},
+      'labeled_sha256': _sha256(split_.labeled),
+      'validation_sha256': _sha256(split_.validation),
+      'labeled': split_.labeled.tolist(),
+  }
+
+
+def write_manifest(path, manifest_):
+  """Writes a `manifest` as JSON, one key a line. A reader never sees half of it.
+
+  Raises UserError if the file cannot be written.
+  """
+  lines = ',\n'.join(f'  {json.dumps(key)}: {json.dumps(value)}'
+                     for key, value in manifest_.items())
+  partial = f'{path}.partial'
+  try:
+    with open(partial, 'w', encoding='utf-8') as file:
+      file.write('{\n' + lines + '\n}\n')
+    os.replace(partial, path)
+  except OSError as error:
+    raise UserError(f'cannot write {path}: {error.strerror}') from error

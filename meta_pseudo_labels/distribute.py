@@ -1,0 +1,127 @@
+"""Devices, strategies and precision; the two operations that every replica does alike."""
+import json
+import os
+
+from absl import logging
+import tensorflow as tf
+
+from meta_pseudo_labels.errors import UserError
+
+
+def configure_devices(num_virtual_devices=0):
+  """Splits the CPU into `num_virtual_devices`; before TensorFlow touches any device.
+
+  Raises:
+    UserError: TensorFlow has started with another number of them.
+  """
+  if num_virtual_devices < 2:
+    return
+  try:
+    cpu = tf.config.list_physical_devices('CPU')[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * num_virtual_devices)
+  except RuntimeError:
+    pass  # Devices exist already: fine when they are as many as asked for.
+  found = len(tf.config.list_logical_devices('CPU'))
+  if found != num_virtual_devices:
+    raise UserError(f'--num_virtual_devices={num_virtual_devices}: TensorFlow already runs with '
+                    f'{found} CPU device(s) in this process; start a new one')
+
+
+def create_strategy(name='auto', *, num_virtual_devices=0, master=None, tpu_topology=''):
+  """A `tf.distribute.Strategy` by `--strategy`.
+
+  auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several
+  GPUs or virtual devices, else one device (the GPU if there is one).
+
+  Raises:
+    UserError: what was asked for is not there.
+  """
+  configure_devices(num_virtual_devices)
+  gpus = tf.config.list_logical_devices('GPU')
+  cpus = tf.config.list_logical_devices('CPU')
+  if name == 'auto':
+    workers = json.loads(os.environ.get('TF_CONFIG') or '{}').get('cluster', {}).get('worker', [])
+    several = len(gpus) > 1 or len(cpus) > 1
+    name = 'multi_worker' if len(workers) > 1 else 'mirrored' if several else 'one_device'
+  if name == 'one_device':
+    return tf.distribute.OneDeviceStrategy((gpus or cpus)[0].name)
+  if name == 'mirrored':
+    return tf.distribute.MirroredStrategy([device.name for device in gpus or cpus])
+  if name == 'multi_worker':
+    return tf.distribute.MultiWorkerMirroredStrategy()
+  return _tpu_strategy(master, tpu_topology)
+
+
+def _tpu_strategy(master, tpu_topology):
+  try:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=master or 'local')
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+  except (ValueError, tf.errors.OpError, RuntimeError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise UserError(f'--strategy=tpu --master={master or "local"}: no TPU answers ({reason}); '
+                    'use --strategy=auto on a machine without one') from error
+  if tpu_topology:
+    logging.info('--tpu_topology=%s is not needed: the TPU tells its own.', tpu_topology)
+  return tf.distribute.TPUStrategy(resolver)
+
+
+def set_up(seed, deterministic=False, use_bfloat16=False):
+  """What holds for the whole process: seed, order of operations, precision.
+
+  Args:
+    seed: int; what is drawn statelessly has its own, this is for third parties' layers.
+    deterministic: bit-identical results at some cost (`--deterministic`).
+    use_bfloat16: compute in bfloat16 with float32 variables, or in float32.
+  """
+  tf.keras.utils.set_random_seed(seed)
+  if deterministic:
+    tf.config.experimental.enable_op_determinism()
+  tf.keras.mixed_precision.set_global_policy('mixed_bfloat16' if use_bfloat16 else 'float32')
+
+
+def per_replica(global_size, replicas, what):
+  """The share of one replica of a global batch.
+
+  Raises:
+    UserError: it does not divide.
+  """
+  if global_size % replicas:
+    raise UserError(f'--{what}={global_size} cannot be divided among {replicas} replicas: use a '
+                    f'multiple of {replicas}, such as {(global_size // replicas + 1) * replicas}')
+  return global_size // replicas
+
+
+def sum_over_replicas(tensors):
+  """The sum over replicas of a structure of tensors; to be called in replica context."""
+  context = tf.distribute.get_replica_context()
+  if context.num_replicas_in_sync == 1:
+    return tensors
+  return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+def assign(variables, values):
+  """Sets each variable to the value that every replica has computed alike.
+
+  In replica context a mirrored variable takes assignments only by way of the strategy; one
+  visit there serves all variables. Variables that each replica keeps for itself (batch-norm
+  averages) are set in place.
+  """
+  if not tf.distribute.has_strategy():
+    for variable, value in zip(variables, values):
+      variable.assign(value)
+    return
+  mirrored = []
+  for variable, value in zip(variables, values):
+    if variable.synchronization == tf.VariableSynchronization.ON_READ:
+      variable.assign(value)
+    else:
+      mirrored.append((variable, value))
+
+  def update(strategy, new_values):
+    for (variable, _), value in zip(mirrored, new_values):
+      strategy.extended.update(variable, lambda v, x: v.assign(x), args=(value,))
+
+  if mirrored:
+    tf.distribute.get_replica_context().merge_call(update, args=([x for _, x in mirrored],))

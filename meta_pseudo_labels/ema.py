@@ -1,0 +1,60 @@
+"""The release's exponential moving average of a model's variables."""
+import contextlib
+
+import tensorflow as tf
+
+from meta_pseudo_labels import distribute
+
+
+def decay(step, ema_decay, ema_start=0):
+  """The share d of the way to the new value: 1 - min(ema_decay, (s+1)/(s+10)), s = step - start.
+
+  Before `ema_start` it is 1, a copy. `step` is an integer scalar tensor; returns float32.
+  """
+  s = tf.cast(step - ema_start, tf.float32)
+  d = 1. - tf.minimum(tf.cast(ema_decay, tf.float32), (s + 1.) / (s + 10.))
+  return tf.where(step < ema_start, 1., d)
+
+
+class MovingAverage(tf.Module):
+  """Averages of all variables of a model, batch-norm statistics included.
+
+  Release behaviour: an average starts at 1 where the variable's name contains `variance` or
+  `beta` and at 0 elsewhere; the first updates, of decay .1, .18, .25, ..., soon forget it.
+  """
+
+  def __init__(self, variables, ema_decay=0., ema_start=0, name=None):
+    """`variables`: those of a built model; `ema_decay` in [0, 1), 0 copies; see `decay`."""
+    super().__init__(name=name)
+    self.ema_decay = ema_decay
+    self.ema_start = ema_start
+    # Counters and seeds, which third parties' layers may hold, have no average.
+    self._variables = [v for v in variables if v.dtype.is_floating]
+    self.averages = [
+        tf.Variable(tf.ones(v.shape, v.dtype) if 'variance' in v.name or 'beta' in v.name
+                    else tf.zeros(v.shape, v.dtype), trainable=False,
+                    name=f'ema/{v.name.split(":")[0]}')
+        for v in self._variables]
+
+  def update(self, step):
+    """Moves every average towards its variable: to be called on all replicas, in step."""
+    d = decay(step, self.ema_decay, self.ema_start)
+    distribute.assign(self.averages, [a - tf.cast(d, a.dtype) * (a - v) for a, v in zip(
+        self.averages, self._variables)])
+
+  @contextlib.contextmanager
+  def applied(self):
+    """Within it the model holds its averages; afterwards its own values. Outside of replicas."""
+    values = [v.numpy() for v in self._variables]
+    for v, a in zip(self._variables, self.averages):
+      v.assign(a.numpy())
+    try:
+      yield
+    finally:
+      for v, value in zip(self._variables, values):
+        v.assign(value)
+
+  def copy_to_model(self):
+    """Leaves the averages in the model for good (a finetune starts from them)."""
+    for v, a in zip(self._variables, self.averages):
+      v.assign(a.numpy())

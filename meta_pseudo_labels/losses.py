@@ -1,0 +1,60 @@
+"""Losses: pure functions of logits and targets. Sums over examples are left to the caller's
+explicit division by the GLOBAL number of examples (design rules 4 and 6)."""
+import tensorflow as tf
+
+
+def smooth(labels, label_smoothing):
+  """`labels * (1 - s) + s / C`: label distributions `[N, C]` float32, s in [0, 1]."""
+  if not label_smoothing:
+    return labels
+  return labels * (1. - label_smoothing) + label_smoothing / labels.shape[-1]
+
+
+def cross_entropy(*, labels, logits, label_smoothing=0.):
+  """Cross entropy of each example, in nats.
+
+  Args:
+    labels: `[N, C]` float32 distributions (one-hot or soft).
+    logits: `[N, C]` float32.
+    label_smoothing: float in [0, 1], spread over all classes.
+
+  Returns:
+    `[N]` float32.
+  """
+  return -tf.reduce_sum(smooth(labels, label_smoothing) * tf.nn.log_softmax(logits), axis=-1)
+
+
+def consistency(*, original_logits, augmented_logits, temperature, threshold):
+  """UDA's unlabeled loss of each example (Xie et al. 2020; release: UDA step).
+
+  The target is the softmax of `original_logits / temperature`, a constant; an example counts
+  when the target's largest probability, AFTER the temperature, is at least `threshold`.
+
+  Args:
+    original_logits, augmented_logits: `[N, C]` float32, of two views of the same examples.
+    temperature: float > 0.
+    threshold: float in [0, 1].
+
+  Returns:
+    (losses `[N]` float32 with zeros where masked out, mask `[N]` float32).
+  """
+  targets = tf.stop_gradient(tf.nn.softmax(original_logits / temperature))
+  mask = tf.cast(tf.reduce_max(targets, axis=-1) >= threshold, augmented_logits.dtype)
+  return mask * cross_entropy(labels=targets, logits=augmented_logits), mask
+
+
+def annealing_mask(*, labels, logits, progress):
+  """Training signal annealing's mask of labeled examples, which the release logs and never uses.
+
+  Args:
+    labels: `[N, C]` one-hot float32.
+    logits: `[N, C]` float32.
+    progress: scalar in [0, 1], step / num_train_steps.
+
+  Returns:
+    `[N]` float32: 1 where the probability of the right class is at most
+    1/C + progress * (1 - 1/C).
+  """
+  floor = 1. / labels.shape[-1]
+  correct = tf.reduce_sum(labels * tf.nn.softmax(logits), axis=-1)
+  return tf.cast(correct <= progress * (1. - floor) + floor, logits.dtype)

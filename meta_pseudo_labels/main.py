@@ -1,0 +1,106 @@
+"""The command line: flags -> Config -> one task. `python -m meta_pseudo_labels.main --help`."""
+import json
+import os
+import sys
+import time
+
+from absl import logging
+
+import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
+from meta_pseudo_labels import checkpoints
+from meta_pseudo_labels import compare
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import distribute
+from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels import train
+from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import splits
+from meta_pseudo_labels.errors import UserError
+
+EVAL_FOREVER_SECONDS = 30
+
+
+def _train(config, problem, strategy, progress):
+  """Tasks train and finetune: trains, then prints the table and where everything is."""
+  splits.write_manifest(os.path.join(config.output_dir, 'labeled_split.json'), problem.split,
+                        dataset=config.dataset, labels=problem.labels)
+  first_phase = 'finetune' if config.task == 'finetune' else None
+  lines = compare.train_and_compare(config, problem, strategy, progress, first_phase)
+  progress.say('')
+  progress.say(f'{len(problem.split.labeled)} labeled, {len(problem.unlabeled)} unlabeled, '
+               f'{len(problem.eval_labels)} {config.eval_split} examples of {config.dataset}')
+  progress.say(compare.table(lines, config.eval_split))
+  progress.say('')
+  for what, name in (('checkpoints', 'ckpt_last'), ('best checkpoint', 'ckpt_best'),
+                     ('TensorBoard', 'logs'), ('metrics', 'metrics.jsonl'),
+                     ('settings', 'hparams.json'), ('labeled split', 'labeled_split.json'),
+                     ('results', 'results.json')):
+    progress.say(f'{what + ":":17}{os.path.join(config.output_dir, name)}')
+
+
+def _evaluate(config, problem, strategy, progress):
+  """Task eval: evaluates the newest checkpoint, prints it and writes `eval_<split>.json`."""
+  run = train.Run(config, problem, strategy, progress)
+  train.require_checkpoint(run)
+  phase = run.phases[int(run.phase)]
+  results = {'checkpoint': run.restored, 'phase': phase.name, 'step': int(phase.method.step),
+             'models': run.evaluate(phase)}
+  checkpoints.write_json(
+      os.path.join(config.output_dir, f'eval_{config.eval_split}.json'), results)
+  progress.say(json.dumps(results, indent=2))
+  return results
+
+
+def _evaluate_forever(config, problem, strategy, progress):
+  """Task eval_forever: evaluates each new checkpoint until the one of the last step."""
+  evaluated = None
+  while True:
+    run = train.Run(config, problem, strategy, progress)
+    if run.restored and run.restored != evaluated:
+      evaluated = run.restored
+      results = _evaluate(config, problem, strategy, progress)
+      last = run.phases[-1]
+      if results['phase'] == last.name and results['step'] >= last.num_steps:
+        return
+    time.sleep(EVAL_FOREVER_SECONDS)
+
+
+def run(argv):
+  """Carries out a command line, program name first; returns the exit status.
+
+  0 done; 2 a request that cannot be carried out (one line on stderr); 130 or 143 stopped by
+  SIGINT or SIGTERM after saving. What fails otherwise raises.
+  """
+  try:
+    config = config_lib.parse(argv)
+    config_lib.validate(config)
+    logging.use_absl_handler()
+    strategy = distribute.create_strategy(
+        'tpu' if config.use_tpu and config.strategy == 'tpu' else config.strategy,
+        num_virtual_devices=config.num_virtual_devices, master=config.master,
+        tpu_topology=config.tpu_topology)
+    distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
+    problem = problem_lib.build(config)
+    if config.task in ('train', 'finetune'):
+      checkpoints.prepare_folder(config)
+    progress = progress_lib.Progress()
+    for note in config_lib.notes(config):
+      progress.say(note)
+    progress.say(f'{config.method_name} {config.model_type} on {config.dataset}, '
+                 f'{strategy.num_replicas_in_sync} replica(s)')
+    task = {'train': _train, 'finetune': _train, 'eval': _evaluate,
+            'eval_forever': _evaluate_forever}[config.task]
+    task(config, problem, strategy, progress)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except train.Interrupted as stop:
+    return 128 + stop.signal
+  except KeyboardInterrupt:
+    print('stopped at once; what was saved before is there', file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(run(sys.argv))

@@ -1,0 +1,74 @@
+"""The methods: each a Keras model whose `train_step` reads like its algorithm."""
+from meta_pseudo_labels import models
+from meta_pseudo_labels import optimizers
+from meta_pseudo_labels.methods.mpl import MetaPseudoLabels
+from meta_pseudo_labels.methods.pseudo_labels import PseudoLabels
+from meta_pseudo_labels.methods.supervised import Supervised
+from meta_pseudo_labels.methods.uda import UDA
+
+__all__ = ['MetaPseudoLabels', 'PseudoLabels', 'Supervised', 'UDA', 'build_model', 'from_config']
+
+
+def build_model(config, role, input_shape, num_classes):
+  """A fresh model by `config.model_type` for one role ('student' or 'teacher').
+
+  Inputs `[N, *input_shape]` -> logits `[N, num_classes]`; the roles' initial weights differ.
+  """
+  return models.build(
+      config.model_type, num_classes=num_classes, input_shape=input_shape,
+      dropout=config.dense_dropout_rate, bn_decay=config.batch_norm_decay,
+      bn_epsilon=config.batch_norm_epsilon, seed=f'{config.seed}/{role}')
+
+
+def learning_rate(config, rate, *, num_warmup_steps, num_wait_steps=0):
+  """A schedule of the release's by the configuration: a function of the step."""
+  return optimizers.LearningRate(
+      rate, batch_size=config.train_batch_size, decay_type=config.lr_decay_type,
+      num_train_steps=config.num_train_steps, num_warmup_steps=num_warmup_steps,
+      num_wait_steps=num_wait_steps, num_decay_steps=config.num_decay_steps,
+      decay_rate=config.lr_decay_rate)
+
+
+def optimizer(config, schedule):
+  """The configuration's optimizer with this schedule."""
+  return optimizers.build(
+      config.optim_type, schedule, rmsprop_rho=config.rmsprop_rho,
+      rmsprop_momentum=config.rmsprop_momentum, rmsprop_epsilon=config.rmsprop_epsilon,
+      weight_decay=config.weight_decay)
+
+
+def from_config(config, student, teacher=None):
+  """The method named by `config.method_name`, with its optimizers; under the strategy's scope.
+
+  Args:
+    config: Config.
+    student: Keras model.
+    teacher: Keras model, for mpl (trained with the student) and pseudo_labels (trained before).
+  """
+  common = dict(
+      weight_decay=config.weight_decay, grad_bound=config.grad_bound,
+      label_smoothing=config.label_smoothing, ema_decay=config.ema_decay,
+      ema_start=config.ema_start, num_train_steps=config.num_train_steps, seed=config.seed)
+  consistency = dict(uda_temp=config.uda_temp, uda_threshold=config.uda_threshold,
+                     uda_weight=config.uda_weight, uda_steps=config.uda_steps)
+  rate = learning_rate(config, config.lr, num_warmup_steps=config.num_warmup_steps)
+  if config.method_name == 'mpl':
+    method = MetaPseudoLabels(teacher, student, mpl_feedback=config.mpl_feedback,
+                              mpl_weight=config.mpl_weight, **consistency, **common)
+    method.set_optimizers(
+        optimizer(config, learning_rate(
+            config, config.mpl_student_lr,
+            num_warmup_steps=config.mpl_student_lr_warmup_steps,
+            num_wait_steps=config.mpl_student_lr_wait_steps)),
+        optimizer(config, learning_rate(
+            config, config.mpl_teacher_lr,
+            num_warmup_steps=config.mpl_teacher_lr_warmup_steps)))
+    return method
+  if config.method_name == 'pseudo_labels':
+    method = PseudoLabels(student, teacher, pseudo_weight=config.uda_weight, **common)
+  elif config.method_name == 'uda':
+    method = UDA(student, **consistency, **common)
+  else:
+    method = Supervised(student, **common)
+  method.set_optimizers(optimizer(config, rate))
+  return method

@@ -1,0 +1,192 @@
+"""What every method shares: the student and its average, a forward pass, one update, the logs."""
+import contextlib
+
+import tensorflow as tf
+
+from meta_pseudo_labels import distribute
+from meta_pseudo_labels import ema
+from meta_pseudo_labels import optimizers
+from meta_pseudo_labels import rng
+from meta_pseudo_labels.models import layers
+
+
+class Update:
+  """One optimizer step of a model, made once: values before and after, and its derivative."""
+
+  def __init__(self, before, after, norm, pullback):
+    """`before`, `after`: lists of values; `norm`: of the gradient, with weight decay, before
+    clipping; `pullback`: see `Method.apply_update`."""
+    self.before = before
+    self.after = after
+    self.norm = norm
+    self.pullback = pullback
+
+
+class Method(tf.keras.Model):
+  """Base of the training methods: a Keras model that trains a student.
+
+  `train_step(data)` works in replica context: under `fit`, and in this project's own loop.
+  Every batch that it sees is one replica's share; every loss is divided by the size of the
+  GLOBAL batch, so that sums over replicas are the global values.
+  """
+
+  def __init__(self, student, *, weight_decay=0., grad_bound=1e9, label_smoothing=0.,
+               ema_decay=0., ema_start=0, num_train_steps=1, seed=0, name=None):
+    """Wraps a built Keras classifier.
+
+    Args:
+      student: Keras model, inputs -> logits `[N, C]`.
+      weight_decay: added to the gradients as weight_decay * w, batch norms excepted.
+      grad_bound: the gradients' global norm is clipped to it, after weight decay.
+      label_smoothing: in [0, 1], see `losses.smooth`.
+      ema_decay, ema_start: of the student's moving average, see `ema.decay`.
+      num_train_steps: the planned number of steps; only a logged mask depends on it.
+      seed: int; with the step it determines every random draw.
+      name: of this Keras model.
+
+    Raises:
+      ValueError: the student has no weights yet.
+    """
+    super().__init__(name=name)
+    if not student.built:
+      raise ValueError(f'{student.name} has no weights yet: build it, or call it on one batch')
+    self.student = student
+    self.weight_decay = weight_decay
+    self.grad_bound = grad_bound
+    self.label_smoothing = label_smoothing
+    self.num_train_steps = num_train_steps
+    self.seed = seed
+    self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name='global_step',
+                            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    self.average = ema.MovingAverage(student.variables, ema_decay, ema_start)
+    self.accuracy = tf.keras.metrics.SparseCategoricalAccuracy(name='accuracy')
+
+  def compile(self, student_optimizer='momentum', **kwargs):
+    """Keras' compile with the student's optimizer: one of `optimizers`, or a Keras SGD or Adam.
+
+    Raises:
+      TypeError: an optimizer of another kind.
+    """
+    super().compile(**kwargs)
+    self.set_optimizers(student_optimizer)
+
+  def set_optimizers(self, student_optimizer):
+    """Takes the optimizer and makes its slots; under the strategy's scope."""
+    self.student_optimizer = self._build_optimizer(student_optimizer, self.student)
+
+  @staticmethod
+  def _build_optimizer(optimizer, model):
+    optimizer = optimizers.get(optimizer)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+  def call(self, inputs, training=False):
+    """The student: inputs -> logits `[N, C]`."""
+    return self.student(inputs, training=training)
+
+  @property
+  def metrics(self):
+    return [self.accuracy]
+
+  def test_step(self, data):
+    """Keras' evaluation of the student on (inputs, labels `[N]` integers): its accuracy."""
+    inputs, labels = data
+    self.accuracy.update_state(labels, self.student(inputs, training=False))
+    return {'accuracy': self.accuracy.result()}
+
+  @property
+  def replicas(self):
+    """The number of replicas in step: int."""
+    return tf.distribute.get_replica_context().num_replicas_in_sync
+
+  def forward(self, model, role, views):
+    """One training-mode pass over several views in one batch, so that batch norm mixes them.
+
+    Args:
+      model: Keras model.
+      role: str; with a view's name it determines the pass's dropout masks.
+      views: {name: inputs `[n, ...]`}.
+
+    Returns:
+      {name: logits `[n, C]`}, float32 (or float64 from a float64 model).
+    """
+    sizes = [inputs.shape[0] for inputs in views.values()]
+    inputs = list(views.values())
+    inputs = inputs[0] if len(inputs) == 1 else tf.concat(inputs, axis=0)
+    sections = [(f'{role}/{view}', size) for view, size in zip(views, sizes)]
+    with layers.noise(rng.key(self.seed, self.step), sections):
+      logits = model(inputs, training=True)
+    if logits.dtype != tf.float64:
+      logits = tf.cast(logits, tf.float32)
+    return dict(zip(views, tf.split(logits, sizes)))
+
+  @contextlib.contextmanager
+  def statistics_kept(self, model, keep=True):
+    """Puts the model's batch-norm averages back after the passes made within it."""
+    variables = model.non_trainable_variables if keep else []
+    before = [tf.convert_to_tensor(v) for v in variables]
+    yield
+    if variables:
+      distribute.assign(variables, before)
+
+  def apply_update(self, model, optimizer, gradients):
+    """Sum over replicas, weight decay, clipping, optimizer: the release's order in MPL.
+
+    A step whose gradient norm is not finite leaves weights and slots as they are (the release
+    does so in Supervised; issue 7 asks it of all).
+
+    Args:
+      model: whose trainable variables are updated.
+      optimizer: one of `optimizers`.
+      gradients: list of tensors, this replica's share.
+
+    Returns:
+      Update; its `pullback(cotangents)` maps a gradient by the new weights to one by the
+      summed gradients: the transposed derivative of all that happens here.
+    """
+    variables = model.trainable_variables
+    names = [v.name for v in variables]
+    gradients = distribute.sum_over_replicas(gradients)
+    before = [tf.convert_to_tensor(v) for v in variables]
+    slots = optimizer.slot_values()
+
+    def update(gradients):
+      decayed = optimizers.add_weight_decay(gradients, before, names, self.weight_decay)
+      clipped, norm = optimizers.clip(decayed, self.grad_bound)
+      return *optimizer.update(clipped, before, slots, self.step), norm
+
+    def pullback(cotangents):
+      with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(gradients)
+        values, _, _ = update(gradients)
+      return tape.gradient(values, gradients, output_gradients=cotangents,
+                           unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    after, new_slots, norm = update(gradients)
+    finite = tf.math.is_finite(norm)
+    after = [tf.where(finite, new, old) for new, old in zip(after, before)]
+    distribute.assign(variables, after)
+    optimizer.assign_slots({
+        slot: [tf.where(finite, new, old) for new, old in zip(tensors, slots[slot])]
+        for slot, tensors in new_slots.items()})
+    return Update(before, after, norm, pullback)
+
+  def one_hot(self, labels, logits):
+    """Labels `[N]` integers, or `[N, C]` distributions as they are, in the logits' dtype."""
+    if labels.dtype.is_integer:
+      return tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return tf.cast(labels, logits.dtype)
+
+  def logs(self, shares, common):
+    """The step's scalars: `shares` are summed over replicas, `common` are alike on all."""
+    summed = distribute.sum_over_replicas(
+        tf.stack([tf.cast(value, tf.float32) for value in shares.values()]))
+    logs = dict(zip(shares, tf.unstack(summed)))
+    logs.update({name: tf.cast(value, tf.float32) for name, value in common.items()})
+    logs['global_step'] = tf.cast(self.step, tf.float32)
+    return logs
+
+  def l2(self, model):
+    """sum of |w|^2 / 2 over the variables under weight decay: float32 scalar (release's logs)."""
+    return tf.add_n([tf.nn.l2_loss(v) for v in model.trainable_variables
+                     if not any(word in v.name.lower() for word in optimizers.NORM_WORDS)])

@@ -1,0 +1,37 @@
+"""Supervised training on the labeled examples (release: Supervised)."""
+import tensorflow as tf
+
+from meta_pseudo_labels import losses
+from meta_pseudo_labels.methods import base
+
+
+class Supervised(base.Method):
+  """A student trained on labeled examples alone; also the finetune after MPL."""
+
+  def train_step(self, data):
+    """One step.
+
+    Args:
+      data: (labeled inputs `[b, ...]` float32, labels `[b]` integers or `[b, C]`, ...); what
+        follows them is not looked at. b is this replica's share of the global batch.
+
+    Returns:
+      The release's logs: {name: float32 scalar}.
+    """
+    labeled, labels = data[:2]
+    batch = labeled.shape[0] * self.replicas
+    with tf.GradientTape() as tape:
+      logits = self.forward(self.student, 'student', {'labeled': labeled})['labeled']
+      cross_entropy = tf.reduce_sum(losses.cross_entropy(
+          labels=self.one_hot(labels, logits), logits=logits,
+          label_smoothing=self.label_smoothing)) / batch
+    gradients = tape.gradient(cross_entropy, self.student.trainable_variables)
+    decay = self.l2(self.student)
+    rate = self.student_optimizer.rate(self.step)
+    update = self.apply_update(self.student, self.student_optimizer, gradients)
+    self.step.assign_add(1)
+    self.average.update(self.step)
+    share = decay * self.weight_decay / self.replicas
+    return self.logs(
+        {'loss/total': cross_entropy + share, 'loss/cross_entropy': cross_entropy},
+        {'loss/weight_decay': decay, 'loss/lr': rate, 'loss/grad_norm': update.norm})

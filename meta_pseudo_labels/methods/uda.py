@@ -1,0 +1,104 @@
+"""Unsupervised data augmentation (Xie et al. 2020; release: UDA), alone and as MPL's teacher."""
+import dataclasses
+
+import tensorflow as tf
+
+from meta_pseudo_labels import losses
+from meta_pseudo_labels.methods import base
+
+
+@dataclasses.dataclass
+class Pass:
+  """A UDA forward pass over one replica's batch.
+
+  Attributes:
+    logits: {'labeled' `[b, C]`, 'original' `[b*U, C]`, 'augmented' `[b*U, C]`} float32.
+    labels: `[b, C]` one-hot.
+    cross_entropy_l, cross_entropy_u: scalars, this replica's shares of the global means.
+    mask_l, mask_u: `[b]` and `[b*U]` float32.
+  """
+  logits: dict
+  labels: tf.Tensor
+  cross_entropy_l: tf.Tensor
+  cross_entropy_u: tf.Tensor
+  mask_l: tf.Tensor
+  mask_u: tf.Tensor
+
+
+class ConsistencyMethod(base.Method):
+  """A method with UDA's losses: the settings and the pass that UDA and MPL share."""
+
+  def __init__(self, student, *, uda_temp=.75, uda_threshold=.6, uda_weight=1., uda_steps=1,
+               **kwargs):
+    """As `Method`, and:
+
+    Args:
+      uda_temp: temperature of the targets, > 0.
+      uda_threshold: targets whose largest probability is lower do not count.
+      uda_weight: of the unlabeled loss, reached linearly over the first `uda_steps` steps.
+      uda_steps: int.
+      **kwargs: `Method`'s.
+    """
+    super().__init__(student, **kwargs)
+    self.uda_temp = uda_temp
+    self.uda_threshold = uda_threshold
+    self.uda_weight = uda_weight
+    self.uda_steps = uda_steps
+
+  def consistency_weight(self):
+    """uda_weight * min(1, step / uda_steps): float32 scalar."""
+    progress = tf.cast(self.step, tf.float32) / max(1, self.uda_steps)
+    return self.uda_weight * tf.minimum(1., progress) if self.uda_steps else (
+        tf.constant(self.uda_weight))
+
+  def uda_pass(self, model, role, data):
+    """One pass of `model` over (labeled, labels, original, augmented): a `Pass`."""
+    labeled, labels, original, augmented = data
+    logits = self.forward(model, role, {
+        'labeled': labeled, 'original': original, 'augmented': augmented})
+    labels = self.one_hot(labels, logits['labeled'])
+    loss_l = losses.cross_entropy(labels=labels, logits=logits['labeled'],
+                                  label_smoothing=self.label_smoothing)
+    loss_u, mask_u = losses.consistency(
+        original_logits=logits['original'], augmented_logits=logits['augmented'],
+        temperature=self.uda_temp, threshold=self.uda_threshold)
+    mask_l = losses.annealing_mask(
+        labels=labels, logits=logits['labeled'],
+        progress=tf.cast(self.step, labels.dtype) / self.num_train_steps)
+    return Pass(logits, labels,
+                tf.reduce_sum(loss_l) / (labeled.shape[0] * self.replicas),
+                tf.reduce_sum(loss_u) / (augmented.shape[0] * self.replicas), mask_l, mask_u)
+
+
+class UDA(ConsistencyMethod):
+  """A student trained on labeled examples and on the agreement of two views of unlabeled ones."""
+
+  def train_step(self, data):
+    """One step.
+
+    Args:
+      data: (labeled inputs `[b, ...]`, labels `[b]` integers or `[b, C]`, original views
+        `[b*U, ...]`, augmented views `[b*U, ...]`): this replica's share of the global batch.
+
+    Returns:
+      The release's logs: {name: float32 scalar}.
+    """
+    weight = self.consistency_weight()
+    with tf.GradientTape() as tape:
+      out = self.uda_pass(self.student, 'student', data)
+      loss = out.cross_entropy_l + tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
+    gradients = tape.gradient(loss, self.student.trainable_variables)
+    decay = self.l2(self.student)
+    rate = self.student_optimizer.rate(self.step)
+    update = self.apply_update(self.student, self.student_optimizer, gradients)
+    self.step.assign_add(1)
+    self.average.update(self.step)
+    replicas = self.replicas
+    return self.logs(
+        {'loss/total': loss + decay * self.weight_decay / replicas,
+         'loss/cross_entropy': out.cross_entropy_l,
+         'uda/cross_entropy': out.cross_entropy_u,
+         'uda/u_ratio': tf.reduce_mean(out.mask_u) / replicas,
+         'uda/l_ratio': tf.reduce_mean(out.mask_l) / replicas},
+        {'loss/lr': rate, 'loss/grad_norm': update.norm, 'loss/weight_dec': decay,
+         'uda/weight': weight})

@@ -1,0 +1,65 @@
+"""The models of the release and the paper, by name."""
+from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.models import efficientnet
+from meta_pseudo_labels.models import mlp
+from meta_pseudo_labels.models import resnet
+from meta_pseudo_labels.models import wide_resnet
+
+
+def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
+          stochastic_depth=0., small_images=False, seed=0):
+  """A Keras model by `--model_type`: inputs `[N, *input_shape]` -> logits `[N, num_classes]`.
+
+  `model.variables` and `model.trainable_variables` are in the release's order, under the
+  release's names without its scope (`model/`, `teacher/`).
+
+  Args:
+    name: `wrn-<6n+4>-<k>`, `wrn-28-large`, `resnet-50`, a key of `efficientnet.SIZES`,
+      `mlp-<width>x<hidden layers>`.
+    num_classes: int.
+    input_shape: (H, W, C) for images, (D,) for vectors.
+    dropout: rate before the last dense layer.
+    bn_decay, bn_epsilon: of the batch norms.
+    stochastic_depth: EfficientNets only, the drop rate at the end of the network.
+    small_images: EfficientNets only, fewer strides; the release has them for datasets with
+      cifar, svhn or tinyimages in the name.
+    seed: int; two models of one seed start with the same weights.
+
+  Raises:
+    UserError: there is no such model, or it does not fit the data.
+  """
+  kwargs = dict(num_classes=num_classes, input_shape=tuple(input_shape), dropout=dropout,
+                bn_decay=bn_decay, bn_epsilon=bn_epsilon, seed=seed)
+  if name in efficientnet.SIZES:
+    builder, rank = efficientnet.efficientnet, 3
+    kwargs.update(stochastic_depth=stochastic_depth, small_images=small_images)
+  elif name in resnet.NAMES:
+    builder, rank = resnet.resnet, 3
+  elif wide_resnet.NAME.match(name) or name == 'wrn-28-large':
+    builder, rank = wide_resnet.wide_resnet, 3
+  elif mlp.NAME.match(name):
+    builder, rank = mlp.mlp, 1
+  else:
+    raise UserError(f'--model_type={name}: no such model; use wrn-<6n+4>-<k>, wrn-28-large, '
+                    f'{", ".join((*resnet.NAMES, *efficientnet.SIZES))} or '
+                    'mlp-<width>x<hidden layers>')
+  if len(input_shape) != rank:
+    raise UserError(f'--model_type={name} takes inputs of rank {rank}, but the data have shape '
+                    f'{tuple(input_shape)}: {"an image" if rank == 3 else "a vector"} is needed')
+  return builder(name, **kwargs)
+
+
+def eval_image_size(name, image_size, imagenet):
+  """Pixels a side at which a model is evaluated (official-release.md, Models).
+
+  On ImageNet an EfficientNet is evaluated at its own resolution if that is larger than
+  `image_size`, the one it is trained at; everything else is evaluated as it is trained.
+
+  Args:
+    name: `--model_type`.
+    image_size: int, `--image_size`.
+    imagenet: bool, whether the data are ImageNet's.
+  """
+  if imagenet and name in efficientnet.SIZES:
+    return max(image_size, efficientnet.SIZES[name][2])
+  return image_size

@@ -1,0 +1,215 @@
+"""The layers every model here is made of, with the release's initial values and statistics.
+
+Layer names carry the release's variable paths (`wrn-28-2/block_1/conv_3x3_1/conv2d`), so that
+a variable's name is the release's name without its scope (`model/`, `teacher/`).
+"""
+import contextlib
+import contextvars
+import dataclasses
+import math
+import zlib
+
+import tensorflow as tf
+
+from meta_pseudo_labels import rng
+
+_NOISE = contextvars.ContextVar('noise', default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """Where the layers of one forward pass take their random numbers from.
+
+  Attributes:
+    key: int32 `[2]`, the step's key (`rng.key`).
+    sections: ((purpose, n), ...), the runs of examples in this replica's batch, in order. An
+      example's numbers depend on its purpose and its position in the GLOBAL batch alone, so
+      they are the same on one replica and on many, and in two passes over the same examples.
+    replica: int32 scalar, this replica's index.
+    replicas: int, how many there are.
+  """
+  key: tf.Tensor
+  sections: tuple
+  replica: tf.Tensor
+  replicas: int
+
+  def uniform(self, layer, features):
+    """Uniform [0, 1) float32 `[sum of n, features]` for the layer of this name."""
+    parts = []
+    for purpose, count in self.sections:
+      draw = rng.uniform(self.key, f'{layer}/{purpose}', [count * self.replicas, features])
+      parts.append(rng.rows(draw, self.replica * count, count) if self.replicas > 1 else draw)
+    return tf.concat(parts, axis=0)
+
+
+@contextlib.contextmanager
+def noise(key, sections):
+  """Within it, dropout and stochastic depth draw statelessly from `key`; see `Noise`."""
+  context = tf.distribute.get_replica_context()
+  source = Noise(key, tuple(sections), context.replica_id_in_sync_group,
+                 context.num_replicas_in_sync)
+  token = _NOISE.set(source)
+  try:
+    yield source
+  finally:
+    _NOISE.reset(token)
+
+
+def layer_seed(seed, name):
+  """One int per (model seed, layer name), so that no two layers start alike."""
+  return zlib.crc32(f'{seed}/{name}'.encode()) & 0x7fffffff
+
+
+def conv2d(filters, kernel_size, name, *, strides=1, use_bias=False, seed=0):
+  """A SAME convolution, kernel ~ normal(stddev sqrt(2 / (kh * kw * filters))) as in the release."""
+  stddev = math.sqrt(2 / (kernel_size * kernel_size * filters))
+  return tf.keras.layers.Conv2D(
+      filters, kernel_size, strides=strides, padding='same', use_bias=use_bias, name=name,
+      kernel_initializer=tf.keras.initializers.RandomNormal(
+          stddev=stddev, seed=layer_seed(seed, name)))
+
+
+def depthwise_conv2d(kernel_size, name, *, strides=1, seed=0):
+  """A SAME depthwise convolution, kernel ~ normal(stddev sqrt(2 / (kh * kw)))."""
+  stddev = math.sqrt(2 / (kernel_size * kernel_size))
+  return tf.keras.layers.DepthwiseConv2D(
+      kernel_size, strides=strides, padding='same', use_bias=False, name=name,
+      depthwise_initializer=tf.keras.initializers.RandomNormal(
+          stddev=stddev, seed=layer_seed(seed, name)))
+
+
+def dense(units, name, *, seed=0):
+  """A dense layer, kernel ~ uniform(+-1/sqrt(units)), bias zero, as in the release."""
+  bound = 1 / math.sqrt(units)
+  return tf.keras.layers.Dense(
+      units, name=name, kernel_initializer=tf.keras.initializers.RandomUniform(
+          -bound, bound, seed=layer_seed(seed, name)))
+
+
+def to_float32(name):
+  """Casts logits to float32 under a bfloat16 or float16 policy (release: modeling)."""
+  return tf.keras.layers.Activation('linear', dtype='float32', name=name)
+
+
+class BatchNorm(tf.keras.layers.Layer):
+  """Batch normalization over `[N, H, W, C]`, statistics over the global batch.
+
+  Release behaviour (official-release.md, Layers): always computed in float32; the variance is
+  the biased one, without N/(N-1), in the normalization and in its moving average; over several
+  replicas mean = average of their means, variance = average of E[x^2], minus mean^2;
+  moving averages m += (1 - decay) * (statistic - m), starting at 0 and 1.
+  """
+
+  def __init__(self, name=None, decay=.99, epsilon=1e-3, **kwargs):
+    super().__init__(name=name, **kwargs)
+    self.decay = decay
+    self.epsilon = epsilon
+
+  def build(self, input_shape):
+    shape = [input_shape[-1]]
+    # Every replica holds the same statistics, so the average that a read outside of the
+    # replicas takes changes nothing; and an update needs no communication.
+    dtype = self._statistics_dtype(self.dtype)
+    local = dict(trainable=False, synchronization=tf.VariableSynchronization.ON_READ,
+                 aggregation=tf.VariableAggregation.MEAN, dtype=dtype)
+    self.gamma = self.add_weight('gamma', shape, initializer='ones', dtype=dtype)
+    self.beta = self.add_weight('beta', shape, initializer='zeros', dtype=dtype)
+    self.moving_mean = self.add_weight('moving_mean', shape, initializer='zeros', **local)
+    self.moving_variance = self.add_weight('moving_variance', shape, initializer='ones', **local)
+    super().build(input_shape)
+
+  @staticmethod
+  def _statistics_dtype(dtype):
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+  def call(self, inputs, training=False):
+    """`[N, H, W, C]` of the compute dtype -> the same; training: batch statistics."""
+    fused = inputs.dtype != tf.float64  # The fused op has no float64.
+    if not training:
+      if not fused:
+        return self._normalize(inputs, self.moving_mean, self.moving_variance)
+      outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+          inputs, self.gamma, self.beta, self.moving_mean, self.moving_variance,
+          epsilon=self.epsilon, is_training=False)
+      return outputs
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1 and fused:
+      outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+          inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True)
+      # The fused op normalizes by the biased variance but reports the unbiased one.
+      count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
+      variance *= (count - 1) / count
+    else:
+      mean, variance = self._statistics(inputs, context)
+      outputs = self._normalize(inputs, mean, variance)
+    self._move(self.moving_mean, mean)
+    self._move(self.moving_variance, variance)
+    return outputs
+
+  def _statistics(self, inputs, context):
+    """(mean, biased variance) `[C]` over the batches of all replicas."""
+    values = tf.cast(inputs, self.gamma.dtype)
+    moments = tf.stack([tf.reduce_mean(values, axis=[0, 1, 2]),
+                        tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])
+    if context.num_replicas_in_sync > 1:
+      moments = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+    mean, mean_square = tf.unstack(moments)
+    return mean, mean_square - tf.square(mean)
+
+  def _normalize(self, inputs, mean, variance):
+    scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+    values = tf.cast(inputs, self.gamma.dtype) * scale + (self.beta - mean * scale)
+    return tf.cast(values, inputs.dtype)
+
+  def _move(self, average, statistic):
+    average.assign(average + (1 - self.decay) * (tf.stop_gradient(statistic) - average))
+
+  def get_config(self):
+    return {**super().get_config(), 'decay': self.decay, 'epsilon': self.epsilon}
+
+
+class Dropout(tf.keras.layers.Layer):
+  """Dropout on features `[N, C]`, drawn from the surrounding `noise` (design rule 5).
+
+  Outside of any `noise` (a model used on its own with Keras) it is Keras' stateful dropout.
+  """
+
+  def __init__(self, rate, name=None, **kwargs):
+    super().__init__(name=name, **kwargs)
+    self.rate = rate
+
+  def call(self, inputs, training=False):
+    if not training or not self.rate:
+      return inputs
+    source = _NOISE.get()
+    if source is None:
+      return tf.nn.dropout(inputs, self.rate)
+    keep = source.uniform(self.name, inputs.shape[-1]) >= self.rate
+    return tf.where(keep, inputs / (1 - self.rate), tf.zeros_like(inputs))
+
+  def get_config(self):
+    return {**super().get_config(), 'rate': self.rate}
+
+
+class StochasticDepth(tf.keras.layers.Layer):
+  """Drops a residual branch `[N, H, W, C]` per example: x / keep * floor(keep + uniform).
+
+  Source: the release's EfficientNet. Drawn like `Dropout`.
+  """
+
+  def __init__(self, rate, name=None, **kwargs):
+    super().__init__(name=name, **kwargs)
+    self.rate = rate
+
+  def call(self, inputs, training=False):
+    if not training or not self.rate:
+      return inputs
+    source = _NOISE.get()
+    draw = (tf.random.uniform([tf.shape(inputs)[0], 1]) if source is None
+            else source.uniform(self.name, 1))
+    keep = 1 - self.rate
+    kept = tf.cast(tf.floor(keep + draw), inputs.dtype)
+    return inputs / keep * kept[:, :, tf.newaxis, tf.newaxis]
+
+  def get_config(self):
+    return {**super().get_config(), 'rate': self.rate}

@@ -1,0 +1,277 @@
+"""Learning rates and optimizers with the release's semantics (those of TensorFlow 1).
+
+An optimizer's `update` is a pure function from gradients, values and slots to new values and
+slots. So a non-finite step can be left out by a select, and the derivative of the whole update
+by the gradients, which the feedback needs (methods/feedback.py), is a plain GradientTape.
+"""
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from meta_pseudo_labels import distribute
+
+# A variable is a batch norm's (no weight decay) when its name has one of these (release).
+NORM_WORDS = ('batch_norm', 'batchnorm', 'bn', 'layer_norm', 'layernorm')
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRate:
+  """The rate as a function of the step before its increment (official-release.md).
+
+  Attributes:
+    rate: the rate per 256 examples of the global batch (`lr`, `mpl_student_lr`, ...).
+    batch_size: the GLOBAL labeled batch; the base rate is rate * batch_size / 256.
+    decay_type: constant, exponential (staircase) or cosine (to zero).
+    num_train_steps: where the cosine ends.
+    num_warmup_steps: the base rate times (s + 1) / num_warmup_steps before it.
+    num_wait_steps: the rate is 0 before it, and s counts from it.
+    num_decay_steps, decay_rate: of the exponential decay.
+  """
+  rate: float
+  batch_size: int = 256
+  decay_type: str = 'constant'
+  num_train_steps: int = 1
+  num_warmup_steps: int = 0
+  num_wait_steps: int = 0
+  num_decay_steps: int = 1
+  decay_rate: float = 1.
+
+  def __call__(self, step):
+    """The rate at `step` (integer scalar tensor): float32 scalar."""
+    base = self.rate * self.batch_size / 256.
+    s = tf.cast(step, tf.float32) - self.num_wait_steps
+    after = s - self.num_warmup_steps
+    if self.decay_type == 'constant':
+      rate = tf.constant(base, tf.float32)
+    elif self.decay_type == 'exponential':
+      rate = base * self.decay_rate ** tf.floor(after / self.num_decay_steps)
+    elif self.decay_type == 'cosine':
+      length = max(1, self.num_train_steps - self.num_warmup_steps - self.num_wait_steps)
+      rate = base * .5 * (1. + tf.cos(math.pi * tf.clip_by_value(after / length, 0., 1.)))
+    else:
+      raise ValueError(f'decay_type={self.decay_type}: use constant, exponential or cosine')
+    if self.num_warmup_steps:
+      rate = tf.where(after < 0., base * (s + 1.) / self.num_warmup_steps, rate)
+    return tf.where(s < 0., 0., rate)
+
+
+def add_weight_decay(gradients, values, names, weight_decay):
+  """gradient + weight_decay * value, except for batch norms' variables (`NORM_WORDS`)."""
+  return [g if any(word in name.lower() for word in NORM_WORDS) else g + weight_decay * v
+          for g, v, name in zip(gradients, values, names)]
+
+
+def clip(gradients, grad_bound):
+  """(gradients scaled to a global norm of at most `grad_bound`, their norm before)."""
+  # Kept off zero, where the square root has no derivative.
+  norm = tf.sqrt(tf.maximum(tf.add_n([tf.reduce_sum(tf.square(g)) for g in gradients]), 1e-36))
+  scale = tf.minimum(grad_bound / norm, 1.)
+  # A norm that is not finite must show: the caller leaves such a step out.
+  scale = tf.where(tf.math.is_finite(norm), scale, norm)
+  return [g * scale for g in gradients], norm
+
+
+class Optimizer(tf.Module):
+  """Base of the optimizers: slots for the variables it was built with, and their update."""
+  slot_starts = {}  # Slot name -> its initial value.
+
+  def __init__(self, learning_rate, name=None):
+    """`learning_rate`: float, or a function of the step (integer scalar) such as LearningRate."""
+    super().__init__(name=name)
+    self.learning_rate = learning_rate
+    self.slots = None
+
+  def build(self, variables):
+    """Makes the slots, once; under the strategy's scope."""
+    if self.slots is None:
+      self.names = [v.name for v in variables]
+      self.slots = {
+          slot: [tf.Variable(tf.fill(v.shape, tf.cast(start, v.dtype)), trainable=False,
+                             name=f'{v.name.split(":")[0]}/{slot}') for v in variables]
+          for slot, start in self.slot_starts.items()}
+
+  def rate(self, step):
+    """The learning rate at `step`: float32 scalar."""
+    rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
+    return tf.cast(rate, tf.float32)
+
+  def slot_values(self):
+    """The slots' present values: {slot: list of tensors}."""
+    return {slot: [tf.convert_to_tensor(v) for v in values] for slot, values in self.slots.items()}
+
+  def update_one(self, gradient, value, rate, step, name, **slots):
+    """One variable's step, pure: (new value, {slot: new value})."""
+    raise NotImplementedError
+
+  def update(self, gradients, values, slots, step):
+    """The step of all variables, pure and differentiable.
+
+    Args:
+      gradients: list of tensors, already summed over replicas.
+      values: list of the variables' values before the step.
+      slots: `slot_values()`.
+      step: integer scalar, the number of steps before this one.
+
+    Returns:
+      (list of new values, {slot: list of new values}).
+    """
+    new_values, new_slots, rate = [], {slot: [] for slot in slots}, self.rate(step)
+    for index, (gradient, value) in enumerate(zip(gradients, values)):
+      own = {slot: tensors[index] for slot, tensors in slots.items()}
+      new_value, new_own = self.update_one(
+          gradient, value, tf.cast(rate, value.dtype), step, self.names[index], **own)
+      new_values.append(new_value)
+      for slot, tensor in new_own.items():
+        new_slots[slot].append(tensor)
+    return new_values, new_slots
+
+  def assign_slots(self, new_slots):
+    """Stores what `update` returned; on all replicas alike."""
+    for slot, tensors in new_slots.items():
+      distribute.assign(self.slots[slot], tensors)
+
+
+class SGD(Optimizer):
+  """w <- w - rate * g."""
+
+  def update_one(self, gradient, value, rate, step, name):
+    return value - rate * gradient, {}
+
+
+class Momentum(Optimizer):
+  """a <- m*a + g; w <- w - rate*a, or with Nesterov w <- w - rate*(g + m*a). TF1: the rate stands
+  outside of the accumulator."""
+  slot_starts = {'momentum': 0.}
+
+  def __init__(self, learning_rate, momentum=.9, nesterov=True, rate_inside=False, name=None):
+    """`rate_inside`: Keras' way, where the accumulator holds gradients times their rates."""
+    super().__init__(learning_rate, name)
+    self.momentum = momentum
+    self.nesterov = nesterov
+    self.rate_inside = rate_inside
+
+  def update_one(self, gradient, value, rate, step, name, momentum):
+    if self.rate_inside:
+      gradient, rate = rate * gradient, 1.
+    accumulated = self.momentum * momentum + gradient
+    direction = gradient + self.momentum * accumulated if self.nesterov else accumulated
+    return value - rate * direction, {'momentum': accumulated}
+
+
+class RMSProp(Optimizer):
+  """TF1's: s <- rho*s + (1-rho)*g^2, s starting at ONE; m <- momentum*m + rate*g/sqrt(s + epsilon);
+  w <- w - m."""
+  slot_starts = {'rms': 1., 'momentum': 0.}
+
+  def __init__(self, learning_rate, rho=.9, momentum=.9, epsilon=1e-3, name=None):
+    super().__init__(learning_rate, name)
+    self.rho = rho
+    self.momentum = momentum
+    self.epsilon = epsilon
+
+  def update_one(self, gradient, value, rate, step, name, rms, momentum):
+    rms = rms + (1. - self.rho) * (tf.square(gradient) - rms)
+    momentum = self.momentum * momentum + rate * gradient * tf.math.rsqrt(rms + self.epsilon)
+    return value - momentum, {'rms': rms, 'momentum': momentum}
+
+
+class LARS(Optimizer):
+  """Layer-wise adaptive rates (You et al. 2017) as the release has them.
+
+  A variable whose name has none of `skip` gets its gradient scaled by rate * eeta * |w| /
+  (|g| + weight_decay * |w|) after weight_decay * w is added to it (the norm |g| is taken
+  before). Then Nesterov momentum at rate 1. Weight decay comes on top of the one that the
+  method adds: in the release's Supervised it is there twice.
+  """
+  slot_starts = {'momentum': 0.}
+  skip = ('batch_norm', 'batchnorm', 'gamma', 'beta', 'bias')
+
+  def __init__(self, learning_rate, momentum=.9, weight_decay=1e-4, eeta=1e-3, name=None):
+    super().__init__(learning_rate, name)
+    self.momentum = momentum
+    self.weight_decay = weight_decay
+    self.eeta = eeta
+
+  def update_one(self, gradient, value, rate, step, name, momentum):
+    if not any(word in name for word in self.skip):
+      value_norm, gradient_norm = tf.norm(value), tf.norm(gradient)
+      trust = self.eeta * value_norm / (gradient_norm + self.weight_decay * value_norm)
+      rate *= tf.where((value_norm > 0.) & (gradient_norm > 0.), trust, tf.ones_like(trust))
+      gradient += self.weight_decay * value
+    gradient *= rate
+    accumulated = self.momentum * momentum + gradient
+    return value - (gradient + self.momentum * accumulated), {'momentum': accumulated}
+
+
+class Adam(Optimizer):
+  """Adam (Kingma and Ba 2015) with bias correction, epsilon outside of the root as in Keras."""
+  slot_starts = {'m': 0., 'v': 0.}
+
+  def __init__(self, learning_rate, beta_1=.9, beta_2=.999, epsilon=1e-7, name=None):
+    super().__init__(learning_rate, name)
+    self.beta_1 = beta_1
+    self.beta_2 = beta_2
+    self.epsilon = epsilon
+
+  def update_one(self, gradient, value, rate, step, name, m, v):
+    t = tf.cast(step + 1, value.dtype)
+    m = m + (1. - self.beta_1) * (gradient - m)
+    v = v + (1. - self.beta_2) * (tf.square(gradient) - v)
+    rate *= tf.sqrt(1. - self.beta_2 ** t) / (1. - self.beta_1 ** t)
+    # The root of zero has no derivative, and the feedback needs one.
+    root = tf.sqrt(tf.maximum(v, tf.constant(1e-30, v.dtype)))
+    return value - rate * m / (root + self.epsilon), {'m': m, 'v': v}
+
+
+def get(optimizer):
+  """One of ours, as it is, or ours in the place of a Keras SGD or Adam.
+
+  A Keras optimizer's learning rate stays the Keras optimizer's: its schedule, or its variable,
+  which Keras callbacks may set.
+
+  Raises:
+    TypeError: another kind, or one with settings that are passed to the method instead.
+  """
+  if isinstance(optimizer, Optimizer):
+    return optimizer
+  if not hasattr(optimizer, 'get_config') or not hasattr(optimizer, 'apply_gradients'):
+    raise TypeError(f'{optimizer!r} is no optimizer: use meta_pseudo_labels.optimizers or a Keras '
+                    'SGD or Adam')
+  settings = optimizer.get_config()
+  for taken in ('clipnorm', 'clipvalue', 'global_clipnorm', 'weight_decay'):
+    if settings.get(taken):
+      raise TypeError(f'{taken}={settings[taken]} of {optimizer.name}: pass weight_decay and '
+                      'grad_bound to the method, which applies them in the order of the release')
+  schedule = getattr(optimizer, '_learning_rate', None)
+
+  def rate(step):
+    is_schedule = isinstance(schedule, tf.keras.optimizers.schedules.LearningRateSchedule)
+    return schedule(step) if is_schedule else tf.convert_to_tensor(optimizer.learning_rate)
+
+  kind = type(optimizer).__name__
+  if kind == 'SGD' and not settings['momentum']:
+    return SGD(rate)
+  if kind == 'SGD':
+    return Momentum(rate, settings['momentum'], settings['nesterov'], rate_inside=True)
+  if kind == 'Adam' and not settings.get('amsgrad'):
+    return Adam(rate, settings['beta_1'], settings['beta_2'], settings['epsilon'])
+  raise TypeError(f'{kind}: use meta_pseudo_labels.optimizers or a Keras SGD or Adam')
+
+
+def build(optim_type, learning_rate, *, rmsprop_rho=.9, rmsprop_momentum=.9, rmsprop_epsilon=1e-3,
+          weight_decay=0.):
+  """An optimizer by `--optim_type`: sgd, momentum (.9, Nesterov), rmsprop or lars.
+
+  Raises:
+    ValueError: there is no such optimizer.
+  """
+  if optim_type == 'sgd':
+    return SGD(learning_rate)
+  if optim_type == 'momentum':
+    return Momentum(learning_rate)
+  if optim_type == 'rmsprop':
+    return RMSProp(learning_rate, rmsprop_rho, rmsprop_momentum, rmsprop_epsilon)
+  if optim_type == 'lars':
+    return LARS(learning_rate, weight_decay=weight_decay)
+  raise ValueError(f'optim_type={optim_type}: use sgd, momentum, rmsprop or lars')

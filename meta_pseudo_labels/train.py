@@ -1,0 +1,287 @@
+"""The outer loop: phases (train, then finetune), evaluation, checkpoints, records, going on."""
+import dataclasses
+import math
+import os
+import signal
+import time
+
+import tensorflow as tf
+
+from meta_pseudo_labels import checkpoints
+from meta_pseudo_labels import distribute
+from meta_pseudo_labels import evaluate
+from meta_pseudo_labels import methods
+from meta_pseudo_labels import optimizers
+from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels.errors import UserError
+
+# A loop on the device returns to Python at least this often, to show progress and to be stopped.
+SECONDS_PER_LOOP = 2.
+
+
+class Interrupted(Exception):
+  """A signal asked the run to stop; it has saved. `signal`: its number."""
+
+  def __init__(self, number):
+    super().__init__(f'stopped by {signal.Signals(number).name}')
+    self.signal = number
+
+
+class StopSignals:
+  """Within it SIGINT and SIGTERM are noted in `received`; a second one acts at once."""
+
+  def __init__(self):
+    self.received = None
+
+  def __enter__(self):
+    try:
+      self._before = {number: signal.signal(number, self._note)
+                      for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+      self._before = {}  # Not in the main thread: the caller handles signals.
+    return self
+
+  def _note(self, number, frame):
+    del frame
+    self.received = number
+    signal.signal(number, self._before[number])
+
+  def __exit__(self, *error):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+
+@dataclasses.dataclass
+class Phase:
+  """A stretch of training with one method.
+
+  Attributes:
+    name: teacher, train or finetune.
+    method: Method.
+    num_steps, batch_size (GLOBAL), uda_data (0: labeled batches alone): ints.
+    models: {name in tables: (Keras model, moving average to evaluate it with, or None)}.
+  """
+  name: str
+  method: tf.keras.Model
+  num_steps: int
+  batch_size: int
+  uda_data: int
+  models: dict
+
+
+def build_phases(config, problem):
+  """The phases of a configuration, with fresh models; under the strategy's scope."""
+  build = lambda role: methods.build_model(
+      config, role, problem.input_shape, problem.num_classes)
+  student = build('student')
+  teacher = build('teacher') if config.method_name in ('mpl', 'pseudo_labels') else None
+  phases = []
+  if config.method_name == 'pseudo_labels':
+    # Fixed while the student trains: its moving average is copied into it in between.
+    method = methods.from_config(config.replace(method='supervised'), teacher)
+    phases.append(Phase('teacher', method, config.num_train_steps, config.train_batch_size, 0,
+                        {'teacher': (teacher, method.average)}))
+  method = methods.from_config(config, student, teacher)
+  evaluated = {'student': (student, method.average), 'raw_student': (student, None)}
+  # The release never moves the teacher's batch-norm averages: its accuracy would be chance.
+  if teacher is not None and getattr(method, 'mpl_feedback', '') != 'release':
+    evaluated['teacher'] = (teacher, None)
+  uda_data = 0 if config.method_name == 'supervised' else config.uda_data
+  phases.append(Phase('train', method, config.num_train_steps, config.train_batch_size, uda_data,
+                      evaluated))
+  if config.finetune_steps:
+    finetune = methods.Supervised(student, seed=config.seed, num_train_steps=config.finetune_steps)
+    finetune.set_optimizers(optimizers.SGD(config.finetune_lr))
+    phases.append(Phase('finetune', finetune, config.finetune_steps,
+                        config.finetune_batch_size, 0, {'student': (student, None)}))
+  return phases
+
+
+def _make_loop(strategy, method, jit_compile):
+  """A function (iterator, number of steps as a tensor) -> logs of the last step."""
+  train_step = tf.function(method.train_step, jit_compile=True, autograph=False) if (
+      jit_compile) else method.train_step
+
+  @tf.function(autograph=False)
+  def step(iterator):
+    logs = strategy.run(train_step, args=(next(iterator),))
+    return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+
+  @tf.function
+  def loop(iterator, num_steps):
+    # Traced once, here; the loop needs the names of the logs before it begins.
+    signature = step.get_concrete_function(iterator).structured_outputs
+    logs = {name: tf.zeros(value.shape, value.dtype) for name, value in signature.items()}
+    for _ in tf.range(num_steps):
+      logs = step(iterator)
+    return logs
+
+  return loop
+
+
+class Run:
+  """One method trained on one problem, in one output folder."""
+
+  def __init__(self, config, problem, strategy, progress=None):
+    """Builds models and restores the newest checkpoint of `config.output_dir`, if there is one.
+
+    Raises:
+      UserError: a batch size does not fit the replicas, or the folder holds another run.
+    """
+    self.config, self.problem, self.strategy = config, problem, strategy
+    self.progress = progress or progress_lib.Progress()
+    self.replicas = strategy.num_replicas_in_sync
+    for name in ('train_batch_size', 'eval_batch_size') + (
+        ('finetune_batch_size',) if config.finetune_steps else ()):
+      distribute.per_replica(getattr(config, name), self.replicas, name)
+    with strategy.scope():
+      self.phases = build_phases(config, problem)
+      self.phase = tf.Variable(0, trainable=False, name='phase')
+      self.best = tf.Variable(-1., trainable=False, name='best')
+      self.seconds = tf.Variable(0., trainable=False, name='seconds')
+    self.checkpoints = checkpoints.Checkpoints(
+        config.output_dir, config.keep_checkpoints, phase=self.phase, best=self.best,
+        seconds=self.seconds, **{phase.name: phase.method for phase in self.phases})
+    self.restored = self.checkpoints.restore()
+    self._evaluators = {}
+
+  @property
+  def names(self):
+    """The phases' names, in order."""
+    return [phase.name for phase in self.phases]
+
+  def steps_before(self, index):
+    """The steps of all phases before this one: int."""
+    return sum(phase.num_steps for phase in self.phases[:index])
+
+  def evaluate(self, phase):
+    """{model's name: {'top1', 'top5', 'loss', 'examples'}} of a phase's models now."""
+    results = {}
+    for name, (model, average) in phase.models.items():
+      if id(model) not in self._evaluators:
+        batch = self.config.eval_batch_size
+        with self.strategy.scope():
+          self._evaluators[id(model)] = evaluate.Evaluator(
+              self.strategy, model,
+              lambda context: self.problem.eval_batches(
+                  batch_size=batch, replicas=self.replicas, context=context),
+              math.ceil(len(self.problem.eval_labels) / batch))
+      evaluator = self._evaluators[id(model)]
+      if average is None:
+        results[name] = evaluator()
+      else:
+        with average.applied():
+          results[name] = evaluator()
+    return results
+
+  def train(self, first_phase=None):
+    """Trains what is left of the phases, from `first_phase` (a name) on.
+
+    Returns:
+      {'method', 'steps', 'seconds', 'phases': {name: {model: evaluation}}}; it is also
+      written to `results.json`.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM came; a checkpoint has been saved.
+    """
+    self.records = progress_lib.Records(self.config.output_dir, self.config.eval_split)
+    path = os.path.join(self.config.output_dir, 'results.json')
+    results = checkpoints.read_json(path) if self.restored else None
+    results = results or {'method': self.config.method_name, 'phases': {}}
+    if first_phase is not None:
+      self.phase.assign(max(int(self.phase), self.names.index(first_phase)))
+    if self.restored:
+      index = int(self.phase)
+      step = int(self.phases[index].method.step)
+      self.progress.say(f'Going on from step {step} of {self.names[index]} ({self.restored})')
+      self.records.forget_after(self.names, self.names[index], step)
+    with StopSignals() as signals:
+      for index in range(int(self.phase), len(self.phases)):
+        self._enter(index)
+        phase = self.phases[index]
+        evaluation = self._train_phase(index, signals)
+        results['phases'][phase.name] = evaluation or self.evaluate(phase)
+        results['steps'] = self.steps_before(index + 1)
+        results['seconds'] = float(self.seconds)
+        checkpoints.write_json(path, results)
+    return results
+
+  def _enter(self, index):
+    """Goes to a phase: at its first step it takes over the average of the one before."""
+    if index > 0 and int(self.phase) < index:
+      previous = self.phases[index - 1].method
+      if int(previous.step):
+        previous.average.copy_to_model()
+    self.phase.assign(index)
+
+  def _train_phase(self, index, signals):
+    """Trains one phase to its end: its last evaluation, or None if nothing was left to do."""
+    phase, config = self.phases[index], self.config
+    step = int(phase.method.step)
+    if step >= phase.num_steps:
+      return None
+    offset = self.steps_before(index)
+    batches = self.strategy.distribute_datasets_from_function(
+        lambda context: self.problem.train_batches(
+            batch_size=phase.batch_size, seed=config.seed + index, uda_data=phase.uda_data,
+            start_step=step, replicas=self.replicas, context=context))
+    iterator = iter(batches)
+    loop = _make_loop(self.strategy, phase.method, config.jit_compile)
+    self.progress.start(phase.name, step, phase.num_steps,
+                        phase.batch_size * (1 + 2 * phase.uda_data))
+    evaluation, num_steps = None, 1
+    while step < phase.num_steps:
+      began = time.time()
+      to_log = config.log_every - step % config.log_every
+      to_save = config.save_every - step % config.save_every
+      num_steps = min(num_steps, to_log, to_save, phase.num_steps - step, config.steps_per_loop)
+      logs = {name: float(value) for name, value in loop(
+          iterator, tf.constant(num_steps)).items()}
+      step += num_steps
+      if int(phase.method.step) != step:
+        raise RuntimeError(f'step {int(phase.method.step)} after {step} steps of {phase.name}')
+      taken = time.time() - began
+      self.seconds.assign_add(taken)
+      # Enough steps to make a loop worthwhile, few enough to hear a signal.
+      num_steps = max(1, int(num_steps * min(10., SECONDS_PER_LOOP / max(taken, 1e-6))))
+      if step % config.log_every == 0 or step == phase.num_steps:
+        self._log(phase, step, offset, logs, evaluation)
+      if step % config.save_every == 0 or step == phase.num_steps:
+        evaluation = self._evaluate_and_save(phase, step, offset)
+      if signals.received:
+        self.checkpoints.save(offset + step)
+        self.records.flush()
+        self.progress.say(f'Stopped at step {step} of {phase.name}, saved; the same command '
+                          'goes on from here')
+        raise Interrupted(signals.received)
+    return evaluation
+
+  def _log(self, phase, step, offset, logs, evaluation):
+    self.records.write('train', phase.name, step, offset, logs)
+    shown = {name.rsplit('/', 1)[-1]: value for name, value in logs.items()
+             if name in ('loss/total', 'cross_entropy/student_on_u', 'cross_entropy/teacher_on_l')}
+    accuracy = evaluation['student']['top1'] if evaluation and 'student' in evaluation else None
+    self.progress.update(step, shown, accuracy)
+
+  def _evaluate_and_save(self, phase, step, offset):
+    evaluation = self.evaluate(phase)
+    self.records.write('eval', phase.name, step, offset, {
+        f'{name}/{measure}': value for name, measures in evaluation.items()
+        for measure, value in measures.items()})
+    self.records.flush()
+    accuracy = evaluation.get('student', {}).get('top1', -1.)
+    best = accuracy > float(self.best)
+    if best:
+      self.best.assign(accuracy)
+    self.checkpoints.save(offset + step, best)
+    shown = ', '.join(f'{name} {100 * measures["top1"]:.2f}%'
+                      for name, measures in evaluation.items())
+    self.progress.say(f'{phase.name} step {step}: {self.config.eval_split} accuracy {shown}')
+    return evaluation
+
+
+def require_checkpoint(run):
+  """Raises UserError if the run's folder has no checkpoint (tasks finetune, eval)."""
+  if not run.restored:
+    raise UserError(f'--output_dir={run.config.output_dir}: no checkpoint there, which '
+                    f'--task_mode={run.config.task} needs; train first')

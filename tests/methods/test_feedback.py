@@ -1,0 +1,225 @@
+"""The feedback against brute force: numerical derivatives of the student's labeled loss after its
+step by the teacher's weights, in float64, through the very step that the student takes."""
+import itertools
+
+import meta_pseudo_labels as mpl
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_pseudo_labels import methods
+from meta_pseudo_labels import optimizers
+from meta_pseudo_labels.models import layers
+
+CLASSES, BATCH, UNLABELED = 3, 3, 4
+
+
+@pytest.fixture(autouse=True, name='float64')
+def fixture_float64():
+  tf.keras.backend.set_floatx('float64')
+  tf.keras.mixed_precision.set_global_policy('float64')
+  yield
+  tf.keras.backend.set_floatx('float32')
+  tf.keras.mixed_precision.set_global_policy('float32')
+
+
+def small_model(seed, batch_norm):
+  """Images `[N, 3, 3, 1]` float64 -> logits `[N, 3]`."""
+  images = tf.keras.Input([3, 3, 1])
+  x = tf.keras.layers.Conv2D(2, 2, name=f'conv_{seed}')(images)
+  if batch_norm:
+    x = layers.BatchNorm(f'batch_norm_{seed}')(x)
+  x = tf.keras.layers.Flatten()(tf.keras.activations.tanh(x))
+  model = tf.keras.Model(images, tf.keras.layers.Dense(CLASSES, name=f'dense_{seed}')(x))
+  rng = np.random.RandomState(seed)
+  for variable in model.trainable_variables:
+    variable.assign(rng.standard_normal(variable.shape) * .7)
+  return model
+
+
+def batch(seed=0, unlabeled=UNLABELED):
+  rng = np.random.RandomState(seed)
+  images = lambda n: tf.constant(rng.standard_normal([n, 3, 3, 1]))
+  labels = tf.constant(rng.randint(CLASSES, size=BATCH))
+  return images(BATCH), labels, images(unlabeled), images(unlabeled)
+
+
+class Bilevel:
+  """A step that can be taken again and again from the same point."""
+
+  def __init__(self, name, optimizer, batch_norm=False, unlabeled=UNLABELED, **settings):
+    self.teacher, self.student = small_model(1, batch_norm), small_model(2, batch_norm)
+    self.method = methods.MetaPseudoLabels(
+        self.teacher, self.student, mpl_feedback=name, uda_weight=0., **settings)
+    self.method.set_optimizers(optimizer, optimizers.SGD(0.))
+    self.data = batch(unlabeled=unlabeled)
+    slots = [v for values in optimizer.slots.values() for v in values]
+    rng = np.random.RandomState(5)
+    for slot in slots:  # A run in progress: momentum is there already.
+      slot.assign(np.abs(rng.standard_normal(slot.shape)) * .1 + .05)
+    self.state = self.student.variables + self.method.variables + slots
+    self.start = [v.numpy() for v in self.state]
+    self.method.apply_update = self._capture
+    self.method.mpl_weight = tf.Variable(1., dtype=tf.float64)
+    self.targets = tf.Variable(tf.zeros([unlabeled, CLASSES], tf.float64))
+    self._step = tf.function(self._step, autograph=False)
+    self.loss = tf.function(lambda: tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(
+            self.data[1], self.student(self.data[0], training=True))))
+
+  def _capture(self, model, optimizer, gradients):
+    if model is self.teacher:
+      self._gradients = gradients
+    return type(self.method).apply_update(self.method, model, optimizer, gradients)
+
+  def _step(self):
+    self.method.train_step(self.data)
+    return self._gradients
+
+  def fix_targets(self):
+    """From now on the student learns from `targets`."""
+    self.method.pseudo_labels = lambda log_probs: self.targets
+
+  def step(self):
+    """One step from the start: the teacher's gradient as one vector."""
+    self.reset()
+    return np.concatenate([g.numpy().ravel() for g in self._step()])
+
+  def reset(self):
+    for variable, value in zip(self.state, self.start):
+      variable.assign(value)
+
+  def teacher_gradient(self):
+    """The gradient that the feedback alone gives the teacher, as one vector."""
+    found = []
+    for weight in (1., 0.):
+      self.method.mpl_weight.assign(weight)
+      found.append(self.step())
+    return found[0] - found[1]
+
+  def loss_after(self):
+    """The student's labeled loss after its step, from the start."""
+    self.step()
+    return float(self.loss())
+
+  def numerical(self, function, epsilon=1e-4):
+    """Derivative of function() by the teacher's weights: fourth-order central differences."""
+    result = []
+    for variable in self.teacher.trainable_variables:
+      value = variable.numpy()
+      for index in np.ndindex(*value.shape):
+        def at(shift, value=value, variable=variable, index=index):
+          changed = value.copy()
+          changed[index] += shift * epsilon
+          # reset() restores the teacher too: the change must be part of the start.
+          position = [v is variable for v in self.state].index(True)
+          before, self.start[position] = self.start[position], changed
+          try:
+            return function()
+          finally:
+            self.start[position] = before
+        result.append((8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * epsilon))
+    self.reset()
+    return np.array(result)
+
+
+def relative_error(found, expected):
+  return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+OPTIMIZERS = {
+    'sgd': lambda: optimizers.SGD(.7),
+    'momentum': lambda: optimizers.Momentum(.7, .9, nesterov=False),
+    'nesterov': lambda: optimizers.Momentum(.7, .9),
+    'rmsprop': lambda: optimizers.RMSProp(.1),
+    'lars': lambda: optimizers.LARS(30., weight_decay=.01),
+    'adam': lambda: optimizers.Adam(.05),
+}
+
+
+@pytest.mark.parametrize('optimizer, batch_norm, settings', [
+    ('sgd', False, {}), ('sgd', True, {}), ('momentum', False, {}), ('nesterov', True, {}),
+    ('nesterov', False, {'grad_bound': .1, 'weight_decay': .1}),
+    ('sgd', True, {'grad_bound': .05, 'label_smoothing': .15}),
+    ('rmsprop', False, {}), ('lars', False, {}), ('adam', False, {})])
+def test_soft_is_the_derivative_of_the_loss_after_the_step(optimizer, batch_norm, settings):
+  bilevel = Bilevel('soft', OPTIMIZERS[optimizer](), batch_norm, **settings)
+  expected = bilevel.numerical(bilevel.loss_after)
+  found = bilevel.teacher_gradient()
+  assert relative_error(found, expected) < 1e-6
+  # The wrong sign is as wrong as can be.
+  assert relative_error(-found, expected) > 1.99
+
+
+def all_hard_targets(count):
+  for classes in itertools.product(range(CLASSES), repeat=count):
+    yield tf.one_hot(classes, CLASSES, dtype=tf.float64)
+
+
+def probability(log_probs, targets):
+  return float(tf.exp(tf.reduce_sum(log_probs * targets)))
+
+
+def teacher_log_probs(bilevel):
+  bilevel.reset()
+  out = bilevel.method.uda_pass(bilevel.teacher, 'teacher', bilevel.data)
+  bilevel.reset()
+  return tf.nn.log_softmax(out.logits['augmented'])
+
+
+def expected_over_draws(bilevel, function):
+  """sum over all label combinations of their probability times function()."""
+  bilevel.fix_targets()
+  total = 0.
+  for targets in all_hard_targets(len(bilevel.data[3])):
+    bilevel.targets.assign(targets)
+    total = total + probability(teacher_log_probs(bilevel), targets) * function()
+  return total
+
+
+@pytest.mark.parametrize('batch_norm', [False, True])
+def test_sampled_is_unbiased_at_the_mean_scale(batch_norm):
+  bilevel = Bilevel('sampled', OPTIMIZERS['nesterov'](), batch_norm, unlabeled=2)
+  losses = []
+  for targets in all_hard_targets(2):
+    bilevel.fix_targets()
+    bilevel.targets.assign(targets)
+    losses.append((targets, bilevel.loss_after()))  # Depends on the labels alone.
+
+  def expected_loss():
+    log_probs = teacher_log_probs(bilevel)
+    return sum(probability(log_probs, targets) * loss for targets, loss in losses)
+
+  expected = bilevel.numerical(expected_loss)
+  found = expected_over_draws(bilevel, bilevel.teacher_gradient)
+  # The mean over 2 views has half the scale; .99 because the moving average, which starts at
+  # zero, has taken a hundredth of the dot product off.
+  assert relative_error(2 * found / .99, expected) < 1e-6
+  assert relative_error(-2 * found / .99, expected) > 1.99
+
+
+def test_sampled_dot_has_the_mean_of_soft():
+  # The student's step depends on the labels it drew, so the identity is exact as the rate goes
+  # to zero, where theta' does not.
+  bilevel = Bilevel('sampled_dot', optimizers.SGD(1e-6), True, unlabeled=2)
+  found = expected_over_draws(bilevel, bilevel.teacher_gradient)
+  soft = Bilevel('soft', optimizers.SGD(1e-6), True, unlabeled=2).teacher_gradient()
+  assert relative_error(found, soft) < 1e-5
+
+
+def test_the_feedback_of_the_release_has_no_gradient():
+  """google-research issues 534 and 541."""
+  bilevel = Bilevel('release', OPTIMIZERS['nesterov'](), True)
+  bilevel.start = [np.float32(-3) if v is bilevel.method.moving_dot_product else value
+                   for v, value in zip(bilevel.state, bilevel.start)]
+  with_feedback = bilevel.step()
+  bilevel.method.feedback_by_difference = lambda h, targets, log_probs: tf.zeros_like(log_probs)
+  bilevel._step = bilevel._step.python_function  # Traced anew, without the term.
+  without = bilevel.step()
+  assert np.linalg.norm(without) > .1
+  assert 0 <= np.linalg.norm(with_feedback - without) < 1e-12 * np.linalg.norm(without)
+
+
+def test_an_unknown_feedback_is_named():
+  with pytest.raises(ValueError, match='mpl_feedback=sfot: use one of release, soft'):
+    mpl.methods.MetaPseudoLabels(small_model(1, False), small_model(2, False), mpl_feedback='sfot')

@@ -1,0 +1,224 @@
+"""One package, one direction: every module imports only from modules below it (docs: design).
+
+The imports are read with `ast`, wherever in a file they stand, so nothing has to be importable.
+"""
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = 'meta_pseudo_labels'
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Top to bottom. A module imports from lower lines only: those on one line are siblings and do
+# not import each other. A name without a file is a room not built yet.
+ORDER = (
+    'main',
+    '',  # The package itself, which hands out the public names.
+    'compare',
+    'train',
+    'evaluate export report progress',
+    'checkpoints',
+    'methods',
+    'methods.mpl',
+    'methods.uda methods.pseudo_labels methods.supervised',
+    'methods.base',
+    'methods.feedback',
+    'optimizers ema losses',
+    'models',
+    'models.wide_resnet models.resnet models.efficientnet models.mlp',
+    'models.layers',
+    'data',
+    'data.problem',
+    'data.pipeline',
+    'data.splits data.augment',
+    'data.sources data.datasets',
+    'data.image_ops',
+    'distribute',
+    'config',
+    'flag_table',
+    'rng',
+    'errors',
+)
+LEVEL = {name: i for i, line in enumerate(ORDER) for name in line.split(' ')}
+MAY_READ_FLAGS = ('main', 'config')
+MAY_IMPORT_CONFIG = ('main', 'train', 'evaluate', 'export', 'report', 'checkpoints')
+
+
+def read_modules(root):
+  """{module name within the package: ast} of every file under `root`/PACKAGE."""
+  folder = root / PACKAGE
+  modules = {}
+  for path in sorted(folder.rglob('*.py')):
+    parts = path.relative_to(folder).with_suffix('').parts
+    name = '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+    modules[name] = ast.parse(path.read_text(encoding='utf-8'), filename=str(path))
+  return modules
+
+
+def imported_names(name, tree, is_package):
+  """Absolute dotted names that a module imports: 'a.b' of `import a.b` and `from a import b`."""
+  package = [PACKAGE] + [part for part in name.split('.') if part]
+  if not is_package:
+    package = package[:-1]
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      base = package[:len(package) - node.level + 1] if node.level else []
+      base = '.'.join(base + ([node.module] if node.module else []))
+      yield from (f'{base}.{alias.name}' for alias in node.names)
+
+
+def dependencies(modules):
+  """{module: modules of the package it imports}, an imported name being its module's."""
+  packages = {'.'.join(name.split('.')[:-1]) for name in modules if name} | {''}
+  graph = {}
+  for name, tree in modules.items():
+    graph[name] = set()
+    for imported in imported_names(name, tree, name in packages):
+      if imported.split('.')[0] != PACKAGE:
+        continue
+      target = imported.split('.')[1:]
+      while '.'.join(target) not in modules and '.'.join(target) not in LEVEL:
+        # A name in a module stands for the module; a room not built yet for itself.
+        target.pop()
+      graph[name].add('.'.join(target))
+  return graph
+
+
+def upward_imports(graph):
+  """One line for each import that does not go to a lower line of ORDER."""
+  lines = [f'{name or PACKAGE}: no place in ORDER of tests/test_layout.py; give it one'
+           for name in graph if name not in LEVEL]
+  lines += [f'{name or PACKAGE} imports {target or PACKAGE}, which is not below it'
+            for name, targets in graph.items() for target in sorted(targets)
+            if name in LEVEL and target in LEVEL and LEVEL[target] <= LEVEL[name]]
+  return lines
+
+
+def find_cycle(graph):
+  """Modules that import each other in a circle, the first one repeated at the end, or []."""
+  done = set()
+
+  def visit(name, path):
+    if name in path:
+      return path[path.index(name):] + [name]
+    if name in done:
+      return []
+    for target in sorted(graph.get(name, ())):
+      cycle = visit(target, path + [name])
+      if cycle:
+        return cycle
+    done.add(name)
+    return []
+
+  return next((cycle for cycle in (visit(name, []) for name in sorted(graph)) if cycle), [])
+
+
+def flag_readers(modules):
+  """Modules that import absl.flags or speak of FLAGS."""
+  readers = []
+  for name, tree in modules.items():
+    imports = set(imported_names(name, tree, False))
+    words = {getattr(node, 'id', getattr(node, 'attr', None)) for node in ast.walk(tree)}
+    if 'FLAGS' in words or any((i + '.').startswith('absl.flags.') for i in imports):
+      readers.append(name)
+  return readers
+
+
+@pytest.fixture(name='modules', scope='module')
+def _modules():
+  return read_modules(ROOT)
+
+
+def test_imports_go_down(modules):
+  assert upward_imports(dependencies(modules)) == []
+
+
+def test_no_circle(modules):
+  assert find_cycle(dependencies(modules)) == []
+
+
+def test_flags_stop_at_config(modules):
+  assert [name for name in flag_readers(modules) if name not in MAY_READ_FLAGS] == []
+
+
+def test_config_stays_at_the_top(modules):
+  users = [name for name, targets in dependencies(modules).items() if 'config' in targets]
+  assert [name for name in users if name not in MAY_IMPORT_CONFIG] == []
+
+
+def test_config_needs_no_tensorflow(modules):
+  seen = set()
+  for name in ('config', 'flag_table', 'errors'):
+    seen.update(i.split('.')[0] for i in imported_names(name, modules[name], False))
+  assert not seen & {'tensorflow', 'tf_keras', 'keras', 'numpy', 'tensorflow_datasets'}
+  assert dependencies(modules)['config'] == {'errors', 'flag_table'}
+
+
+@pytest.fixture(name='house')
+def _house(tmp_path):
+  """A function that builds a small package from {file: text} and reads it."""
+  def build(files):
+    for name, text in files.items():
+      path = tmp_path / PACKAGE / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(text)
+    return read_modules(tmp_path)
+  return build
+
+
+@pytest.mark.parametrize('line', [
+    'from meta_pseudo_labels import losses',
+    'from meta_pseudo_labels.losses import cross_entropy',
+    'import meta_pseudo_labels.losses as l',
+    'from . import losses',
+    'from .losses import cross_entropy',
+    'def late():\n  from meta_pseudo_labels import losses'])
+def test_upward_import_is_seen_in_every_form(house, line):
+  modules = house({'__init__.py': '', 'losses.py': 'cross_entropy = 1', 'rng.py': line})
+  assert upward_imports(dependencies(modules)) == ['rng imports losses, which is not below it']
+
+
+@pytest.mark.parametrize('line', ['from ..losses import f', 'from .. import losses'])
+def test_relative_imports_from_a_subpackage(house, line):
+  modules = house({'__init__.py': '', 'losses.py': '', 'models/__init__.py': '',
+                   'models/layers.py': line})
+  assert dependencies(modules)['models.layers'] == {'losses'}
+
+
+def test_relative_import_in_a_subpackages_init(house):
+  modules = house({'__init__.py': '', 'models/__init__.py': 'from . import mlp',
+                   'models/mlp.py': ''})
+  assert dependencies(modules)['models'] == {'models.mlp'}
+
+
+def test_siblings_and_strangers_are_seen(house):
+  modules = house({'__init__.py': '', 'ema.py': 'from meta_pseudo_labels import losses',
+                   'losses.py': '', 'misc.py': '', 'rng.py': 'import meta_pseudo_labels as mpl'})
+  assert upward_imports(dependencies(modules)) == [
+      'misc: no place in ORDER of tests/test_layout.py; give it one',
+      'ema imports losses, which is not below it',
+      'rng imports meta_pseudo_labels, which is not below it']
+
+
+def test_import_of_a_room_not_built_yet(house):
+  modules = house({'__init__.py': '', 'data/__init__.py': '',
+                   'data/splits.py': 'from meta_pseudo_labels.data import sources, pipeline'})
+  assert upward_imports(dependencies(modules)) == [
+      'data.splits imports data.pipeline, which is not below it']
+
+
+def test_circle_is_seen(house):
+  modules = house({'__init__.py': '', 'a.py': 'from meta_pseudo_labels import b',
+                   'b.py': 'from meta_pseudo_labels.c import x', 'c.py': 'from . import a, d',
+                   'd.py': ''})
+  assert find_cycle(dependencies(modules)) == ['a', 'b', 'c', 'a']
+
+
+@pytest.mark.parametrize('line', [
+    'from absl import flags', 'import absl.flags', 'from absl.flags import DEFINE_string',
+    'import tensorflow as tf\ntf.compat.v1.flags.FLAGS', 'def f(FLAGS_):\n  return FLAGS.seed'])
+def test_flag_reader_is_seen(house, line):
+  assert flag_readers(house({'train.py': line, 'rng.py': 'from absl import logging'})) == ['train']
