@@ -14,3 +14,9 @@ if not getattr(tf.keras, '__version__', '2').startswith('2'):
   raise ImportError(
       f'meta_pseudo_labels needs Keras 2, but tf.keras is {tf.keras.__version__}: install '
       'tf-keras and import meta_pseudo_labels before tensorflow, or set TF_USE_LEGACY_KERAS=1')
+
+# pylint: disable=wrong-import-position
+from meta_pseudo_labels import optimizers
+from meta_pseudo_labels.methods import MetaPseudoLabels, PseudoLabels, Supervised, UDA
+
+__all__ = ['MetaPseudoLabels', 'PseudoLabels', 'Supervised', 'UDA', 'optimizers']

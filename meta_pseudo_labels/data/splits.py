@@ -41,24 +41,13 @@ def _class_counts(labels, num_classes):
   return np.bincount(labels[labels >= 0], minlength=num_classes)
 
 
-def stratified(labels, count, *, num_classes, seed):
-  """Draws `count` examples so that every class has its share of the draw (largest remainder).
-
-  Args:
-    labels: int [N], -1 where unknown; those are never drawn.
-    count: at most the number of known labels.
-    num_classes: int.
-    seed: int >= 0.
-
-  Returns:
-    int64 [count], ascending positions in `labels`.
-  """
+def _stratified(labels, count, num_classes, seed):
+  """Draws `count` examples so that every class has its share of the draw (largest remainder)."""
   counts = _class_counts(labels, num_classes)
   shares, remainders = np.divmod(counts * count, max(counts.sum(), 1))
   shares[np.argsort(-remainders, kind='stable')[:count - shares.sum()]] += 1
-  return np.sort(np.concatenate([
-      _class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)
-  ])).astype(np.int64)
+  return np.concatenate([
+      _class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)])
 
 
 def _balanced(labels, count, num_classes, seed):
@@ -127,16 +116,17 @@ def split(labels, *, num_labeled, label_seed, num_validation, num_classes):
     raise UserError(
         f'num_validation={num_validation} is out of range: the training split has {known} '
         'labeled examples, and some must be left to train on')
-  if num_labeled is None:
+  take_all = num_labeled is None  # needs no draw, and classes may be uneven
+  if take_all:
     num_labeled = known - num_validation
   if not 0 < num_labeled <= known - num_validation:
     raise UserError(
         f'num_labeled={num_labeled} is out of range: the training split has {known} labeled '
         f'examples, of which {num_validation} are held out for validation')
 
-  validation = stratified(labels, num_validation, num_classes=num_classes, seed=VALIDATION_SEED)
+  validation = np.sort(_stratified(labels, num_validation, num_classes, VALIDATION_SEED))
   rest = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation)
-  if label_seed is None:
+  if label_seed is None or take_all:
     chosen = _first(labels[rest], num_labeled, num_classes)
   else:
     chosen = _balanced(labels[rest], num_labeled, num_classes, label_seed)
@@ -147,41 +137,38 @@ def _sha256(positions):
   return hashlib.sha256(positions.astype('<i8').tobytes()).hexdigest()
 
 
-def manifest(split_, labels, *, dataset, class_names, label_seed):
+def manifest(split_, *, dataset, labels):
   """What a run writes down of its `Split`: a dict of plain values.
 
   Args:
     split_: the `Split`.
-    labels: int [N] of the training split it was made from.
     dataset: the dataset's name.
-    class_names: sequence of str, one a class.
-    label_seed: the seed of the labeled draw, or None.
+    labels: int [N] of the training split it was made from.
 
   Returns:
-    dict with the counts, the labeled examples per class (by name), the labeled positions, and
-    the sha256 of the labeled and the validation positions as little-endian int64.
+    dict with the counts, the labeled examples per class (a list, by label), the labeled
+    positions, and the sha256 of the labeled and the validation positions as little-endian int64.
   """
-  counts = _class_counts(np.asarray(labels)[split_.labeled], len(class_names))
+  labels = np.asarray(labels)
   return {
       'dataset': dataset,
-      'label_seed': label_seed,
       'num_labeled': len(split_.labeled),
       'num_unlabeled': len(split_.unlabeled),
       'num_validation': len(split_.validation),
-      'labeled_per_class': {name: int(n) for name, n in zip(class_names, counts)},
+      'labeled_per_class': _class_counts(labels[split_.labeled], labels.max() + 1).tolist(),
       'labeled_sha256': _sha256(split_.labeled),
       'validation_sha256': _sha256(split_.validation),
       'labeled': split_.labeled.tolist(),
   }
 
 
-def write_manifest(path, manifest_):
-  """Writes a `manifest` as JSON, one key a line. A reader never sees half of it.
+def write_manifest(path, split_, *, dataset, labels):
+  """Writes the `manifest` of a split as JSON, one key a line. A reader never sees half of it.
 
   Raises UserError if the file cannot be written.
   """
   lines = ',\n'.join(f'  {json.dumps(key)}: {json.dumps(value)}'
-                     for key, value in manifest_.items())
+                     for key, value in manifest(split_, dataset=dataset, labels=labels).items())
   partial = f'{path}.partial'
   try:
     with open(partial, 'w', encoding='utf-8') as file:

@@ -6,6 +6,7 @@ from meta_pseudo_labels import losses
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.methods import feedback
 from meta_pseudo_labels.methods import uda
+from meta_pseudo_labels.models import layers
 
 
 class MetaPseudoLabels(uda.ConsistencyMethod):
@@ -180,11 +181,11 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       gradients = distribute.sum_over_replicas(tape.gradient(share, variables))
       direction = update.pullback(gradients)
       distribute.assign(variables, update.before)
-      with tf.autodiff.ForwardAccumulator(list(variables), direction) as forward_mode:
+      with layers.forward_mode(variables, direction) as accumulator:
         views = {'augmented': augmented, 'labeled': labeled}
         student = self.forward(self.student, 'student', views)['augmented']
         student_log_probs = tf.nn.log_softmax(student)
-      directional = forward_mode.jvp(student_log_probs)
+      directional = accumulator.jvp(student_log_probs)
       distribute.assign(variables, update.after)
     arguments = dict(directional=directional, total=augmented.shape[0] * self.replicas,
                      label_smoothing=self.label_smoothing)

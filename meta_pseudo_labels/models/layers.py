@@ -14,6 +14,7 @@ import tensorflow as tf
 from meta_pseudo_labels import rng
 
 _NOISE = contextvars.ContextVar('noise', default=None)
+_FORWARD_MODE = contextvars.ContextVar('forward_mode', default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,43 @@ def noise(key, sections):
     yield source
   finally:
     _NOISE.reset(token)
+
+
+@contextlib.contextmanager
+def forward_mode(variables, tangents):
+  """tf.autodiff.ForwardAccumulator that goes through `BatchNorm` over several replicas too.
+
+  By itself it takes a sum over replicas for a constant. So it carries along a scalar of value 0
+  and tangent 1, by which a layer can give a result the tangent that it should have.
+
+  Args:
+    variables: list of variables.
+    tangents: list of tensors of the same shapes, alike on all replicas.
+
+  Yields:
+    the accumulator; `jvp(y)` is the derivative of y along the tangents.
+  """
+  unit = tf.zeros([], tangents[0].dtype)
+  accumulator = tf.autodiff.ForwardAccumulator([*variables, unit], [*tangents, tf.ones_like(unit)])
+  with accumulator:
+    token = _FORWARD_MODE.set((accumulator, unit))
+    try:
+      yield accumulator
+    finally:
+      _FORWARD_MODE.reset(token)
+
+
+def mean_over_replicas(tensor):
+  """The mean over replicas, in replica context, for reverse and `forward_mode` alike."""
+  context = tf.distribute.get_replica_context()
+  if context.num_replicas_in_sync == 1:
+    return tensor
+  mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, tensor)
+  if _FORWARD_MODE.get() is not None:
+    accumulator, unit = _FORWARD_MODE.get()
+    tangent = accumulator.jvp(tensor, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    mean += tf.cast(unit, mean.dtype) * context.all_reduce(tf.distribute.ReduceOp.MEAN, tangent)
+  return mean
 
 
 def layer_seed(seed, name):
@@ -140,20 +178,17 @@ class BatchNorm(tf.keras.layers.Layer):
       count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
       variance *= (count - 1) / count
     else:
-      mean, variance = self._statistics(inputs, context)
+      mean, variance = self._statistics(inputs)
       outputs = self._normalize(inputs, mean, variance)
     self._move(self.moving_mean, mean)
     self._move(self.moving_variance, variance)
     return outputs
 
-  def _statistics(self, inputs, context):
+  def _statistics(self, inputs):
     """(mean, biased variance) `[C]` over the batches of all replicas."""
     values = tf.cast(inputs, self.gamma.dtype)
-    moments = tf.stack([tf.reduce_mean(values, axis=[0, 1, 2]),
-                        tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])
-    if context.num_replicas_in_sync > 1:
-      moments = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
-    mean, mean_square = tf.unstack(moments)
+    mean, mean_square = tf.unstack(mean_over_replicas(tf.stack([
+        tf.reduce_mean(values, axis=[0, 1, 2]), tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])))
     return mean, mean_square - tf.square(mean)
 
   def _normalize(self, inputs, mean, variance):

@@ -142,8 +142,11 @@ def test_rand_augment_is_its_ops_image_by_image(magnitude, size):
   images = random_images(96, *size, seed=magnitude)
   key = rng.key(magnitude, size[0])
   consts = dict(cutout_const=size[0] // 8, translate_const=size[0] // 8)
-  result = in_dataset(
-      lambda x: augment.rand_augment(x, key, magnitude=magnitude, **consts), images)
+
+  def ours(x):
+    return augment.rand_augment(x, key, magnitude=magnitude, **consts)
+
+  result = in_dataset(ours, images) if magnitude == 16 else ours(images)
   expected, applied = apply_by_hand(
       images, key, magnitude, consts.values(), augment.RELEASE_OPS)
   np.testing.assert_array_equal(result, expected)

@@ -1,0 +1,167 @@
+"""Every method: on one replica and on several, under fit, and when a step is not finite."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import meta_pseudo_labels as mpl
+from meta_pseudo_labels import distribute
+from meta_pseudo_labels import models
+
+BATCH, UNLABELED = 8, 16
+NAMES = ('supervised', 'pseudo_labels', 'uda', 'release', 'soft', 'sampled', 'sampled_dot',
+         'argmax')
+
+
+def make(name, **settings):
+  """A method with small wide resnets and everything switched on."""
+  model = lambda seed: models.build('wrn-10-1', num_classes=10, input_shape=(8, 8, 1), dropout=.2,
+                                    seed=seed)
+  settings = dict(ema_decay=.9, weight_decay=1e-3, grad_bound=.5, label_smoothing=.1, seed=3,
+                  **settings)
+  if name == 'supervised':
+    method = mpl.Supervised(model('student'), **settings)
+  elif name == 'pseudo_labels':
+    method = mpl.PseudoLabels(model('student'), model('teacher'), **settings)
+  elif name == 'uda':
+    method = mpl.UDA(model('student'), uda_threshold=.1, **settings)
+  else:
+    method = mpl.MetaPseudoLabels(model('teacher'), model('student'), mpl_feedback=name,
+                                  uda_threshold=.1, **settings)
+  optimizer = lambda: mpl.optimizers.Momentum(.1)
+  if hasattr(method, 'mpl_feedback'):
+    method.set_optimizers(optimizer(), optimizer())
+  else:
+    method.set_optimizers(optimizer())
+  return method
+
+
+def batch(seed=0):
+  rng = np.random.RandomState(seed)
+  images = lambda n: rng.standard_normal([n, 8, 8, 1]).astype(np.float32)
+  return (images(BATCH), rng.randint(10, size=BATCH).astype(np.int32), images(UNLABELED),
+          images(UNLABELED))
+
+
+def train(name, replicas, steps=3, data=None):
+  """(logs of the last step, all variables) after some steps on so many replicas."""
+  data = data or batch()
+  strategy = tf.distribute.OneDeviceStrategy('CPU:0') if replicas == 1 else (
+      tf.distribute.MirroredStrategy([f'CPU:{i}' for i in range(replicas)]))
+  with strategy.scope():
+    method = make(name)
+
+  def share(context):
+    index = context.replica_id_in_sync_group
+    return tuple(x[len(x) // replicas * index:len(x) // replicas * (index + 1)] for x in data)
+
+  @tf.function(autograph=False)
+  def step(shares):
+    return strategy.run(method.train_step, args=(shares,))
+
+  shares = strategy.experimental_distribute_values_from_function(
+      lambda context: tuple(tf.constant(x) for x in share(context)))
+  for _ in range(steps):
+    logs = step(shares)
+  logs = {key: float(strategy.experimental_local_results(value)[0])
+          for key, value in logs.items()}
+  return logs, {f'{i} {v.name}': v.numpy() for i, v in enumerate(method.variables)}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_replicas_make_no_difference(name):
+  """Losses, weights, averages: batch norm, clipping, dropout, h and its draws are global."""
+  logs, variables = train(name, 1)
+  several_logs, several = train(name, 2)
+  assert logs.keys() == several_logs.keys()
+  for key, value in logs.items():
+    np.testing.assert_allclose(several_logs[key], value, rtol=1e-4, atol=2e-6, err_msg=key)
+  for key, value in variables.items():
+    np.testing.assert_allclose(several[key], value, rtol=1e-3, atol=2e-5, err_msg=key)
+
+
+def test_four_replicas_make_no_difference_to_soft_feedback():
+  logs, _ = train('soft', 1)
+  several, _ = train('soft', 4)
+  for key, value in logs.items():
+    np.testing.assert_allclose(several[key], value, rtol=1e-4, atol=2e-6, err_msg=key)
+
+
+@pytest.mark.parametrize('name', ('uda', 'sampled'))
+def test_the_same_seed_gives_the_same_weights(name):
+  _, first = train(name, 1)
+  _, second = train(name, 1)
+  for key, value in first.items():
+    np.testing.assert_array_equal(second[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize('name', ('supervised', 'soft'))
+def test_a_step_that_is_not_finite_changes_no_weights(name):
+  method = make(name)
+  data = list(batch())
+  method.train_step(tuple(tf.constant(x) for x in data))
+  data[0] = data[0] * np.nan
+  before = [v.numpy() for v in method.student.trainable_variables]
+  slots = [v.numpy() for v in method.student_optimizer.slots['momentum']]
+  method.train_step(tuple(tf.constant(x) for x in data))
+  for variable, value in zip(method.student.trainable_variables, before):
+    np.testing.assert_array_equal(variable, value)
+  for variable, value in zip(method.student_optimizer.slots['momentum'], slots):
+    np.testing.assert_array_equal(variable, value)
+  assert int(method.step) == 2
+
+
+def test_only_the_pass_that_trains_moves_the_student_s_batch_norm_averages():
+  """official-release.md, MPL step 4; and the teacher's never move in the release."""
+  moving = lambda model: [v.numpy() for v in model.non_trainable_variables]
+  expected = make('release')
+  data = tuple(tf.constant(x) for x in batch())
+  teacher = moving(expected.teacher)
+  expected.train_step(data)
+  for value, before in zip(moving(expected.teacher), teacher):
+    np.testing.assert_array_equal(value, before)
+  single = make('release')
+  single.forward(single.student, 'student', {'augmented': data[3], 'labeled': data[0]})
+  for value, other in zip(moving(expected.student), moving(single.student)):
+    np.testing.assert_allclose(value, other, rtol=1e-6)
+  soft = make('soft')
+  soft.train_step(data)
+  for value, other in zip(moving(soft.student), moving(single.student)):
+    np.testing.assert_allclose(value, other, rtol=1e-5)
+  assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(moving(soft.teacher), teacher))
+
+
+def plain_keras_classifier(name):
+  """A model of nobody's but Keras' layers: batch norm, dropout."""
+  return tf.keras.Sequential([
+      tf.keras.layers.Conv2D(8, 3, activation='relu', input_shape=(8, 8, 1)),
+      tf.keras.layers.BatchNormalization(), tf.keras.layers.GlobalAveragePooling2D(),
+      tf.keras.layers.Dropout(.1), tf.keras.layers.Dense(10)], name=name)
+
+
+@pytest.mark.parametrize('feedback', ('soft', 'sampled'))
+def test_any_keras_classifier_trains_under_fit(feedback):
+  method = mpl.MetaPseudoLabels(plain_keras_classifier('teacher'),
+                                plain_keras_classifier('student'), mpl_feedback=feedback,
+                                uda_weight=1.)
+  method.compile(teacher_optimizer=tf.keras.optimizers.SGD(.1, momentum=.9),
+                 student_optimizer=tf.keras.optimizers.Adam(1e-2))
+  before = [v.numpy() for v in method.student.trainable_variables]
+  dataset = tf.data.Dataset.from_tensors(batch()).repeat(4)
+  history = method.fit(dataset, verbose=0)
+  assert np.isfinite(history.history['cross_entropy/student_on_u']).all()
+  assert int(method.step) == 4
+  for variable, value in zip(method.student.trainable_variables, before):
+    assert np.abs(variable.numpy() - value).max() > 1e-4, variable.name
+  images, labels = batch()[:2]
+  assert 0 <= method.evaluate(images, labels, verbose=0, return_dict=True)['accuracy'] <= 1
+  assert method.predict(images, verbose=0).shape == (BATCH, 10)
+
+
+def test_a_model_without_weights_is_refused():
+  with pytest.raises(ValueError, match='has no weights yet'):
+    mpl.Supervised(tf.keras.Sequential([tf.keras.layers.Dense(3)], name='late'))
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+  with pytest.raises(ValueError, match='--train_batch_size=7 .* multiple of 2, such as 8'):
+    distribute.per_replica(7, 2, 'train_batch_size')
