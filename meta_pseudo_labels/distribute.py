@@ -47,10 +47,22 @@ def create_strategy(name='auto', *, num_virtual_devices=0, master=None, tpu_topo
   if name == 'one_device':
     return tf.distribute.OneDeviceStrategy((gpus or cpus)[0].name)
   if name == 'mirrored':
-    return tf.distribute.MirroredStrategy([device.name for device in gpus or cpus])
+    return mirrored([device.name for device in gpus or cpus])
   if name == 'multi_worker':
     return tf.distribute.MultiWorkerMirroredStrategy()
   return _tpu_strategy(master, tpu_topology)
+
+
+def mirrored(devices):
+  """MirroredStrategy over these devices' names.
+
+  Between CPU devices sums are taken by plain additions: TensorFlow's collective operations
+  number their calls from the same start for every strategy of a process, so that a second one
+  over the same devices would be mistaken for the first.
+  """
+  on_cpu = all('CPU' in device for device in devices)
+  return tf.distribute.MirroredStrategy(
+      devices, cross_device_ops=tf.distribute.ReductionToOneDevice() if on_cpu else None)
 
 
 def _tpu_strategy(master, tpu_topology):

@@ -20,7 +20,7 @@ def fold(key_, purpose):
   return tf.random.experimental.stateless_fold_in(key_, tf.cast(data, tf.int32))
 
 
-def uniform(key_, purpose, shape, minval=0., maxval=1., dtype=tf.float32):
+def uniform(key_, purpose, shape, minval=0, maxval=1, dtype=tf.float32):
   """Uniform draws in [minval, maxval) of `shape` and `dtype` (integer types: maxval exclusive)."""
   return tf.random.stateless_uniform(
       shape, fold(key_, purpose), minval=minval, maxval=maxval, dtype=dtype)

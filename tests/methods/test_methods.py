@@ -46,7 +46,7 @@ def train(name, replicas, steps=3, data=None):
   """(logs of the last step, all variables) after some steps on so many replicas."""
   data = data or batch()
   strategy = tf.distribute.OneDeviceStrategy('CPU:0') if replicas == 1 else (
-      tf.distribute.MirroredStrategy([f'CPU:{i}' for i in range(replicas)]))
+      distribute.mirrored([f'CPU:{i}' for i in range(replicas)]))
   with strategy.scope():
     method = make(name)
 
@@ -67,7 +67,9 @@ def train(name, replicas, steps=3, data=None):
   return logs, {f'{i} {v.name}': v.numpy() for i, v in enumerate(method.variables)}
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ('sampled_dot', 'argmax') else [])
+    for name in NAMES])
 def test_replicas_make_no_difference(name):
   """Losses, weights, averages: batch norm, clipping, dropout, h and its draws are global."""
   logs, variables = train(name, 1)
@@ -79,6 +81,7 @@ def test_replicas_make_no_difference(name):
     np.testing.assert_allclose(several[key], value, rtol=1e-3, atol=2e-5, err_msg=key)
 
 
+@pytest.mark.slow
 def test_four_replicas_make_no_difference_to_soft_feedback():
   logs, _ = train('soft', 1)
   several, _ = train('soft', 4)

@@ -192,7 +192,7 @@ def test_forward_pass(name, size, small_images, forward, training):
   expected = forward(reference, tf.cast(x, tf.float64), name)
   logits = model(x, training=training)
   assert logits.shape == [8, 10] and logits.dtype == tf.float32
-  tolerance = 5e-4 if training else 2e-5  # Batch statistics of few examples magnify rounding.
+  tolerance = 5e-4 if training else 2e-4  # Batch statistics of few examples magnify rounding.
   np.testing.assert_allclose(logits, expected, atol=tolerance * np.abs(expected).max())
   for variable in model.variables:
     path = variable.name[:-2]
