@@ -13,6 +13,7 @@ from meta_pseudo_labels import evaluate
 from meta_pseudo_labels import methods
 from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels import release_checkpoints
 from meta_pseudo_labels.errors import UserError
 
 # A loop on the device returns to Python at least this often, to show progress and to be stopped.
@@ -143,6 +144,9 @@ class Run:
         config.output_dir, config.keep_checkpoints, phase=self.phase, best=self.best,
         seconds=self.seconds, **{phase.name: phase.method for phase in self.phases})
     self.restored = self.checkpoints.restore()
+    if not self.restored:
+      for line in release_checkpoints.start_from(config, self.phases):
+        self.progress.say(line)
     self._evaluators = {}
 
   @property

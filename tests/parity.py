@@ -21,6 +21,7 @@ import tensorflow as tf  # pylint: disable=wrong-import-position
 
 from meta_pseudo_labels import config as config_lib  # pylint: disable=wrong-import-position
 from meta_pseudo_labels import methods  # pylint: disable=wrong-import-position
+from meta_pseudo_labels import release_checkpoints  # pylint: disable=wrong-import-position
 
 # The tolerances that tests/golden/README.md gives for another implementation.
 TOLERANCES = {
@@ -57,11 +58,6 @@ def initial_value(name, shape):
   if kind in ('beta', 'moving_mean', 'bias'):
     return noise.astype(np.float32)
   raise ValueError(f'{name}: no rule for its initial value')
-
-
-def release_name(variable, scope):
-  """The release's name of a variable of ours."""
-  return f'{scope}/{variable.name.split(":")[0]}'
 
 
 def inputs(params, step):
@@ -125,7 +121,8 @@ class Replay:
                                       self.models.get('teacher'))
     for scope, model in self.models.items():
       for variable in model.variables:
-        variable.assign(initial_value(release_name(variable, scope), variable.shape.as_list()))
+        variable.assign(initial_value(
+            release_checkpoints.release_name(variable, scope), variable.shape.as_list()))
     self.captured = {}
     self.method.apply_update = self._capture_update
     self.method.forward = self._capture_forward
@@ -152,26 +149,7 @@ class Replay:
 
   def variables(self):
     """{release's name: our variable}, of those that the release has too."""
-    found = {'moving_dot_product': getattr(self.method, 'moving_dot_product', None),
-             'global_step': self.method.step}
-    optimizers = {'model': self.method.student_optimizer}
-    if 'teacher' in self.models:
-      optimizers['teacher'] = self.method.teacher_optimizer
-    for scope, model in self.models.items():
-      found.update({release_name(v, scope): v for v in model.variables})
-      for slot, values in optimizers[scope].slots.items():
-        suffix = slot_suffix(self.config.optim_type, slot)
-        found.update({f'{release_name(v, scope)}/{suffix}': value
-                      for v, value in zip(model.trainable_variables, values)})
-    found.update({f'ema/{release_name(v, "model")}': average for v, average in zip(
-        self.models['model'].variables, self.method.average.averages)})
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def slot_suffix(optim_type, slot):
-  """What TensorFlow 1 appends to a variable's name for its slot."""
-  return {('momentum', 'momentum'): 'Momentum', ('lars', 'momentum'): 'LARSOptimizer',
-          ('rmsprop', 'rms'): 'RMSProp', ('rmsprop', 'momentum'): 'RMSProp_1'}[optim_type, slot]
+    return release_checkpoints.names(self.method)
 
 
 def compare_variables(compare, replay, moment, tolerances):

@@ -13,12 +13,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Top to bottom. A module imports from lower lines only: those on one line are siblings and do
 # not import each other. A name without a file is a room not built yet.
 ORDER = (
-    'main',
+    'main convert',
     '',  # The package itself, which hands out the public names.
     'compare',
     'train',
     'evaluate export report progress',
-    'checkpoints',
+    'checkpoints release_checkpoints',
     'methods',
     'methods.mpl',
     'methods.uda methods.pseudo_labels methods.supervised',
@@ -42,7 +42,7 @@ ORDER = (
 )
 LEVEL = {name: i for i, line in enumerate(ORDER) for name in line.split(' ')}
 MAY_READ_FLAGS = ('main', 'config')
-MAY_IMPORT_CONFIG = ('main', 'train', 'evaluate', 'export', 'report', 'checkpoints')
+MAY_IMPORT_CONFIG = ('main', 'convert', 'train', 'evaluate', 'export', 'report', 'checkpoints')
 
 
 def read_modules(root):

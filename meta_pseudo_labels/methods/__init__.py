@@ -8,6 +8,9 @@ from meta_pseudo_labels.methods.uda import UDA
 
 __all__ = ['MetaPseudoLabels', 'PseudoLabels', 'Supervised', 'UDA', 'build_model', 'from_config']
 
+# Data sets whose EfficientNets stride less, by words in their names (release: modeling).
+SMALL_IMAGES = ('cifar', 'tinyimages', 'svhn')
+
 
 def build_model(config, role, input_shape, num_classes):
   """A fresh model by `config.model_type` for one role ('student' or 'teacher').
@@ -17,7 +20,9 @@ def build_model(config, role, input_shape, num_classes):
   return models.build(
       config.model_type, num_classes=num_classes, input_shape=input_shape,
       dropout=config.dense_dropout_rate, bn_decay=config.batch_norm_decay,
-      bn_epsilon=config.batch_norm_epsilon, seed=f'{config.seed}/{role}')
+      bn_epsilon=config.batch_norm_epsilon, stochastic_depth=config.stochastic_depth_drop_rate,
+      small_images=any(word in config.dataset_name.lower() for word in SMALL_IMAGES),
+      seed=f'{config.seed}/{role}')
 
 
 def learning_rate(config, rate, *, num_warmup_steps, num_wait_steps=0):

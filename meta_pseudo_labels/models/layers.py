@@ -147,11 +147,12 @@ class BatchNorm(tf.keras.layers.Layer):
     shape = [input_shape[-1]]
     # Every replica holds the same statistics, so the average that a read outside of the
     # replicas takes changes nothing; and an update needs no communication.
-    dtype = self._statistics_dtype(self.dtype)
-    local = dict(trainable=False, synchronization=tf.VariableSynchronization.ON_READ,
-                 aggregation=tf.VariableAggregation.MEAN, dtype=dtype)
-    self.gamma = self.add_weight('gamma', shape, initializer='ones', dtype=dtype)
-    self.beta = self.add_weight('beta', shape, initializer='zeros', dtype=dtype)
+    # Without autocast: a mixed policy would read them in bfloat16, which the fused op refuses.
+    exact = dict(dtype=self._statistics_dtype(self.dtype), experimental_autocast=False)
+    local = dict(exact, trainable=False, synchronization=tf.VariableSynchronization.ON_READ,
+                 aggregation=tf.VariableAggregation.MEAN)
+    self.gamma = self.add_weight('gamma', shape, initializer='ones', **exact)
+    self.beta = self.add_weight('beta', shape, initializer='zeros', **exact)
     self.moving_mean = self.add_weight('moving_mean', shape, initializer='zeros', **local)
     self.moving_variance = self.add_weight('moving_variance', shape, initializer='ones', **local)
     super().build(input_shape)
@@ -187,8 +188,9 @@ class BatchNorm(tf.keras.layers.Layer):
   def _statistics(self, inputs):
     """(mean, biased variance) `[C]` over the batches of all replicas."""
     values = tf.cast(inputs, self.gamma.dtype)
-    mean, mean_square = tf.unstack(mean_over_replicas(tf.stack([
-        tf.reduce_mean(values, axis=[0, 1, 2]), tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])))
+    moments = tf.stack([tf.reduce_mean(values, axis=[0, 1, 2]),
+                        tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])
+    mean, mean_square = tf.unstack(mean_over_replicas(moments))
     return mean, mean_square - tf.square(mean)
 
   def _normalize(self, inputs, mean, variance):

@@ -1,0 +1,83 @@
+"""Writes the newest checkpoint of a run in the official release's format.
+
+    python -m meta_pseudo_labels.convert --output_dir=RUN --to=PATH
+
+PATH is the checkpoint's path without .index: PATH.index and PATH.data-00000-of-00001 are written.
+For the release to go on from it, PATH is its own <output_dir>/ckpt_last/ckpt-<step>.
+"""
+import argparse
+import dataclasses
+import os
+import sys
+
+import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
+import tensorflow as tf
+
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import release_checkpoints
+from meta_pseudo_labels import train
+from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+  """All that models need to know of a Problem; the data need not be at hand.
+
+  Attributes:
+    input_shape: (H, W, C) or (D,).
+    num_classes: int.
+  """
+  input_shape: tuple
+  num_classes: int
+
+
+def shapes(config):
+  """The Shapes of a configuration. Raises UserError if there is no such data set."""
+  info = datasets.info(config.dataset)
+  size = config.image_size
+  input_shape = info.image_shape if info.kind == 'points' else (size, size, info.image_shape[-1])
+  return Shapes(input_shape, info.num_classes)
+
+
+def convert(output_dir, path):
+  """Writes the newest checkpoint of the run in `output_dir` to `path`; returns its step.
+
+  Raises:
+    UserError: no run or no checkpoint there, or `path` cannot be written.
+  """
+  try:
+    with open(os.path.join(output_dir, 'hparams.json'), encoding='utf-8') as file:
+      config = config_lib.from_json(file.read()).replace(
+          output_dir=output_dir, load_checkpoint=None, mpl_teacher_checkpoint=None,
+          mpl_student_checkpoint=None)
+  except OSError as error:
+    raise UserError(f'--output_dir={output_dir}: no hparams.json in it ({error.strerror}); give '
+                    'the folder of a run') from error
+  config_lib.validate(config)
+  run = train.Run(config, shapes(config), tf.distribute.get_strategy())
+  if not run.restored:
+    raise UserError(f'--output_dir={output_dir}: no checkpoint in its ckpt_last; train first')
+  method = next(phase.method for phase in run.phases if phase.name == 'train')
+  release_checkpoints.write(path, method)
+  return int(method.step)
+
+
+def main(argv=None):
+  """Runs the command line: 0 done, 2 a request that cannot be carried out (one line)."""
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--output_dir', required=True, help='the folder of the run')
+  parser.add_argument('--to', required=True, help='path of the checkpoint, without .index')
+  args = parser.parse_args(argv)
+  try:
+    step = convert(args.output_dir, args.to)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  print(f'{args.to}: the checkpoint of step {step} under the release\'s names')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,103 @@
+"""Batches against their definition: epochs, replicas, going on, evaluation's padding."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_pseudo_labels.data import pipeline
+
+IMAGES = np.random.RandomState(0).randint(0, 256, [50, 8, 8, 1]).astype(np.uint8)
+LABELS = np.arange(50).astype(np.int32)
+
+
+def batches(count, **settings):
+  settings = dict(views=pipeline.Views(magnitude=8), batch_size=8, uda_data=2, seed=3,
+                  **settings)
+  dataset = pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, **settings)
+  return [[part.numpy() for part in element] for element in dataset.take(count)]
+
+
+def test_an_epoch_holds_every_example_once_and_epochs_differ():
+  order = np.concatenate([b.numpy() for b in pipeline.order(20, 3, 'x', 8).take(5)])
+  np.testing.assert_array_equal(np.sort(order[:20]), np.arange(20))
+  np.testing.assert_array_equal(np.sort(order[20:40]), np.arange(20))
+  assert (order[:20] != order[20:40]).any()
+  other = np.concatenate([b.numpy() for b in pipeline.order(20, 4, 'x', 8).take(5)])
+  assert (order != other).any()
+
+
+@pytest.mark.parametrize('start', [1, 2, 3, 7])
+def test_an_order_that_starts_later_goes_on_the_same(start):
+  whole = [b.numpy() for b in pipeline.order(20, 3, 'x', 8).take(start + 3)]
+  part = [b.numpy() for b in pipeline.order(20, 3, 'x', 8, start).take(3)]
+  np.testing.assert_array_equal(part, whole[start:])
+
+
+def test_every_place_of_an_epoch_sees_every_example_equally_often():
+  order = np.concatenate([b.numpy() for b in pipeline.order(10, 0, 'x', 10).take(2000)])
+  counts = np.array([np.bincount(place, minlength=10) for place in order.reshape(2000, 10).T])
+  chi_square = ((counts - 200) ** 2 / 200).sum()  # 81 degrees of freedom.
+  assert 40 < chi_square < 140
+
+
+def test_shapes_types_and_labels_that_stay_with_their_images():
+  labeled, labels, original, augmented = batches(1)[0]
+  assert labeled.shape == (8, 8, 8, 1) and original.shape == augmented.shape == (16, 8, 8, 1)
+  assert labeled.dtype == original.dtype == np.float32 and labels.dtype == np.int32
+  assert set(labels) <= set(range(20))
+  plain = pipeline.train_batches(IMAGES[:20], LABELS[:20], None, batch_size=8, uda_data=0, seed=3,
+                                 views=pipeline.Views(kind='points'))
+  points, labels = next(iter(plain))
+  np.testing.assert_array_equal(points, IMAGES[labels.numpy()].astype(np.float32))
+
+
+@pytest.mark.parametrize('replicas', [2, 4])
+def test_replicas_share_the_batch_of_one(replicas):
+  whole, parts = batches(2), batches(2 * replicas, replicas=replicas)
+  for step in range(2):
+    mine = parts[step * replicas:(step + 1) * replicas]
+    for index in range(4):
+      np.testing.assert_array_equal(np.concatenate([part[index] for part in mine]),
+                                    whole[step][index])
+
+
+def test_a_worker_feeds_its_own_replicas():
+  whole = batches(8, replicas=4)
+  second = batches(4, replicas=4, first_replica=2, local_replicas=2)
+  for step in range(2):
+    for replica in range(2):
+      for mine, expected in zip(second[2 * step + replica], whole[4 * step + 2 + replica]):
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_going_on_at_a_step_gives_that_step_s_batch():
+  whole, later = batches(5), batches(2, start_step=3)
+  for mine, expected in zip(later, whole[3:]):
+    for part, other in zip(mine, expected):
+      np.testing.assert_array_equal(part, other)
+
+
+def test_evaluation_pads_with_weight_zero():
+  found = list(pipeline.eval_batches(IMAGES[:10], LABELS[:10], views=pipeline.Views(),
+                                     batch_size=8, replicas=2))
+  labels = np.concatenate([element[1].numpy() for element in found])
+  weights = np.concatenate([element[2].numpy() for element in found])
+  assert len(found) == 4
+  np.testing.assert_array_equal(labels[weights == 1], np.arange(10))
+  assert weights.sum() == 10
+  np.testing.assert_allclose(found[0][0], IMAGES[:4] / 255., atol=1e-6)
+
+
+def test_points_are_jittered_only_in_the_augmented_view():
+  points = np.random.RandomState(0).standard_normal([30, 2]).astype(np.float32)
+  dataset = pipeline.train_batches(
+      points[:6], LABELS[:6], points, batch_size=6, uda_data=50, seed=0,
+      views=pipeline.Views(kind='points', stddev=.1))
+  _, _, original, augmented = next(iter(dataset))
+  noise = (augmented - original).numpy()
+  assert abs(noise.std() - .1) < .01 and abs(noise.mean()) < .02
+
+
+def test_bfloat16_views():
+  dataset = pipeline.eval_batches(IMAGES[:4], LABELS[:4], batch_size=4,
+                                  views=pipeline.Views(dtype=tf.bfloat16))
+  assert next(iter(dataset))[0].dtype == tf.bfloat16

@@ -1,0 +1,396 @@
+"""Checkpoints under the release's names: the map, loading, reporting, refusing, writing."""
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_pseudo_labels import checkpoints
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import convert
+from meta_pseudo_labels import main
+from meta_pseudo_labels import methods
+from meta_pseudo_labels import release_checkpoints
+from meta_pseudo_labels.errors import UserError
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import parity  # pylint: disable=wrong-import-position
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+KERNEL = 'mlp-8x1/hidden_1/dense/kernel'  # Of the small model that most tests use: [2, 8].
+
+
+def build(shape=(2,), **flags):
+  """A method on a small problem of two classes, MPL with the release's feedback unless said."""
+  flags = {'dataset_name': 'two_moons_6_mpl', 'model_type': 'mlp-8x1', 'mpl_feedback': 'release',
+           'output_dir': '.', **flags}
+  config = config_lib.Config(**flags)
+  model = lambda role: methods.build_model(config, role, shape, 2)
+  return methods.from_config(config, model('student'),
+                             model('teacher') if config.method_name == 'mpl' else None)
+
+
+def draw(method, seed):
+  """Gives every variable of a method values of its own: {release's name: array}."""
+  rng = np.random.RandomState(seed)
+  values = {}
+  for name, variable in sorted(release_checkpoints.names(method).items()):
+    value = 1000 * seed if name == 'global_step' else rng.standard_normal(variable.shape)
+    values[name] = np.asarray(value, variable.dtype.as_numpy_dtype)
+    variable.assign(values[name])
+  return values
+
+
+def write_as_tf1(path, values):
+  """A checkpoint made as the release makes it: a graph, a session and a Saver."""
+  with tf.Graph().as_default():
+    variables = {name: tf.compat.v1.get_variable(name, initializer=value, use_resource=True)
+                 for name, value in values.items()}
+    with tf.compat.v1.Session() as session:
+      session.run(tf.compat.v1.global_variables_initializer())
+      tf.compat.v1.train.Saver(variables).save(session, str(path), write_meta_graph=False)
+  return str(path)
+
+
+def stored(path):
+  """{name: array} of all that a checkpoint has."""
+  reader = tf.train.load_checkpoint(path)
+  return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def assert_equal(variables, values):
+  for name, variable in variables.items():
+    np.testing.assert_array_equal(variable.numpy(), values[name], err_msg=name)
+
+
+@pytest.fixture(name='replay', scope='module', params=['case1_intended', 'case3', 'case6'])
+def fixture_replay(request):
+  """A method with the golden initial weights (tests/golden/README.md)."""
+  return parity.Replay(np.load(GOLDEN / f'{request.param}.npz'))
+
+
+def test_names_and_shapes_are_those_of_the_release(replay):
+  shapes = [tuple(json.loads(shape)) for shape in replay.golden['vars/shapes'].tolist()]
+  expected = dict(zip(replay.golden['vars/names'].tolist(), shapes))
+  expected.pop('cross_entropy_old', None)
+  found = release_checkpoints.names(replay.method)
+  assert {name: tuple(v.shape) for name, v in found.items()} == expected
+  assert len({id(v) for v in found.values()}) == len(found)
+
+
+@pytest.mark.parametrize('optim_type', ['momentum', 'rmsprop', 'sgd'])
+def test_slots_are_named_as_tensorflow_1_names_them(optim_type):
+  method = build(method='supervised', optim_type=optim_type)
+  found = release_checkpoints.names(method)
+  optimizer = {'momentum': lambda: tf.compat.v1.train.MomentumOptimizer(.1, .9),
+               'rmsprop': lambda: tf.compat.v1.train.RMSPropOptimizer(.1, momentum=.9),
+               'sgd': lambda: tf.compat.v1.train.GradientDescentOptimizer(.1)}[optim_type]
+  with tf.Graph().as_default():
+    variables = [tf.compat.v1.get_variable(
+        release_checkpoints.release_name(v, 'model'), v.shape, use_resource=True)
+                 for v in method.student.trainable_variables]
+    optimizer().apply_gradients([(tf.ones_like(v), v) for v in variables])
+    expected = {v.op.name for v in tf.compat.v1.global_variables()}
+    with tf.compat.v1.Session() as session:
+      session.run(tf.compat.v1.global_variables_initializer())
+      starts = {v.op.name: session.run(v) for v in tf.compat.v1.global_variables()
+                if v not in variables}
+  assert {name for name in found if name.startswith('model/')} == expected
+  # TensorFlow 1's two slots of RMSProp start differently, so they cannot have changed places.
+  assert_equal({name: found[name] for name in starts}, starts)
+
+
+def test_moving_dot_product_is_left_out_where_it_means_something_else():
+  assert 'moving_dot_product' in release_checkpoints.names(build())
+  assert 'moving_dot_product' not in release_checkpoints.names(build(mpl_feedback='sampled'))
+
+
+def test_golden_formula_loads_into_teacher_student_and_average(tmp_path):
+  """Issue 3, must show 5: a checkpoint with the release's names, by the golden formula."""
+  golden = np.load(GOLDEN / 'case1_intended.npz')
+  shapes = [json.loads(shape) for shape in golden['vars/shapes'].tolist()]
+  slots = ('Momentum', 'global_step', 'cross_entropy_old', 'moving_dot_product')
+  values = {name: parity.initial_value(name, shape) for name, shape in zip(
+      golden['vars/names'].tolist(), shapes) if not name.endswith(slots)}
+  path = write_as_tf1(tmp_path / 'ckpt-0', values)
+  method = parity.Replay(golden).method
+  draw(method, 5)
+  variables = release_checkpoints.names(method)
+  report = release_checkpoints.load(path, variables)
+  assert sorted(report.found) == sorted(values)
+  assert {name.rsplit('/', 1)[-1] for name in report.missing} == {
+      'Momentum', 'global_step', 'moving_dot_product'}
+  assert_equal({name: variables[name] for name in values}, values)
+  # The average is applied by position in lists: each value must come out in its own variable.
+  with method.average.applied():
+    assert_equal({release_checkpoints.release_name(v, 'ema/model'): v
+                  for v in method.student.variables}, values)
+
+
+@pytest.mark.parametrize('case', ['case3', 'case6'])
+def test_golden_evaluation_logits_come_out_of_a_checkpoint(tmp_path, case):
+  """Issue 3, must show 5: the release's four steps, then a checkpoint, then another model."""
+  golden = np.load(GOLDEN / f'{case}.npz')
+  replay = parity.Replay(golden)
+  for step in range(4):
+    replay.step(tuple(tf.constant(x) for x in parity.inputs(replay.params, step)))
+  path = str(tmp_path / 'ckpt-4')
+  release_checkpoints.write(path, replay.method)
+  config = replay.config.replace(seed=9)
+  fresh = methods.from_config(config, methods.build_model(config, 'student', (32, 32, 3), 10))
+  report = release_checkpoints.load(path, release_checkpoints.names(fresh))
+  assert not report.missing and not report.unused
+  assert int(fresh.step) == 4
+  batch = np.random.RandomState(7).standard_normal([8, 32, 32, 3]).astype(np.float32)
+  atol = parity.TOLERANCES['eval_atol'][0]
+  np.testing.assert_allclose(fresh.student(batch, training=False), golden['eval/model_logits'],
+                             rtol=0, atol=atol)
+  with fresh.average.applied():
+    logits = fresh.student(batch, training=False)
+  np.testing.assert_allclose(logits, golden['eval/ema_logits'], rtol=0, atol=atol)
+  # The two differ by more than the tolerance, so neither can stand for the other.
+  assert np.abs(golden['eval/ema_logits'] - golden['eval/model_logits']).max() > 2 * atol
+
+
+@pytest.mark.parametrize('optim_type', ['momentum', 'rmsprop', 'lars'])
+def test_what_is_written_is_read_back_exactly(tmp_path, optim_type):
+  method = build(optim_type=optim_type)
+  values = draw(method, 3)
+  path = str(tmp_path / 'new' / 'folder' / 'ckpt-3000')
+  release_checkpoints.write(path, method)
+  written = stored(path)
+  assert written.keys() - values.keys() == {'cross_entropy_old'}
+  assert written['global_step'].dtype == np.int64 and written['global_step'] == 3000
+  assert written['cross_entropy_old'].shape == written['moving_dot_product'].shape == ()
+  other = build(optim_type=optim_type, seed=1)
+  report = release_checkpoints.load(path, release_checkpoints.names(other))
+  assert (report.missing, report.wrong_shape, report.unused) == ([], [], ['cross_entropy_old'])
+  assert_equal(release_checkpoints.names(other), values)
+
+
+def test_missing_extra_and_wrongly_shaped_names_are_reported(tmp_path):
+  method = build(method='supervised', optim_type='sgd')
+  before = {name: v.numpy() for name, v in release_checkpoints.names(method).items()}
+  values = draw(method, 2)
+  draw(method, 4)
+  del values['ema/model/' + KERNEL], values['global_step']
+  values['model/conv/kernel'] = np.zeros([3], np.float32)
+  report = release_checkpoints.load(
+      write_as_tf1(tmp_path / 'a', values), release_checkpoints.names(method))
+  assert sorted(report.missing) == sorted(['ema/model/' + KERNEL, 'global_step'])
+  assert report.unused == ['model/conv/kernel']
+  assert report.lines() == [
+      f'{tmp_path}/a: loaded 4 student, 3 average',
+      f'  not in it, left as they were: 1 average, global_step (global_step, ema/model/{KERNEL})',
+      '  in it and not used: 1 student (model/conv/kernel)']
+  assert_equal({name: v for name, v in release_checkpoints.names(method).items()
+                if name in report.found}, values)
+  values['model/' + KERNEL] = np.zeros([2, 9], np.float32)
+  path = write_as_tf1(tmp_path / 'b', values)
+  report = release_checkpoints.compare(path, release_checkpoints.names(method))
+  assert report.wrong_shape == [('model/' + KERNEL, (2, 9), (2, 8))]
+  assert report.lines()[2] == (
+      f'  of another shape: 1 student (model/{KERNEL} ((2, 9) in it, (2, 8) here))')
+  values['model/mlp-8x1/head/dense/bias'] += 1.
+  path = write_as_tf1(tmp_path / 'c', values)
+  now = {name: v.numpy() for name, v in release_checkpoints.names(method).items()}
+  with pytest.raises(UserError, match=r'kernel: \(2, 9\) in it, \(2, 8\) here') as error:
+    release_checkpoints.load(path, release_checkpoints.names(method))
+  assert '\n' not in str(error.value) and before.keys() == now.keys()
+  assert_equal(release_checkpoints.names(method), now)  # Not a part of it has been loaded.
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+  """It shares the step, which is no reason to begin at step 2000 with random weights."""
+  path = write_as_tf1(tmp_path / 'a', {
+      'global_step': np.int64(2000), 'model/resnet-50/stem/kernel': np.zeros([3], np.float32)})
+  method = build()
+  with pytest.raises(UserError, match='has none of the .*, but 1 others such as model/resnet-50'):
+    release_checkpoints.load(path, release_checkpoints.names(method))
+  assert int(method.step) == 0
+
+
+def test_bad_paths_are_one_line_each(tmp_path):
+  method = build()
+  variables = release_checkpoints.names(method)
+  good = str(tmp_path / 'good')
+  release_checkpoints.write(good, method)
+  (tmp_path / 'text').write_text('no checkpoint')
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'lost').mkdir()
+  (tmp_path / 'lost/checkpoint').write_text('model_checkpoint_path: "ckpt-7"\n')
+  shutil.copy(f'{good}.index', tmp_path / 'half.index')
+  tf.train.Checkpoint(other=tf.Variable(1.)).write(str(tmp_path / 'other'))
+  for name, words in (
+      ('none', 'no checkpoint there'), ('text', 'no checkpoint there'),
+      ('good.index', 'without .index'), ('empty', 'a folder without a `checkpoint` file'),
+      ('lost', 'names .*ckpt-7, which is not there'), ('half', r'damaged .* \.data files'),
+      ('other', 'is not of a run of this program')):
+    with pytest.raises(UserError, match=words) as error:
+      release_checkpoints.load(str(tmp_path / name), variables, method)
+    assert str(error.value).startswith(f'{tmp_path}/{name}: ') and '\n' not in str(error.value)
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='cannot be written'):
+    release_checkpoints.write(str(tmp_path / 'file' / 'ckpt'), method)
+
+
+def test_a_folder_stands_for_its_newest_checkpoint_after_a_move_too(tmp_path):
+  """The release's `checkpoint` file has absolute paths, which a copied folder takes along."""
+  (tmp_path / 'old').mkdir()
+  method = build(method='supervised')
+  for step in (1, 2):
+    values = draw(method, step)
+    path = write_as_tf1(tmp_path / f'old/ckpt-{step}', values)
+  (tmp_path / 'old/checkpoint').write_text(f'model_checkpoint_path: "{path}"\n')
+  (tmp_path / 'old').rename(tmp_path / 'new')
+  draw(method, 9)
+  release_checkpoints.load(str(tmp_path / 'new'), release_checkpoints.names(method))
+  assert int(method.step) == 2000
+  assert_equal(release_checkpoints.names(method), values)
+
+
+@pytest.mark.parametrize('role, scopes, expected', [
+    ('teacher', ('teacher', 'ema', 'model'), 'teacher'), ('teacher', ('ema', 'model'), 'ema/model'),
+    ('teacher', ('model',), 'model'), ('student', ('teacher', 'ema', 'model'), 'ema/model'),
+    ('student', ('teacher', 'model'), 'model')])
+def test_one_model_comes_from_the_best_place(tmp_path, role, scopes, expected):
+  values = draw(build(), 1)
+  path = write_as_tf1(tmp_path / 'a', {name: value for name, value in values.items()
+                                       if name.split('/')[0] in scopes})
+  method = build()
+  untouched = draw(method, 2)
+  report, place = release_checkpoints.load_role(path, method, role)
+  assert place == expected and len(report.found) == 4
+  variables = release_checkpoints.names(method)
+  mine = [name for name in variables if name.split('/')[0] in (
+      ('teacher',) if role == 'teacher' else ('model', 'ema')) and not name.endswith('Momentum')]
+  for name in variables:
+    if name in mine:
+      source = f'{expected}/{name[name.index("mlp"):]}'
+      np.testing.assert_array_equal(variables[name].numpy(), values[source])
+    else:
+      np.testing.assert_array_equal(variables[name].numpy(), untouched[name])
+
+
+def test_a_mirrored_method_writes_and_reads_the_same(tmp_path):
+  """Batch-norm averages, which each replica keeps for itself, included; in both formats."""
+  flags = dict(shape=(8, 8, 1), model_type='wrn-10-1', method='supervised')
+  strategy = tf.distribute.MirroredStrategy([f'CPU:{i}' for i in range(4)])
+  with strategy.scope():
+    mirrored = build(**flags)
+  values = draw(mirrored, 1)
+  release_checkpoints.write(str(tmp_path / 'a'), mirrored)
+  checkpoints.Checkpoints(str(tmp_path), 1, train=mirrored).save(1)
+  for path in (str(tmp_path / 'a'), str(tmp_path / 'ckpt_last')):
+    single = build(**flags, seed=2)
+    report = release_checkpoints.load(path, release_checkpoints.names(single), single)
+    assert not report.missing and not report.unused
+    assert_equal(release_checkpoints.names(single), values)
+  draw(mirrored, 2)
+  release_checkpoints.load(str(tmp_path / 'a'), release_checkpoints.names(mirrored))
+  for name, variable in release_checkpoints.names(mirrored).items():
+    for copy in strategy.experimental_local_results(variable):
+      np.testing.assert_array_equal(copy.numpy(), values[name])
+
+
+TINY = ['--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--label_seed=1',
+        '--train_batch_size=4', '--uda_data=2', '--num_train_steps=6', '--save_every=3',
+        '--log_every=2', '--uda_steps=2', '--mpl_student_lr=4', '--mpl_student_lr_wait_steps=0',
+        '--mpl_student_lr_warmup_steps=0', '--mpl_teacher_lr=4', '--ema_decay=.9',
+        '--mpl_teacher_lr_warmup_steps=0', '--strategy=one_device', '--eval_batch_size=700']
+
+
+@pytest.fixture(name='finished', scope='module')
+def fixture_finished(tmp_path_factory):
+  """The folder of a finished run of six steps, with the checkpoints of steps 3 and 6."""
+  folder = tmp_path_factory.mktemp('finished')
+  assert main.run(['main', f'--output_dir={folder}', *TINY]) == 0
+  return folder
+
+
+def newest(folder):
+  """All that the newest checkpoint of a run stores, but the time it took."""
+  values = stored(str(folder / 'ckpt_last'))
+  return {name: value for name, value in values.items()
+          if not name.startswith(('seconds', 'save_counter', '_'))}
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_another_run_exactly(tmp_path, finished, capsys):
+  path = finished / 'ckpt_last' / 'ckpt-3'
+  assert main.run(['main', f'--output_dir={tmp_path}', *TINY, f'--load_checkpoint={path}']) == 0
+  printed = capsys.readouterr().out
+  assert f'{path}: loaded 4 student, 8 optimizer slots, 4 teacher, 4 average' in printed
+  expected, found = newest(finished), newest(tmp_path)
+  assert expected.keys() == found.keys() and len(found) > 20
+  for name in set(found) - {'best/.ATTRIBUTES/VARIABLE_VALUE'}:
+    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_the_command_writes_a_run_in_the_release_s_format_and_it_loads(
+    tmp_path, finished, capsys):
+  path = str(tmp_path / 'ckpt-6')
+  assert convert.main([f'--output_dir={finished}', f'--to={path}']) == 0
+  assert 'step 6' in capsys.readouterr().out
+  written = stored(path)
+  own = newest(finished)
+  np.testing.assert_array_equal(
+      written['teacher/' + KERNEL],
+      own['train/teacher/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE'])
+  # It is at the last step: nothing is trained, and what is evaluated is what was.
+  assert main.run(['main', f'--output_dir={tmp_path}/all', *TINY,
+                   f'--load_checkpoint={path}']) == 0
+  results = [json.loads((folder / 'results.json').read_text())['phases']
+             for folder in (finished, tmp_path / 'all')]
+  assert results[0] == results[1]
+
+
+def test_restarting_the_step_loads_the_rest(tmp_path, finished, capsys):
+  path = str(tmp_path / 'ckpt-6')
+  assert convert.main([f'--output_dir={finished}', f'--to={path}']) == 0
+  assert main.run(['main', f'--output_dir={tmp_path}/run', *TINY, f'--load_checkpoint={path}',
+                   '--load_checkpoint_and_restart_global_step']) == 0
+  assert 'in it and not used: global_step, cross_entropy_old' in capsys.readouterr().out
+  with open(tmp_path / 'run/metrics.jsonl', encoding='utf-8') as file:
+    steps = [json.loads(line)['step'] for line in file]
+  assert steps[0] == 2 and steps[-1] == 6
+  # Six more steps have moved the weights on.
+  key = 'train/student/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE'
+  assert np.any(newest(tmp_path / 'run')[key] != newest(finished)[key])
+
+
+def test_teacher_and_student_start_from_checkpoints_of_their_own(tmp_path, finished, capsys):
+  release_checkpoints.write(str(tmp_path / 'uda'), build(method='uda', seed=3))
+  assert main.run(['main', f'--output_dir={tmp_path}/run', *TINY,
+                   f'--mpl_teacher_checkpoint={tmp_path}/uda',
+                   f'--mpl_student_checkpoint={finished}/ckpt_last']) == 0
+  printed = capsys.readouterr().out
+  assert '--mpl_teacher_checkpoint: the teacher from ema/model/...' in printed
+  assert '--mpl_student_checkpoint: the student from ema/model/...' in printed
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--load_checkpoint=/no/such'], '--load_checkpoint=/no/such: no checkpoint there'),
+    (['--mpl_student_checkpoint=/no/such'], '--mpl_student_checkpoint=/no/such: no checkpoint'),
+    (['--load_checkpoint=/a', '--method=pseudo_labels'], 'pseudo_labels trains its teacher first'),
+    (['--mpl_teacher_checkpoint=/a', '--method=uda'], 'is for the method mpl, not uda')])
+def test_bad_requests_are_one_line_and_status_2(tmp_path, capsys, flags, words):
+  assert main.run(['main', f'--output_dir={tmp_path}', *TINY, *flags]) == 2
+  error = capsys.readouterr().err
+  assert words in error and len(error.strip().splitlines()) == 1
+
+
+def test_the_command_refuses_in_one_line(tmp_path, finished, capsys):
+  for flags, words in (
+      ([f'--output_dir={tmp_path}', '--to=x'], 'no hparams.json'),
+      ([f'--output_dir={finished}', f'--to={finished}/results.json/ckpt'], 'cannot be written')):
+    assert convert.main(flags) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.strip().splitlines()) == 1
+  shutil.copy(finished / 'hparams.json', tmp_path)
+  assert convert.main([f'--output_dir={tmp_path}', '--to=x']) == 2
+  assert 'no checkpoint in its ckpt_last' in capsys.readouterr().err
+  assert not os.path.exists('x.index')
