@@ -28,16 +28,22 @@ def configure_devices(num_virtual_devices=0):
                     f'{found} CPU device(s) in this process; start a new one')
 
 
-def create_strategy(name='auto', *, num_virtual_devices=0, master=None, tpu_topology=''):
+def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master=None,
+                    tpu_topology=''):
   """A `tf.distribute.Strategy` by `--strategy`.
 
-  auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several
+  auto: a TPU where `use_tpu` asks for one and one answers; multi_worker where TF_CONFIG names several workers, mirrored where there are several
   GPUs or virtual devices, else one device (the GPU if there is one).
 
   Raises:
     UserError: what was asked for is not there.
   """
   configure_devices(num_virtual_devices)
+  if name == 'auto' and use_tpu:
+    try:
+      return _tpu_strategy(master, tpu_topology)
+    except UserError as error:
+      logging.warning('--use_tpu: %s', error)
   gpus = tf.config.list_logical_devices('GPU')
   cpus = tf.config.list_logical_devices('CPU')
   if name == 'auto':

@@ -76,15 +76,16 @@ def run(argv):
     config_lib.validate(config)
     logging.use_absl_handler()
     strategy = distribute.create_strategy(
-        'tpu' if config.use_tpu and config.strategy == 'tpu' else config.strategy,
-        num_virtual_devices=config.num_virtual_devices, master=config.master,
-        tpu_topology=config.tpu_topology)
+        config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
+        master=config.master, tpu_topology=config.tpu_topology)
     distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
     problem = problem_lib.build(config)
+    notes = config_lib.notes(config)
+    config = config.replace(num_classes=problem.num_classes)
     if config.task in ('train', 'finetune'):
       checkpoints.prepare_folder(config)
     progress = progress_lib.Progress()
-    for note in config_lib.notes(config):
+    for note in notes:
       progress.say(note)
     progress.say(f'{config.method_name} {config.model_type} on {config.dataset}, '
                  f'{strategy.num_replicas_in_sync} replica(s)')

@@ -72,10 +72,14 @@ class Phase:
 
 def build_phases(config, problem):
   """The phases of a configuration, with fresh models; under the strategy's scope."""
-  build = lambda role: methods.build_model(
-      config, role, problem.input_shape, problem.num_classes)
-  student = build('student')
-  teacher = build('teacher') if config.method_name in ('mpl', 'pseudo_labels') else None
+  build = lambda number: methods.build_model(
+      config, number, problem.input_shape, problem.num_classes)
+  # A teacher is the first network, as the only one of UDA and Supervised is: so they start alike,
+  # and a teacher that gets no feedback is the UDA baseline of the same seed, weight for weight.
+  if config.method_name in ('mpl', 'pseudo_labels'):
+    teacher, student = build(0), build(1)
+  else:
+    teacher, student = None, build(0)
   phases = []
   if config.method_name == 'pseudo_labels':
     # Fixed while the student trains: its moving average is copied into it in between.

@@ -111,12 +111,11 @@ class Replay:
     self.config = config_lib.Config(**{**flags, 'mpl_feedback': 'release', 'output_dir': '.'})
     size = self.params['image_size']
     shape = (size, size, 3)
-    kind = 'imagenet' in self.params['dataset_name'].lower()
-    del kind
-    build = lambda role: methods.build_model(self.config, role, shape, self.params['num_classes'])
-    self.models = {'model': build('student')}
+    build = lambda number: methods.build_model(
+        self.config, number, shape, self.params['num_classes'])
+    self.models = {'model': build(0)}
     if self.config.method_name == 'mpl':
-      self.models['teacher'] = build('teacher')
+      self.models['teacher'] = build(1)
     self.method = methods.from_config(self.config, self.models['model'],
                                       self.models.get('teacher'))
     for scope, model in self.models.items():
@@ -196,8 +195,7 @@ def compare_step(compare, golden, step, logs, captured):
             'dot_atol' if dot else 'gradient_rtol' if loose else tolerance)
   if step:
     return
-  pairs = {'extra/logits/all': ['teacher/labeled+original+augmented',
-                                'student/labeled+original+augmented'],
+  pairs = {'extra/logits/all': ['uda/labeled+original+augmented'],
            'extra/logits/student_on_u_aug_and_l': ['student/augmented+labeled'],
            'extra/logits/student_on_l_new': ['student/labeled'],
            'extra/logits/student': ['student/labeled']}

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import distribute
 from meta_pseudo_labels import main
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import datasets
@@ -41,7 +42,7 @@ def test_cifar10_4000_mpl_starts_training(tmp_path, capsys):
   assert main.run([
       'main', f'--flagfile={FLAGFILES}/cifar10_4000_mpl.flags', f'--data_dir={tmp_path}',
       f'--output_dir={run}', '--num_train_steps=1', '--train_batch_size=2',
-      '--eval_batch_size=50', '--strategy=one_device']) == 0
+      '--uda_data=1', '--eval_batch_size=50', '--strategy=one_device']) == 0
   printed = capsys.readouterr().out
   assert '4000 labeled, 4100 unlabeled, 50 test examples of cifar10' in printed
   results = json.loads((run / 'results.json').read_text())
@@ -63,7 +64,8 @@ def stand_in(config, num_classes):
   images = rng.randint(256, size=(8, size, size, 3)).astype(np.uint8)
   labels = rng.randint(num_classes, size=8).astype(np.int32)
   views = pipeline.Views(kind=info.kind, mean=info.mean, std=info.std, flip=info.flip,
-                         ops=info.augment_ops, magnitude=config.augment_magnitude)
+                         ops=info.augment_ops, magnitude=config.augment_magnitude,
+                         dtype=tf.bfloat16)
   # By hand, as no draw would take eight images for a thousand classes.
   split = splits.Split(np.arange(4), np.arange(8), np.arange(0))
   return problem_lib.Problem(
@@ -76,6 +78,7 @@ def test_imagenet_10_percent_mpl_starts_training(one_device):
   config_lib.validate(config)
   assert (config.dataset_classes, config.image_size, config.model_type) == (1000, 224, 'resnet-50')
   config = config.replace(image_size=32, train_batch_size=2, uda_data=1)
+  distribute.set_up(config.seed, use_bfloat16=config.use_bfloat16)
   problem = stand_in(config, config.dataset_classes)
   with one_device.scope():
     phases = train.build_phases(config, problem)
@@ -86,6 +89,7 @@ def test_imagenet_10_percent_mpl_starts_training(one_device):
   logs = one_device.run(method.train_step, args=(data,))
   assert logs['global_step'] == 1 and logs['lr/student'] == 0
   assert 6 < logs['cross_entropy/teacher_on_l'] < 9  # About log(1000) before the first step.
-  moved = [np.any(v.numpy() != value) for v, value in zip(
-      method.teacher.trainable_variables, before)]
-  assert np.mean(moved) > .9
+  moved = {v.name: np.any(v.numpy() != value) for v, value in zip(
+      method.teacher.trainable_variables, before)}
+  # In the first of 5,000 warm-up steps a gamma, 1, moves by less than float32 can tell.
+  assert [name for name, did in moved.items() if not did and '/gamma' not in name] == []

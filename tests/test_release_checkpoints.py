@@ -1,6 +1,5 @@
 """Checkpoints under the release's names: the map, loading, reporting, refusing, writing."""
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -11,10 +10,9 @@ import tensorflow as tf
 
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import convert
-from meta_pseudo_labels import main
 from meta_pseudo_labels import methods
 from meta_pseudo_labels import release_checkpoints
+from meta_pseudo_labels import train
 from meta_pseudo_labels.errors import UserError
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -131,8 +129,9 @@ def test_golden_formula_loads_into_teacher_student_and_average(tmp_path):
                   for v in method.student.variables}, values)
 
 
-@pytest.mark.parametrize('case', ['case3', 'case6'])
-def test_golden_evaluation_logits_come_out_of_a_checkpoint(tmp_path, case):
+# Two runs of the release differ by 4e-3 and 5e-5 here; of logits up to 25.
+@pytest.mark.parametrize('case, atol', [('case3', 2e-2), ('case6', 1e-3)])
+def test_golden_evaluation_logits_come_out_of_a_checkpoint(tmp_path, case, atol):
   """Issue 3, must show 5: the release's four steps, then a checkpoint, then another model."""
   golden = np.load(GOLDEN / f'{case}.npz')
   replay = parity.Replay(golden)
@@ -146,7 +145,6 @@ def test_golden_evaluation_logits_come_out_of_a_checkpoint(tmp_path, case):
   assert not report.missing and not report.unused
   assert int(fresh.step) == 4
   batch = np.random.RandomState(7).standard_normal([8, 32, 32, 3]).astype(np.float32)
-  atol = parity.TOLERANCES['eval_atol'][0]
   np.testing.assert_allclose(fresh.student(batch, training=False), golden['eval/model_logits'],
                              rtol=0, atol=atol)
   with fresh.average.applied():
@@ -174,7 +172,6 @@ def test_what_is_written_is_read_back_exactly(tmp_path, optim_type):
 
 def test_missing_extra_and_wrongly_shaped_names_are_reported(tmp_path):
   method = build(method='supervised', optim_type='sgd')
-  before = {name: v.numpy() for name, v in release_checkpoints.names(method).items()}
   values = draw(method, 2)
   draw(method, 4)
   del values['ema/model/' + KERNEL], values['global_step']
@@ -195,13 +192,11 @@ def test_missing_extra_and_wrongly_shaped_names_are_reported(tmp_path):
   assert report.wrong_shape == [('model/' + KERNEL, (2, 9), (2, 8))]
   assert report.lines()[2] == (
       f'  of another shape: 1 student (model/{KERNEL} ((2, 9) in it, (2, 8) here))')
-  values['model/mlp-8x1/head/dense/bias'] += 1.
-  path = write_as_tf1(tmp_path / 'c', values)
-  now = {name: v.numpy() for name, v in release_checkpoints.names(method).items()}
+  before = draw(method, 5)
   with pytest.raises(UserError, match=r'kernel: \(2, 9\) in it, \(2, 8\) here') as error:
     release_checkpoints.load(path, release_checkpoints.names(method))
-  assert '\n' not in str(error.value) and before.keys() == now.keys()
-  assert_equal(release_checkpoints.names(method), now)  # Not a part of it has been loaded.
+  assert '\n' not in str(error.value)
+  assert_equal(release_checkpoints.names(method), before)  # Not a part of it has been loaded.
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -276,6 +271,29 @@ def test_one_model_comes_from_the_best_place(tmp_path, role, scopes, expected):
       np.testing.assert_array_equal(variables[name].numpy(), untouched[name])
 
 
+def test_a_run_starts_from_what_its_flags_name(tmp_path):
+  """All but the step from one checkpoint, then the student from another."""
+  values, student = draw(build(), 1), draw(build(method='uda'), 2)
+  write_as_tf1(tmp_path / 'all', values)
+  write_as_tf1(tmp_path / 'student', student)
+  config = config_lib.Config(
+      dataset_name='two_moons_6_mpl', load_checkpoint=f'{tmp_path}/all',
+      load_checkpoint_and_restart_global_step=True, mpl_student_checkpoint=f'{tmp_path}/student')
+  method = build()
+  phase = train.Phase('train', method, 10, 4, 2, {})
+  lines = release_checkpoints.start_from(config, [phase])
+  assert [line for line in lines if line.startswith('--')] == [
+      '--load_checkpoint', '--mpl_student_checkpoint: the student from ema/model/...']
+  assert int(method.step) == 0
+  expected = {name: student[f'ema/{name}' if f'ema/{name}' in student else name]
+              if name in student and not name.endswith('Momentum') else value
+              for name, value in values.items()}
+  variables = release_checkpoints.names(method)
+  del variables['global_step']
+  assert_equal(variables, expected)
+  assert not release_checkpoints.start_from(config_lib.Config(), [phase])
+
+
 def test_a_mirrored_method_writes_and_reads_the_same(tmp_path):
   """Batch-norm averages, which each replica keeps for itself, included; in both formats."""
   flags = dict(shape=(8, 8, 1), model_type='wrn-10-1', method='supervised')
@@ -295,102 +313,3 @@ def test_a_mirrored_method_writes_and_reads_the_same(tmp_path):
   for name, variable in release_checkpoints.names(mirrored).items():
     for copy in strategy.experimental_local_results(variable):
       np.testing.assert_array_equal(copy.numpy(), values[name])
-
-
-TINY = ['--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--label_seed=1',
-        '--train_batch_size=4', '--uda_data=2', '--num_train_steps=6', '--save_every=3',
-        '--log_every=2', '--uda_steps=2', '--mpl_student_lr=4', '--mpl_student_lr_wait_steps=0',
-        '--mpl_student_lr_warmup_steps=0', '--mpl_teacher_lr=4', '--ema_decay=.9',
-        '--mpl_teacher_lr_warmup_steps=0', '--strategy=one_device', '--eval_batch_size=700']
-
-
-@pytest.fixture(name='finished', scope='module')
-def fixture_finished(tmp_path_factory):
-  """The folder of a finished run of six steps, with the checkpoints of steps 3 and 6."""
-  folder = tmp_path_factory.mktemp('finished')
-  assert main.run(['main', f'--output_dir={folder}', *TINY]) == 0
-  return folder
-
-
-def newest(folder):
-  """All that the newest checkpoint of a run stores, but the time it took."""
-  values = stored(str(folder / 'ckpt_last'))
-  return {name: value for name, value in values.items()
-          if not name.startswith(('seconds', 'save_counter', '_'))}
-
-
-def test_a_run_goes_on_from_a_checkpoint_of_another_run_exactly(tmp_path, finished, capsys):
-  path = finished / 'ckpt_last' / 'ckpt-3'
-  assert main.run(['main', f'--output_dir={tmp_path}', *TINY, f'--load_checkpoint={path}']) == 0
-  printed = capsys.readouterr().out
-  assert f'{path}: loaded 4 student, 8 optimizer slots, 4 teacher, 4 average' in printed
-  expected, found = newest(finished), newest(tmp_path)
-  assert expected.keys() == found.keys() and len(found) > 20
-  for name in set(found) - {'best/.ATTRIBUTES/VARIABLE_VALUE'}:
-    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-
-
-def test_the_command_writes_a_run_in_the_release_s_format_and_it_loads(
-    tmp_path, finished, capsys):
-  path = str(tmp_path / 'ckpt-6')
-  assert convert.main([f'--output_dir={finished}', f'--to={path}']) == 0
-  assert 'step 6' in capsys.readouterr().out
-  written = stored(path)
-  own = newest(finished)
-  np.testing.assert_array_equal(
-      written['teacher/' + KERNEL],
-      own['train/teacher/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE'])
-  # It is at the last step: nothing is trained, and what is evaluated is what was.
-  assert main.run(['main', f'--output_dir={tmp_path}/all', *TINY,
-                   f'--load_checkpoint={path}']) == 0
-  results = [json.loads((folder / 'results.json').read_text())['phases']
-             for folder in (finished, tmp_path / 'all')]
-  assert results[0] == results[1]
-
-
-def test_restarting_the_step_loads_the_rest(tmp_path, finished, capsys):
-  path = str(tmp_path / 'ckpt-6')
-  assert convert.main([f'--output_dir={finished}', f'--to={path}']) == 0
-  assert main.run(['main', f'--output_dir={tmp_path}/run', *TINY, f'--load_checkpoint={path}',
-                   '--load_checkpoint_and_restart_global_step']) == 0
-  assert 'in it and not used: global_step, cross_entropy_old' in capsys.readouterr().out
-  with open(tmp_path / 'run/metrics.jsonl', encoding='utf-8') as file:
-    steps = [json.loads(line)['step'] for line in file]
-  assert steps[0] == 2 and steps[-1] == 6
-  # Six more steps have moved the weights on.
-  key = 'train/student/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE'
-  assert np.any(newest(tmp_path / 'run')[key] != newest(finished)[key])
-
-
-def test_teacher_and_student_start_from_checkpoints_of_their_own(tmp_path, finished, capsys):
-  release_checkpoints.write(str(tmp_path / 'uda'), build(method='uda', seed=3))
-  assert main.run(['main', f'--output_dir={tmp_path}/run', *TINY,
-                   f'--mpl_teacher_checkpoint={tmp_path}/uda',
-                   f'--mpl_student_checkpoint={finished}/ckpt_last']) == 0
-  printed = capsys.readouterr().out
-  assert '--mpl_teacher_checkpoint: the teacher from ema/model/...' in printed
-  assert '--mpl_student_checkpoint: the student from ema/model/...' in printed
-
-
-@pytest.mark.parametrize('flags, words', [
-    (['--load_checkpoint=/no/such'], '--load_checkpoint=/no/such: no checkpoint there'),
-    (['--mpl_student_checkpoint=/no/such'], '--mpl_student_checkpoint=/no/such: no checkpoint'),
-    (['--load_checkpoint=/a', '--method=pseudo_labels'], 'pseudo_labels trains its teacher first'),
-    (['--mpl_teacher_checkpoint=/a', '--method=uda'], 'is for the method mpl, not uda')])
-def test_bad_requests_are_one_line_and_status_2(tmp_path, capsys, flags, words):
-  assert main.run(['main', f'--output_dir={tmp_path}', *TINY, *flags]) == 2
-  error = capsys.readouterr().err
-  assert words in error and len(error.strip().splitlines()) == 1
-
-
-def test_the_command_refuses_in_one_line(tmp_path, finished, capsys):
-  for flags, words in (
-      ([f'--output_dir={tmp_path}', '--to=x'], 'no hparams.json'),
-      ([f'--output_dir={finished}', f'--to={finished}/results.json/ckpt'], 'cannot be written')):
-    assert convert.main(flags) == 2
-    error = capsys.readouterr().err
-    assert words in error and len(error.strip().splitlines()) == 1
-  shutil.copy(finished / 'hparams.json', tmp_path)
-  assert convert.main([f'--output_dir={tmp_path}', '--to=x']) == 2
-  assert 'no checkpoint in its ckpt_last' in capsys.readouterr().err
-  assert not os.path.exists('x.index')

@@ -12,17 +12,17 @@ __all__ = ['MetaPseudoLabels', 'PseudoLabels', 'Supervised', 'UDA', 'build_model
 SMALL_IMAGES = ('cifar', 'tinyimages', 'svhn')
 
 
-def build_model(config, role, input_shape, num_classes):
-  """A fresh model by `config.model_type` for one role ('student' or 'teacher').
+def build_model(config, number, input_shape, num_classes):
+  """A fresh model by `config.model_type`: the first (0) or the second (1) network of a run.
 
-  Inputs `[N, *input_shape]` -> logits `[N, num_classes]`; the roles' initial weights differ.
+  Inputs `[N, *input_shape]` -> logits `[N, num_classes]`; their initial weights differ.
   """
   return models.build(
       config.model_type, num_classes=num_classes, input_shape=input_shape,
       dropout=config.dense_dropout_rate, bn_decay=config.batch_norm_decay,
       bn_epsilon=config.batch_norm_epsilon, stochastic_depth=config.stochastic_depth_drop_rate,
       small_images=any(word in config.dataset_name.lower() for word in SMALL_IMAGES),
-      seed=f'{config.seed}/{role}')
+      seed=f'{config.seed}/{number}')
 
 
 def learning_rate(config, rate, *, num_warmup_steps, num_wait_steps=0):

@@ -75,7 +75,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     with tf.GradientTape(watch_accessed_variables=False) as teacher_tape:
       teacher_tape.watch(self.teacher.trainable_variables)
       with self.statistics_kept(self.teacher, keep=self.mpl_feedback == 'release'):
-        out = self.uda_pass(self.teacher, 'teacher', data)
+        out = self.uda_pass(self.teacher, data)
       loss = out.cross_entropy_l + tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
       log_probs = tf.nn.log_softmax(out.logits['augmented'])
 

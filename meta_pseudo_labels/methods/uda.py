@@ -51,10 +51,13 @@ class ConsistencyMethod(base.Method):
     return self.uda_weight * tf.minimum(1., progress) if self.uda_steps else (
         tf.constant(self.uda_weight))
 
-  def uda_pass(self, model, role, data):
-    """One pass of `model` over (labeled, labels, original, augmented): a `Pass`."""
+  def uda_pass(self, model, data):
+    """One pass of `model` over (labeled, labels, original, augmented): a `Pass`.
+
+    Its dropout masks do not depend on whether the model is UDA's only one or MPL's teacher.
+    """
     labeled, labels, original, augmented = data
-    logits = self.forward(model, role, {
+    logits = self.forward(model, 'uda', {
         'labeled': labeled, 'original': original, 'augmented': augmented})
     labels = self.one_hot(labels, logits['labeled'])
     loss_l = losses.cross_entropy(labels=labels, logits=logits['labeled'],
@@ -85,7 +88,7 @@ class UDA(ConsistencyMethod):
     """
     weight = self.consistency_weight()
     with tf.GradientTape() as tape:
-      out = self.uda_pass(self.student, 'student', data)
+      out = self.uda_pass(self.student, data)
       loss = out.cross_entropy_l + tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
     gradients = tape.gradient(loss, self.student.trainable_variables)
     decay = self.l2(self.student)

@@ -162,7 +162,7 @@ def probability(log_probs, targets):
 
 def teacher_log_probs(bilevel):
   bilevel.reset()
-  out = bilevel.method.uda_pass(bilevel.teacher, 'teacher', bilevel.data)
+  out = bilevel.method.uda_pass(bilevel.teacher, bilevel.data)
   bilevel.reset()
   return tf.nn.log_softmax(out.logits['augmented'])
 

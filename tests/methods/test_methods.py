@@ -168,3 +168,17 @@ def test_a_model_without_weights_is_refused():
 def test_a_batch_that_does_not_divide_is_refused():
   with pytest.raises(ValueError, match='--train_batch_size=7 .* multiple of 2, such as 8'):
     distribute.per_replica(7, 2, 'train_batch_size')
+
+
+def test_a_teacher_without_feedback_is_uda():
+  """Weight for weight: what MPL adds to UDA is the feedback and the student."""
+  pair = make('soft', mpl_weight=0.)
+  alone = make('uda')
+  for variable, value in zip(alone.student.variables, pair.teacher.variables):
+    variable.assign(value)
+  for seed in range(2):
+    data = tuple(tf.constant(x) for x in batch(seed))
+    pair.train_step(data)
+    alone.train_step(data)
+  for variable, value in zip(alone.student.variables, pair.teacher.variables):
+    np.testing.assert_allclose(variable, value, rtol=1e-5, atol=1e-6)
