@@ -82,8 +82,11 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
       result = label_spreading(problem)
       lines.append(('LabelSpreading', None, result['seconds'], result['top1']))
       continue
-    baseline = config.replace(method=name, baselines='', finetune_steps=0,
-                              output_dir=os.path.join(config.output_dir, 'baselines', name))
+    # From scratch: what the main run may start from is another method's.
+    baseline = config.replace(
+        method=name, baselines='', finetune_steps=0, load_checkpoint=None,
+        mpl_teacher_checkpoint=None, mpl_student_checkpoint=None,
+        output_dir=os.path.join(config.output_dir, 'baselines', name))
     checkpoints.prepare_folder(baseline)
     lines += rows(name, train.Run(baseline, problem, strategy, progress).train())
   run = train.Run(config, problem, strategy, progress)

@@ -27,9 +27,8 @@ def build(shape=(2,), **flags):
   flags = {'dataset_name': 'two_moons_6_mpl', 'model_type': 'mlp-8x1', 'mpl_feedback': 'release',
            'output_dir': '.', **flags}
   config = config_lib.Config(**flags)
-  model = lambda role: methods.build_model(config, role, shape, 2)
-  return methods.from_config(config, model('student'),
-                             model('teacher') if config.method_name == 'mpl' else None)
+  model = lambda number: methods.build_model(config, number, shape, 2)
+  return methods.from_config(config, model(0), model(1) if config.method_name == 'mpl' else None)
 
 
 def draw(method, seed):
@@ -140,7 +139,7 @@ def test_golden_evaluation_logits_come_out_of_a_checkpoint(tmp_path, case, atol)
   path = str(tmp_path / 'ckpt-4')
   release_checkpoints.write(path, replay.method)
   config = replay.config.replace(seed=9)
-  fresh = methods.from_config(config, methods.build_model(config, 'student', (32, 32, 3), 10))
+  fresh = methods.from_config(config, methods.build_model(config, 0, (32, 32, 3), 10))
   report = release_checkpoints.load(path, release_checkpoints.names(fresh))
   assert not report.missing and not report.unused
   assert int(fresh.step) == 4
