@@ -60,7 +60,7 @@ def convert(output_dir, path):
     raise UserError(f'--output_dir={output_dir}: no checkpoint in its ckpt_last; train first')
   method = next(phase.method for phase in run.phases if phase.name == 'train')
   release_checkpoints.write(path, method)
-  return int(method.step)
+  return train.steps_made(method)
 
 
 def main(argv=None):

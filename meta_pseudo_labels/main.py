@@ -43,7 +43,8 @@ def _evaluate(config, problem, strategy, progress):
   run = train.Run(config, problem, strategy, progress)
   train.require_checkpoint(run)
   phase = run.phases[int(run.phase)]
-  results = {'checkpoint': run.restored, 'phase': phase.name, 'step': int(phase.method.step),
+  results = {'checkpoint': run.restored, 'phase': phase.name,
+             'step': train.steps_made(phase.method),
              'models': run.evaluate(phase)}
   checkpoints.write_json(
       os.path.join(config.output_dir, f'eval_{config.eval_split}.json'), results)

@@ -102,6 +102,11 @@ def build_phases(config, problem):
   return phases
 
 
+def steps_made(method):
+  """The steps that a method has made: int, under any strategy."""
+  return int(method.step.numpy())
+
+
 def _make_loop(strategy, method, jit_compile):
   """A function (iterator, number of steps as a tensor) -> logs of the last step."""
   train_step = tf.function(method.train_step, jit_compile=True, autograph=False) if (
@@ -141,9 +146,10 @@ class Run:
       distribute.per_replica(getattr(config, name), self.replicas, name)
     with strategy.scope():
       self.phases = build_phases(config, problem)
-      self.phase = tf.Variable(0, trainable=False, name='phase')
-      self.best = tf.Variable(-1., trainable=False, name='best')
-      self.seconds = tf.Variable(0., trainable=False, name='seconds')
+    # The loop's own, on the host.
+    self.phase = tf.Variable(0, trainable=False, name='phase')
+    self.best = tf.Variable(-1., trainable=False, name='best')
+    self.seconds = tf.Variable(0., trainable=False, name='seconds')
     self.checkpoints = checkpoints.Checkpoints(
         config.output_dir, config.keep_checkpoints, phase=self.phase, best=self.best,
         seconds=self.seconds, **{phase.name: phase.method for phase in self.phases})
@@ -200,7 +206,7 @@ class Run:
       self.phase.assign(max(int(self.phase), self.names.index(first_phase)))
     if self.restored:
       index = int(self.phase)
-      step = int(self.phases[index].method.step)
+      step = steps_made(self.phases[index].method)
       self.progress.say(f'Going on from step {step} of {self.names[index]} ({self.restored})')
       self.records.forget_after(self.names, self.names[index], step)
     with StopSignals() as signals:
@@ -218,14 +224,14 @@ class Run:
     """Goes to a phase: at its first step it takes over the average of the one before."""
     if index > 0 and int(self.phase) < index:
       previous = self.phases[index - 1].method
-      if int(previous.step):
+      if steps_made(previous):
         previous.average.copy_to_model()
     self.phase.assign(index)
 
   def _train_phase(self, index, signals):
     """Trains one phase to its end: its last evaluation, or None if nothing was left to do."""
     phase, config = self.phases[index], self.config
-    step = int(phase.method.step)
+    step = steps_made(phase.method)
     if step >= phase.num_steps:
       return None
     offset = self.steps_before(index)
@@ -246,8 +252,8 @@ class Run:
       logs = {name: float(value) for name, value in loop(
           iterator, tf.constant(num_steps)).items()}
       step += num_steps
-      if int(phase.method.step) != step:
-        raise RuntimeError(f'step {int(phase.method.step)} after {step} steps of {phase.name}')
+      if steps_made(phase.method) != step:
+        raise RuntimeError(f'step {steps_made(phase.method)} after {step} steps of {phase.name}')
       taken = time.time() - began
       self.seconds.assign_add(taken)
       # Enough steps to make a loop worthwhile, few enough to hear a signal.

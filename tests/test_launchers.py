@@ -165,9 +165,11 @@ def test_the_exit_status_is_mains(ready):
 
 
 def test_a_signal_reaches_python(ready):
+  # A shell's background jobs ignore SIGINT, and so would a run of these tests in one.
+  heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
   with subprocess.Popen(
       [BASH, str(ready / 'run_gpu.sh'), '--wait'], env=environment(), text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed) as process:
     assert json.loads(process.stdout.readline())['pid'] == process.pid  # bash has become python
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
