@@ -39,18 +39,17 @@ def label_spreading(problem):
 def rows(method, results):
   """One method's rows of the table: [(name, steps, seconds, accuracy in [0, 1])]."""
   name, phases = LABELS[method], results['phases']
-  steps, seconds = results['steps'], results['seconds']
+  line = lambda what, phase, model: (what, results['steps'][phase], results['seconds'],
+                                     phases[phase][model]['top1'])
   found = []
-  if 'teacher' in phases.get('train', {}):
-    found.append((f'{name} teacher', steps, seconds, phases['train']['teacher']['top1']))
+  if 'teacher' in phases['train']:
+    found.append(line(f'{name} teacher', 'train', 'teacher'))
   if 'finetune' in phases:
-    found.append((f'{name} student before finetune', steps, seconds,
-                  phases['train']['student']['top1']))
-    found.append((f'{name} student', steps, seconds, phases['finetune']['student']['top1']))
+    found.append(line(f'{name} student before finetune', 'train', 'student'))
+    found.append(line(f'{name} student', 'finetune', 'student'))
   else:
     both = method in ('mpl', 'pseudo_labels')
-    found.append((f'{name} student' if both else name, steps, seconds,
-                  phases['train']['student']['top1']))
+    found.append(line(f'{name} student' if both else name, 'train', 'student'))
   return found
 
 

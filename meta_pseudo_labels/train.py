@@ -192,8 +192,8 @@ class Run:
     """Trains what is left of the phases, from `first_phase` (a name) on.
 
     Returns:
-      {'method', 'steps', 'seconds', 'phases': {name: {model: evaluation}}}; it is also
-      written to `results.json`.
+      {'method', 'seconds', 'steps': {phase: steps made at its end, those before it included},
+      'phases': {phase: {model: evaluation}}}; it is also written to `results.json`.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; a checkpoint has been saved.
@@ -201,7 +201,7 @@ class Run:
     self.records = progress_lib.Records(self.config.output_dir, self.config.eval_split)
     path = os.path.join(self.config.output_dir, 'results.json')
     results = checkpoints.read_json(path) if self.restored else None
-    results = results or {'method': self.config.method_name, 'phases': {}}
+    results = results or {'method': self.config.method_name, 'phases': {}, 'steps': {}}
     if first_phase is not None:
       self.phase.assign(max(int(self.phase), self.names.index(first_phase)))
     if self.restored:
@@ -215,7 +215,7 @@ class Run:
         phase = self.phases[index]
         evaluation = self._train_phase(index, signals)
         results['phases'][phase.name] = evaluation or self.evaluate(phase)
-        results['steps'] = self.steps_before(index + 1)
+        results['steps'][phase.name] = self.steps_before(index + 1)
         results['seconds'] = float(self.seconds)
         checkpoints.write_json(path, results)
     return results

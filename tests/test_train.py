@@ -77,6 +77,7 @@ def test_main_trains_images_with_augmentation_baselines_and_finetune(tmp_path, c
   # Fixed data, a deterministic method of scikit-learn: about what it is known for.
   assert .8 < table['LabelSpreading']['accuracy'] < .99
   assert table['MPL student']['steps'] == 4
+  assert table['MPL teacher']['steps'] == table['MPL student before finetune']['steps'] == 2
   # A second call finds everything done, and says the same.
   assert main.run(tiny(tmp_path, *flags, dataset='digits_40_mpl')) == 0
   again = {row['name']: row for row in json.loads((tmp_path / 'table.json').read_text())}
