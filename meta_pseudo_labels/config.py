@@ -170,6 +170,9 @@ def validate(config: Config) -> None:
     raise UserError(f'--task_mode={config.task}: not there yet; use one of {_choices(TASKS)}')
   for flag in FLAG_TABLE:
     _validate_value(flag, getattr(config, flag.name))
+  if config.task == 'finetune' and not config.finetune_steps:
+    raise UserError('--task_mode=finetune: --finetune_steps=0 leaves nothing to do; give a number '
+                    'such as --finetune_steps=1000')
   if config.labeled_count == 0:
     raise UserError(f'--dataset_name={config.dataset_name}: the number of labeled examples in it '
                     'must be 1 or more')

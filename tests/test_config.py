@@ -180,7 +180,7 @@ def test_flags_win_over_the_dataset_name():
     (None, 'train'), ('train', 'train'), ('finetune', 'finetune'), ('evals', 'eval'),
     ('eval', 'eval'), ('eval_forever', 'eval_forever')])
 def test_tasks(task_mode, task):
-  config = Config(dataset_name='digits', output_dir='d', task_mode=task_mode)
+  config = Config(dataset_name='digits', output_dir='d', task_mode=task_mode, finetune_steps=1)
   config_lib.validate(config)
   assert config.task == task
 

@@ -160,6 +160,8 @@ def test_a_folder_that_is_not_ours_is_not_emptied(tmp_path, capsys):
      '--train_batch_size=6 cannot be divided among 4 replicas'),
     (['--model_type=wrn-10-1'], 'rank 3'),
     (['--task_mode=eval'], 'no checkpoint'),
+    (['--task_mode=finetune'], '--finetune_steps=0'),
+    (['--eval_split=validation'], '--num_validation=0'),
 ])
 def test_a_bad_request_is_one_line_and_status_2(tmp_path, capsys, flags, words):
   assert main.run(tiny(tmp_path, *flags)) == 2

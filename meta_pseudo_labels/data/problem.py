@@ -8,6 +8,7 @@ from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.data import pipeline
 from meta_pseudo_labels.data import sources
 from meta_pseudo_labels.data import splits
+from meta_pseudo_labels.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,9 @@ def build(config):
   Raises:
     UserError: no such data set, not found, or the split asked for cannot be made.
   """
+  if config.eval_split == 'validation' and not config.num_validation:
+    raise UserError('--eval_split=validation: --num_validation=0 holds no examples out; give a '
+                    'number such as --num_validation=300')
   info = datasets.info(config.dataset)
   data = sources.load(info, config.data_dir, config.seed)
   split = splits.split(
