@@ -23,7 +23,7 @@ ORDER = (
     'methods.mpl',
     'methods.uda methods.pseudo_labels methods.supervised',
     'methods.base',
-    'methods.feedback',
+    'methods.feedback methods.diagnostics',
     'optimizers ema losses',
     'models',
     'models.wide_resnet models.resnet models.efficientnet models.mlp',

@@ -69,8 +69,8 @@ def stand_in(config, num_classes):
   # By hand, as no draw would take eight images for a thousand classes.
   split = splits.Split(np.arange(4), np.arange(8), np.arange(0))
   return problem_lib.Problem(
-      info=info, split=split, inputs=images, labels=labels, unlabeled=images, eval_inputs=images,
-      eval_labels=labels, views=views)
+      info=info, split=split, inputs=images, labels=labels, unlabeled=images, truth=labels,
+      eval_inputs=images, eval_labels=labels, views=views)
 
 
 def test_imagenet_10_percent_mpl_starts_training(one_device):

@@ -94,8 +94,8 @@ def order(count, seed, purpose, size, start=0):
   return epochs.flat_map(shuffled).skip(position).batch(size, drop_remainder=True)
 
 
-def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, seed, start_step=0,
-                  replicas=1, first_replica=0, local_replicas=None):
+def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, seed, truth=None,
+                  start_step=0, replicas=1, first_replica=0, local_replicas=None):
   """Training batches, one replica's share an element, the replicas of a step in a row.
 
   Args:
@@ -106,13 +106,16 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     batch_size: GLOBAL labeled batch B; the unlabeled one is B * uda_data.
     uda_data: unlabeled examples per labeled one.
     seed: int.
+    truth: int32 `[m]`, the unlabeled examples' labels where known, else -1, for the logs alone;
+      or None.
     start_step: the step of the first element.
     replicas: over all workers; divides batch_size.
     first_replica, local_replicas: those that this worker feeds (default: all).
 
   Returns:
     An endless tf.data.Dataset of (labeled `[b, ...]`, labels `[b]` int32[, original
-    `[b*uda_data, ...]`, augmented `[b*uda_data, ...]`]), b = batch_size / replicas.
+    `[b*uda_data, ...]`, augmented `[b*uda_data, ...]`[, truth `[b*uda_data]` int32]]),
+    b = batch_size / replicas.
   """
   local_replicas = replicas if local_replicas is None else local_replicas
   share = batch_size // replicas
@@ -120,6 +123,7 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
   with tf.device('CPU:0'):
     labeled, labels = tf.constant(labeled), tf.constant(labels, tf.int32)
     unlabeled = None if unlabeled is None else tf.constant(unlabeled)
+    truth = None if truth is None else tf.constant(truth, tf.int32)
   orders = [order(len(labels), seed, 'order/labeled', batch_size, start_step)]
   if unlabeled is not None:
     orders.append(order(unlabeled.shape[0], seed, 'order/unlabeled', batch_size * uda_data,
@@ -141,8 +145,8 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     offset *= uda_data
     chosen = tf.ensure_shape(chosen_unlabeled[offset:offset + share * uda_data],
                              [share * uda_data])
-    return result + views.unlabeled(tf.gather(unlabeled, chosen), key, offset,
-                                    batch_size * uda_data)
+    result += views.unlabeled(tf.gather(unlabeled, chosen), key, offset, batch_size * uda_data)
+    return result if truth is None else (*result, tf.gather(truth, chosen))
 
   elements = tf.data.Dataset.zip((steps, *orders)).flat_map(replicas_of)
   return elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(

@@ -21,6 +21,7 @@ class Problem:
     inputs: uint8 `[N, H, W, C]` or float32 `[N, D]`, the whole training split.
     labels: int32 `[N]`, all of them; only those of `split.labeled` may be learned from.
     unlabeled: `[M, ...]`, the unlabeled inputs, extra ones included.
+    truth: int32 `[M]`, their labels where known, else -1: never learned from, only for the logs.
     eval_inputs, eval_labels: of the split that is evaluated, `[V, ...]` and int32 `[V]`.
     views: pipeline.Views.
   """
@@ -29,6 +30,7 @@ class Problem:
   inputs: np.ndarray
   labels: np.ndarray
   unlabeled: np.ndarray
+  truth: np.ndarray
   eval_inputs: np.ndarray
   eval_labels: np.ndarray
   views: pipeline.Views
@@ -54,7 +56,7 @@ class Problem:
     return pipeline.train_batches(
         inputs, labels, self.unlabeled if uda_data else None, views=self.views,
         batch_size=batch_size, uda_data=uda_data, seed=seed, start_step=start_step,
-        **_replicas(replicas, context))
+        truth=self.truth if uda_data else None, **_replicas(replicas, context))
 
   def eval_batches(self, *, batch_size, replicas=1, context=None):
     """`pipeline.eval_batches` for this worker."""
@@ -96,9 +98,10 @@ def build(config):
   prepare = (lambda x: x) if info.kind == 'points' else (
       lambda x: _resized(x, config.image_size))
   inputs = prepare(data.train.inputs)
-  unlabeled = inputs[split.unlabeled]
+  unlabeled, truth = inputs[split.unlabeled], data.train.labels[split.unlabeled]
   if data.unlabeled_extra is not None:
     unlabeled = np.concatenate([unlabeled, prepare(data.unlabeled_extra.inputs)])
+    truth = np.concatenate([truth, data.unlabeled_extra.labels])
   if config.eval_split == 'validation':
     eval_inputs, eval_labels = inputs[split.validation], data.train.labels[split.validation]
   else:
@@ -109,5 +112,5 @@ def build(config):
       strong_labeled=config.use_augment,
       dtype=tf.bfloat16 if config.use_bfloat16 else tf.float32)
   return Problem(info=info, split=split, inputs=inputs, labels=data.train.labels,
-                 unlabeled=unlabeled, eval_inputs=eval_inputs, eval_labels=eval_labels,
-                 views=views)
+                 unlabeled=unlabeled, truth=truth, eval_inputs=eval_inputs,
+                 eval_labels=eval_labels, views=views)

@@ -1,12 +1,37 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021): the teacher learns from the student's progress."""
+import dataclasses
+from typing import Callable
+
 import tensorflow as tf
 
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import losses
 from meta_pseudo_labels import rng
+from meta_pseudo_labels.methods import diagnostics
 from meta_pseudo_labels.methods import feedback
 from meta_pseudo_labels.methods import uda
-from meta_pseudo_labels.models import layers
+
+
+@dataclasses.dataclass
+class StudentPass:
+  """What the student's pass in step 2 leaves behind.
+
+  Attributes:
+    logits: `[n, C]` on the augmented views.
+    labeled_logits: `[b, C]` of the labeled examples, which were in its batch.
+    loss: scalar, this replica's share of its loss on the pseudo labels.
+    gradients: of it, by the student's variables; this replica's share.
+    along: function of a direction, one tensor a variable: the change `[n, C]` of the log
+      probabilities on the augmented views along it. The gradients are a linear function of the
+      loss's derivative by the log probabilities; the transpose of that function is the
+      derivative along a direction. Taken through the backward pass it reuses the forward pass,
+      and goes over sums over replicas, which tf.autodiff.ForwardAccumulator takes for constants.
+  """
+  logits: tf.Tensor
+  labeled_logits: tf.Tensor
+  loss: tf.Tensor
+  gradients: list
+  along: Callable
 
 
 class MetaPseudoLabels(uda.ConsistencyMethod):
@@ -37,9 +62,10 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.teacher = teacher
     self.mpl_feedback = mpl_feedback
     self.mpl_weight = mpl_weight
-    self.moving_dot_product = tf.Variable(
-        0., trainable=False, name='moving_dot_product',
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    average = lambda name: tf.Variable(
+        0., trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    self.moving_dot_product = average('moving_dot_product')
+    self.moving_dot_product_square = average('moving_dot_product_square')
 
   def compile(self, teacher_optimizer='momentum', student_optimizer='momentum', **kwargs):
     """Keras' compile with both optimizers: of `optimizers`, or Keras' SGD or Adam.
@@ -61,49 +87,47 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
 
     Args:
       data: (labeled inputs `[b, ...]`, labels `[b]` integers or `[b, C]`, original views
-        `[b*U, ...]`, augmented views `[b*U, ...]`): this replica's share of the global batch.
+        `[b*U, ...]`, augmented views `[b*U, ...]`[, the unlabeled examples' labels `[b*U]` int32
+        where known, else -1: for the logs alone]): this replica's share of the global batch.
 
     Returns:
-      The release's logs: {name: float32 scalar}.
+      The release's logs, and those of `diagnostics`: {name: float32 scalar}.
     """
-    labeled, _, _, augmented = data
+    labeled, augmented = data[0], data[3]
     weight = self.consistency_weight()
     rates = {'lr/student': self.student_optimizer.rate(self.step),
              'lr/teacher': self.teacher_optimizer.rate(self.step)}
 
     # 1. The teacher on all views. Its batch-norm averages never move in the release.
-    with tf.GradientTape(watch_accessed_variables=False) as teacher_tape:
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as teacher_tape:
       teacher_tape.watch(self.teacher.trainable_variables)
       with self.statistics_kept(self.teacher, keep=self.mpl_feedback == 'release'):
         out = self.uda_pass(self.teacher, data)
-      loss = out.cross_entropy_l + tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
+      loss_u = tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
+      loss = out.cross_entropy_l + loss_u
       log_probs = tf.nn.log_softmax(out.logits['augmented'])
 
     # 2. The student learns from the teacher's labels on the augmented views ...
     targets = self.pseudo_labels(log_probs)
     old = self.labeled_loss_before(labeled, out.labels)
-    with tf.GradientTape() as student_tape:
-      student = self.forward(self.student, 'student',
-                             {'augmented': augmented, 'labeled': labeled})
-      student_loss = tf.reduce_sum(losses.cross_entropy(
-          labels=targets, logits=student['augmented'],
-          label_smoothing=self.label_smoothing)) / (targets.shape[0] * self.replicas)
-    gradients = student_tape.gradient(student_loss, self.student.trainable_variables)
+    student = self.student_pass(augmented, labeled, targets)
     if self.mpl_feedback == 'release':
-      old = self.labeled_loss(student['labeled'], out.labels)
+      old = self.labeled_loss(student.labeled_logits, out.labels)
 
     # 3. ... and moves, and so does its average.
-    update = self.apply_update(self.student, self.student_optimizer, gradients)
+    update = self.apply_update(self.student, self.student_optimizer, student.gradients)
     self.average.update(self.step)
 
     # 4. - 5. What the move did to the student on the labeled examples.
     if self.mpl_feedback in feedback.BY_DIFFERENCE:
       new = self.labeled_loss_now(labeled, out.labels)
-      h = self.above_average(new - old if self.mpl_feedback == 'release' else old - new)
+      h, deviation = self.above_average(
+          new - old if self.mpl_feedback == 'release' else old - new)
       teacher_feedback = self.feedback_by_difference(h, targets, log_probs)
     else:
-      new, teacher_feedback, h = self.feedback_by_derivative(
-          update, augmented, labeled, out.labels, targets, log_probs)
+      new, teacher_feedback, dot_product = self.feedback_by_derivative(
+          update, student.along, labeled, out.labels, targets, log_probs)
+      h, deviation = self.above_average(dot_product)
 
     # 6. The teacher moves: its own losses, and the feedback on its log probabilities.
     gradients = teacher_tape.gradient(
@@ -113,15 +137,21 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.step.assign_add(1)
 
     return self.logs(
-        {'cross_entropy/student_on_u': student_loss,
+        {'cross_entropy/student_on_u': student.loss,
          'cross_entropy/teacher_on_u': out.cross_entropy_u,
          'cross_entropy/teacher_on_l': out.cross_entropy_l,
          'uda/u_ratio': tf.reduce_mean(out.mask_u) / self.replicas,
-         'uda/l_ratio': tf.reduce_mean(out.mask_l) / self.replicas},
+         'uda/l_ratio': tf.reduce_mean(out.mask_l) / self.replicas,
+         **diagnostics.pseudo_labels(
+             log_probs, student.logits, data[4] if len(data) > 4 else None, self.replicas)},
         {'cross_entropy/student_on_l': new, **rates,
          'grad_norm/student': update.norm, 'grad_norm/teacher': teacher_update.norm,
          'mpl/dot_product': h, 'mpl/moving_dot_product': self.moving_dot_product,
-         'uda/weight': weight})
+         'mpl/dot_product_std': deviation, 'uda/weight': weight,
+         **diagnostics.gradients(
+             teacher_tape, self.teacher.trainable_variables, feedback=(
+                 log_probs, teacher_feedback), labeled=(out.cross_entropy_l, None),
+             unlabeled=(loss_u, None))})
 
   def pseudo_labels(self, log_probs):
     """The student's targets `[n, C]`, constants, from the teacher's log probabilities."""
@@ -152,11 +182,17 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     return None
 
   def above_average(self, dot_product):
-    """h: the dot product minus its moving average, which moves first, by a hundredth."""
-    moving = self.moving_dot_product - .01 * (
-        self.moving_dot_product - tf.cast(dot_product, tf.float32))
-    self.moving_dot_product.assign(moving)
-    return dot_product - tf.cast(moving, dot_product.dtype)
+    """(h: the dot product minus its moving average, which moves first, by a hundredth; the
+    standard deviation around that average, corrected for its start at zero): scalars."""
+    moved = lambda average, value: average - .01 * (average - tf.cast(value, tf.float32))
+    mean = moved(self.moving_dot_product, dot_product)
+    square = moved(self.moving_dot_product_square, tf.square(dot_product))
+    self.moving_dot_product.assign(mean)
+    self.moving_dot_product_square.assign(square)
+    weight = 1 - .99 ** tf.cast(self.step + 1, tf.float32)
+    variance = square / weight - tf.square(mean / weight)
+    return (dot_product - tf.cast(mean, dot_product.dtype),
+            tf.sqrt(tf.maximum(variance, 0.)))
 
   def feedback_by_difference(self, h, targets, log_probs):
     """F `[n, C]` of the estimators that measure the labeled loss before and after."""
@@ -165,12 +201,32 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       return feedback.release(h=h, log_probs=log_probs, total=total)
     return self.mpl_weight * feedback.sampled(h=h, labels=targets, total=total)
 
-  def feedback_by_derivative(self, update, augmented, labeled, labels, targets, log_probs):
-    """(labeled loss after the step, F `[n, C]`, sum of F) of `soft` and `sampled_dot`.
+  def student_pass(self, augmented, labeled, targets):
+    """The student's pass over (augmented, labeled) and its gradients on the former: StudentPass."""
+    variables = self.student.trainable_variables
+    labels = losses.smooth(targets, self.label_smoothing)
+    # By the log probabilities: a constant, of which the gradients are a linear function.
+    cotangents = -labels / (targets.shape[0] * self.replicas)
+    with tf.GradientTape(watch_accessed_variables=False) as linear_tape:
+      with tf.GradientTape() as tape:
+        logits = self.forward(self.student, 'student',
+                              {'augmented': augmented, 'labeled': labeled})
+        log_probs = tf.nn.log_softmax(logits['augmented'])
+      linear_tape.watch(cotangents)
+      gradients = tape.gradient(log_probs, variables, output_gradients=cotangents)
+
+    def along(direction):
+      return linear_tape.gradient(gradients, cotangents, output_gradients=direction)
+
+    return StudentPass(logits['augmented'], logits['labeled'], tf.reduce_sum(cotangents * log_probs), gradients, along)
+
+  def feedback_by_derivative(self, update, along, labeled, labels, targets, log_probs):
+    """(labeled loss after the step, F `[n, C]`, dot product) of `soft` and `sampled_dot`.
 
     The gradient of the labeled loss at the new weights, carried back through the update, is a
-    direction in weight space; one forward-mode pass at the old weights, over the batch that the
-    student learned from, tells how each log probability changes along it.
+    direction in weight space; `along` tells how each log probability of the student changes
+    along it at the old weights, in the batch that the student learned from. The dot product, of
+    minus the gradient with the student's move, is what the labeled loss falls by, to first order.
     """
     variables = self.student.trainable_variables
     with self.statistics_kept(self.student):
@@ -178,21 +234,13 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
         logits = self.forward(self.student, 'student', {'labeled': labeled})['labeled']
         share = tf.reduce_sum(losses.cross_entropy(labels=labels, logits=logits)) / (
             labeled.shape[0] * self.replicas)
-      gradients = distribute.sum_over_replicas(tape.gradient(share, variables))
-      direction = update.pullback(gradients)
-      distribute.assign(variables, update.before)
-      with layers.forward_mode(variables, direction) as accumulator:
-        views = {'augmented': augmented, 'labeled': labeled}
-        student = self.forward(self.student, 'student', views)['augmented']
-        student_log_probs = tf.nn.log_softmax(student)
-      directional = accumulator.jvp(student_log_probs)
-      distribute.assign(variables, update.after)
-    arguments = dict(directional=directional, total=augmented.shape[0] * self.replicas,
-                     label_smoothing=self.label_smoothing)
+    gradients = distribute.sum_over_replicas(tape.gradient(share, variables))
+    arguments = dict(directional=along(update.pullback(gradients)),
+                     total=targets.shape[0] * self.replicas, label_smoothing=self.label_smoothing)
     if self.mpl_feedback == 'soft':
       teacher_feedback = feedback.soft(log_probs=log_probs, **arguments)
     else:
       teacher_feedback = feedback.sampled_dot(labels=targets, **arguments)
-    h = distribute.sum_over_replicas(tf.reduce_sum(teacher_feedback))
+    dot_product = -distribute.sum_over_replicas(tf.reduce_sum(teacher_feedback))
     return (distribute.sum_over_replicas(share),
-            self.mpl_weight * tf.stop_gradient(teacher_feedback), h)
+            self.mpl_weight * tf.stop_gradient(teacher_feedback), dot_product)

@@ -26,7 +26,7 @@ class PseudoLabels(base.Method):
 
     The teacher, in inference mode, labels the original views; the student sees the augmented.
     """
-    labeled, labels, original, augmented = data
+    labeled, labels, original, augmented = data[:4]
     pseudo_labels = tf.argmax(self.teacher(original, training=False), axis=-1)
     with tf.GradientTape() as tape:
       logits = self.forward(self.student, 'student', {'augmented': augmented, 'labeled': labeled})

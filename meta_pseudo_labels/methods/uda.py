@@ -56,7 +56,7 @@ class ConsistencyMethod(base.Method):
 
     Its dropout masks do not depend on whether the model is UDA's only one or MPL's teacher.
     """
-    labeled, labels, original, augmented = data
+    labeled, labels, original, augmented = data[:4]
     logits = self.forward(model, 'uda', {
         'labeled': labeled, 'original': original, 'augmented': augmented})
     labels = self.one_hot(labels, logits['labeled'])

@@ -14,7 +14,6 @@ import tensorflow as tf
 from meta_pseudo_labels import rng
 
 _NOISE = contextvars.ContextVar('noise', default=None)
-_FORWARD_MODE = contextvars.ContextVar('forward_mode', default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,43 +53,6 @@ def noise(key, sections):
     yield source
   finally:
     _NOISE.reset(token)
-
-
-@contextlib.contextmanager
-def forward_mode(variables, tangents):
-  """tf.autodiff.ForwardAccumulator that goes through `BatchNorm` over several replicas too.
-
-  By itself it takes a sum over replicas for a constant. So it carries along a scalar of value 0
-  and tangent 1, by which a layer can give a result the tangent that it should have.
-
-  Args:
-    variables: list of variables.
-    tangents: list of tensors of the same shapes, alike on all replicas.
-
-  Yields:
-    the accumulator; `jvp(y)` is the derivative of y along the tangents.
-  """
-  unit = tf.zeros([], tangents[0].dtype)
-  accumulator = tf.autodiff.ForwardAccumulator([*variables, unit], [*tangents, tf.ones_like(unit)])
-  with accumulator:
-    token = _FORWARD_MODE.set((accumulator, unit))
-    try:
-      yield accumulator
-    finally:
-      _FORWARD_MODE.reset(token)
-
-
-def mean_over_replicas(tensor):
-  """The mean over replicas, in replica context, for reverse and `forward_mode` alike."""
-  context = tf.distribute.get_replica_context()
-  if context.num_replicas_in_sync == 1:
-    return tensor
-  mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, tensor)
-  if _FORWARD_MODE.get() is not None:
-    accumulator, unit = _FORWARD_MODE.get()
-    tangent = accumulator.jvp(tensor, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    mean += tf.cast(unit, mean.dtype) * context.all_reduce(tf.distribute.ReduceOp.MEAN, tangent)
-  return mean
 
 
 def layer_seed(seed, name):
@@ -190,7 +152,10 @@ class BatchNorm(tf.keras.layers.Layer):
     values = tf.cast(inputs, self.gamma.dtype)
     moments = tf.stack([tf.reduce_mean(values, axis=[0, 1, 2]),
                         tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])
-    mean, mean_square = tf.unstack(mean_over_replicas(moments))
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync > 1:
+      moments = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+    mean, mean_square = tf.unstack(moments)
     return mean, mean_square - tf.square(mean)
 
   def _normalize(self, inputs, mean, variance):

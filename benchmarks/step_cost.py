@@ -1,0 +1,87 @@
+"""What a training step costs: each feedback estimator, and UDA, as a ratio to the release's step.
+
+    python benchmarks/step_cost.py [--model_type=wrn-28-2] [--image_size=32] [--train_batch_size=16]
+        [--uda_data=7] [--rounds=5] [--methods=release,soft,...] [--flag=value ...]
+
+A constant batch, one device; the methods take turns in every round, so that what else the machine
+does falls on all alike. Absolute times mean nothing on a shared machine: read the ratios, and the
+spread of them over the rounds.
+"""
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+import numpy as np
+
+import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
+import tensorflow as tf
+
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import distribute
+from meta_pseudo_labels import methods
+from meta_pseudo_labels.flag_table import FEEDBACKS
+
+CLASSES, SECONDS_A_TURN = 10, 2.
+
+
+def build_step(config, name):
+  """A compiled step of `name` (a feedback or a method) on a constant batch of its own."""
+  config = (config.replace(method='mpl', mpl_feedback=name) if name in FEEDBACKS
+            else config.replace(method=name))
+  shape = [config.image_size, config.image_size, 3]
+  model = lambda number: methods.build_model(config, number, tuple(shape), CLASSES)
+  method = methods.from_config(config, model(0), model(1) if name in FEEDBACKS else None)
+  dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
+  draw = lambda count: tf.cast(tf.random.stateless_normal([count, *shape], [0, count]), dtype)
+  size = config.train_batch_size
+  labels = tf.range(size) % CLASSES
+  data = (draw(size), labels) if name == 'supervised' else (
+      draw(size), labels, draw(size * config.uda_data), draw(size * config.uda_data))
+  return tf.function(lambda: method.train_step(data), autograph=False)
+
+
+def measure(steps, rounds):
+  """{name: seconds a step, one number for each round}."""
+  seconds = {name: [] for name in steps}
+  for step in steps.values():
+    step()
+    step()
+  for _ in range(rounds):
+    for name, step in steps.items():
+      began, count = time.perf_counter(), 0
+      while time.perf_counter() - began < SECONDS_A_TURN or count < 3:
+        logs = step()
+        count += 1
+      float(logs['global_step'])  # The step has run.
+      seconds[name].append((time.perf_counter() - began) / count)
+  return seconds
+
+
+def main(argv):
+  own = {'rounds': '5', 'methods': 'release,sampled,argmax,sampled_dot,soft,uda,supervised'}
+  flags = ['step_cost', '--dataset_name=cifar10', '--output_dir=unused', '--model_type=wrn-28-2',
+           '--train_batch_size=16', '--uda_data=7']
+  for argument in argv:
+    name, _, value = argument.lstrip('-').partition('=')
+    if name in own:
+      own[name] = value
+    else:
+      flags.append(argument)
+  config = config_lib.parse(flags)
+  distribute.set_up(0, use_bfloat16=config.use_bfloat16)
+  steps = {name: build_step(config, name) for name in own['methods'].split(',')}
+  seconds = measure(steps, int(own['rounds']))
+  first = next(iter(steps))
+  print(f'{config.model_type}, {config.image_size} pixels, batch {config.train_batch_size}, '
+        f'U {config.uda_data}, bfloat16 {config.use_bfloat16}, TensorFlow {tf.__version__}, '
+        f'{os.cpu_count()} cores; {own["rounds"]} rounds')
+  for name, values in seconds.items():
+    ratios = np.array(values) / np.array(seconds[first])
+    print(f'{name:12}  {np.median(ratios):.3f} of {first} ({ratios.min():.3f} to '
+          f'{ratios.max():.3f})')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
