@@ -1,0 +1,69 @@
+"""The regression run for sign and scale: a teacher that learns from the student's feedback alone.
+
+Two moons, three labels a class. The teacher sees no label and no consistency loss, so that all it
+learns came back from the student; then the student's labeled loss tells a right feedback from none
+and from one of the wrong sign (docs/method.md).
+"""
+import dataclasses
+
+import pytest
+import tensorflow as tf
+
+import meta_pseudo_labels as mpl
+from meta_pseudo_labels import models
+from meta_pseudo_labels import rng
+from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import sources
+from meta_pseudo_labels.data import splits
+
+STEPS, UNLABELED = 1000, 128
+
+
+class FeedbackAlone(mpl.MetaPseudoLabels):
+  """MPL whose teacher has no loss of its own."""
+
+  def uda_pass(self, model, data):
+    out = super().uda_pass(model, data)
+    return dataclasses.replace(out, cross_entropy_l=0. * out.cross_entropy_l)
+
+
+def student_losses(feedback, weights, seed=0):
+  """The student's labeled loss after the run, for each weight of the feedback."""
+  data = sources.load(datasets.info('two_moons'), None, seed).train
+  chosen = splits.split(data.labels, num_labeled=6, label_seed=seed, num_validation=0,
+                        num_classes=2).labeled
+  points = tf.constant(data.inputs)
+  labeled, labels = tf.gather(points, chosen), tf.constant(data.labels[chosen])
+  model = lambda number: models.build('mlp-8x2', num_classes=2, input_shape=(2,),
+                                      seed=f'{seed}/{number}')
+  method = FeedbackAlone(model(0), model(1), mpl_feedback=feedback, uda_weight=0., seed=seed)
+  method.set_optimizers(mpl.optimizers.SGD(.5), mpl.optimizers.Momentum(.05))
+  method.mpl_weight = tf.Variable(1.)
+
+  @tf.function(autograph=False)
+  def run():
+    def step(index):
+      draw = rng.uniform(rng.key(seed, index), 'examples', [UNLABELED])
+      views = tf.gather(points, tf.cast(draw * points.shape[0], tf.int32))
+      method.train_step((labeled, labels, views, views))
+      return index + 1
+    tf.while_loop(lambda index: index < STEPS, step, [0])
+    return method.labeled_loss_now(labeled, tf.one_hot(labels, 2))
+
+  losses = []
+  state = method.variables + method.teacher_optimizer.slots['momentum']
+  start = [v.numpy() for v in state]
+  for weight in weights:
+    for variable, value in zip(state, start):
+      variable.assign(value)
+    method.mpl_weight.assign(weight)
+    losses.append(float(run()))
+  return losses
+
+
+@pytest.mark.parametrize('feedback', ['soft', 'sampled_dot'])
+def test_the_student_s_loss_tells_right_from_none_from_wrong(feedback):
+  right, none, wrong = student_losses(feedback, [1., 0., -1.])
+  assert right < .1
+  assert .5 < none < 1.1
+  assert wrong > 2
