@@ -12,10 +12,11 @@ from meta_pseudo_labels.errors import UserError
 FREE = frozenset((
     'task_mode', 'output_dir', 'reset_output_dir', 'save_every', 'log_every', 'eval_batch_size',
     'steps_per_loop', 'strategy', 'num_virtual_devices', 'keep_checkpoints', 'baselines',
-    'eval_split', 'data_dir', 'running_local_dev', 'use_vizier', 'master', 'tpu_platform',
-    'tpu_topology', 'use_tpu', 'dataset_name', 'method', 'num_labeled', 'finetune_steps',
-    'finetune_lr', 'finetune_batch_size', 'load_checkpoint',
-    'load_checkpoint_and_restart_global_step', 'mpl_teacher_checkpoint', 'mpl_student_checkpoint'))
+    'num_seeds', 'eval_split', 'data_dir', 'running_local_dev', 'use_vizier', 'master',
+    'tpu_platform', 'tpu_topology', 'use_tpu', 'dataset_name', 'method', 'num_labeled',
+    'finetune_steps', 'finetune_lr', 'finetune_batch_size', 'load_checkpoint',
+    'load_checkpoint_and_restart_global_step', 'mpl_teacher_checkpoint',
+    'mpl_student_checkpoint'))
 # ... and what follows from some of them, which must not.
 DERIVED = ('dataset', 'method_name', 'labeled_count')
 

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import sys
 from typing import List, Optional, Tuple
@@ -123,22 +124,55 @@ def parse(argv: List[str], flag_values=flags.FLAGS) -> Config:
   for flag in FLAG_TABLE:
     flag_values[flag.name].unparse()
   try:
-    rest = flag_values(argv)[1:]
+    rest = flag_values(_without_flagfiles(argv))[1:]
   except flags.UnrecognizedFlagError as error:
     name = '--' + error.flagname
     known = suggest(name, ['--' + known for known in flag_values])
     raise UserError(f'{name}: unknown flag{known}; --helpfull lists all flags') from None
-  except flags.CantOpenFlagFileError as error:
-    reason = error.__context__  # The OSError, which knows the file's name.
-    raise UserError(f'--flagfile={reason.filename}: {reason.strerror}; give the path of a file '
-                    'with one flag a line') from None
-  except UnicodeDecodeError:
-    raise UserError('--flagfile: not a text file; give a file with one flag a line') from None
   except (flags.Error, ValueError) as error:
     raise UserError(_value_error_line(str(error))) from None
   if rest:
     raise UserError(f'unexpected argument {rest[0]!r}: write flags as --name=value')
   return from_flags(flag_values)
+
+
+def _without_flagfiles(argv: List[str], base: str = '', inside: Tuple[str, ...] = ()) -> List[str]:
+  """The arguments with every --flagfile=PATH replaced by what that file holds.
+
+  absl would do it too, but takes a flagfile named in a flagfile relative to the current folder;
+  here it is relative to the file that names it, so that recipes can share their settings.
+
+  Args:
+    argv: arguments, or lines of a file without comments.
+    base: folder that relative paths start from.
+    inside: the files that are being read, outermost first.
+
+  Raises:
+    UserError: a file cannot be read, or includes itself.
+  """
+  result, rest = [], iter(argv)
+  for argument in rest:
+    match = re.fullmatch(r'--?flagfile(?:=(.*))?', argument)
+    if not match:
+      result.append(argument)
+      continue
+    value = match.group(1) if match.group(1) is not None else next(rest, '')
+    path = os.path.join(base, os.path.expanduser(value))
+    try:
+      with open(path, encoding='utf-8') as file:
+        lines = [line.strip() for line in file]
+    except OSError as error:
+      raise UserError(f'--flagfile={path}: {error.strerror}; give the path of a file with one '
+                      'flag a line') from None
+    except UnicodeDecodeError:
+      raise UserError(f'--flagfile={path}: not a text file; give a file with one flag a '
+                      'line') from None
+    if os.path.realpath(path) in inside:
+      raise UserError(f'--flagfile={path}: includes itself; remove that line')
+    result += _without_flagfiles(
+        [line for line in lines if line and not line.startswith(('#', '//'))],
+        os.path.dirname(path), (*inside, os.path.realpath(path)))
+  return result
 
 
 def _value_error_line(message: str) -> str:

@@ -32,8 +32,9 @@ def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master
                     tpu_topology=''):
   """A `tf.distribute.Strategy` by `--strategy`.
 
-  auto: a TPU where `use_tpu` asks for one and one answers; multi_worker where TF_CONFIG names several workers, mirrored where there are several
-  GPUs or virtual devices, else one device (the GPU if there is one).
+  auto: a TPU where `use_tpu` asks for one and one answers; multi_worker where TF_CONFIG names
+  several workers, mirrored where there are several GPUs or virtual devices, else one device (the
+  GPU if there is one).
 
   Raises:
     UserError: what was asked for is not there.

@@ -10,7 +10,7 @@ from typing import Any, Callable, Tuple, Union
 METHODS = ('supervised', 'pseudo_labels', 'uda', 'mpl')
 FEEDBACKS = ('release', 'soft', 'sampled', 'sampled_dot', 'argmax')
 STRATEGIES = ('auto', 'one_device', 'mirrored', 'multi_worker', 'tpu')
-BASELINES = METHODS + ('label_spreading',)
+BASELINES = METHODS + ('mpl_without_uda', 'label_spreading')
 TASKS = ('train', 'finetune', 'eval', 'eval_forever')
 LATER_TASKS = ('predict', 'export', 'report')
 EFFICIENTNETS = ('bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
@@ -159,6 +159,8 @@ FLAG_TABLE = (
     Flag('mpl_weight', float, 1., 'Factor of the feedback term.', NON_NEGATIVE),
     Flag('baselines', str, '', 'Methods trained before the main run on the same data and shown in '
          f'the same table, separated by commas: {", ".join(BASELINES)}.'),
+    Flag('num_seeds', int, 1, 'Repeat the run and its baselines with so many seeds, counting up '
+         'seed and label_seed; the table shows mean and standard deviation.', COUNT),
     Flag('num_labeled', int, None, 'Labeled training examples (none: the number in dataset_name, '
          'else all).', COUNT),
     Flag('label_seed', int, None, 'Seed of a class-balanced draw of the labeled examples (none: '

@@ -7,6 +7,8 @@ import time
 from absl import logging
 
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
+import tensorflow as tf
+
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import compare
 from meta_pseudo_labels import config as config_lib
@@ -14,7 +16,6 @@ from meta_pseudo_labels import distribute
 from meta_pseudo_labels import progress as progress_lib
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import problem as problem_lib
-from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.errors import UserError
 
 EVAL_FOREVER_SECONDS = 30
@@ -22,8 +23,6 @@ EVAL_FOREVER_SECONDS = 30
 
 def _train(config, problem, strategy, progress):
   """Tasks train and finetune: trains, then prints the table and where everything is."""
-  splits.write_manifest(os.path.join(config.output_dir, 'labeled_split.json'), problem.split,
-                        dataset=config.dataset, labels=problem.labels)
   first_phase = 'finetune' if config.task == 'finetune' else None
   lines = compare.train_and_compare(config, problem, strategy, progress, first_phase)
   progress.say('')
@@ -34,8 +33,10 @@ def _train(config, problem, strategy, progress):
   for what, name in (('checkpoints', 'ckpt_last'), ('best checkpoint', 'ckpt_best'),
                      ('TensorBoard', 'logs'), ('metrics', 'metrics.jsonl'),
                      ('settings', 'hparams.json'), ('labeled split', 'labeled_split.json'),
-                     ('results', 'results.json')):
-    progress.say(f'{what + ":":17}{os.path.join(config.output_dir, name)}')
+                     ('results', 'results.json'), ('picture', 'decision_regions.png')):
+    path = os.path.join(config.output_dir, name)
+    if os.path.exists(path):
+      progress.say(f'{what + ":":17}{path}')
 
 
 def _evaluate(config, problem, strategy, progress):
@@ -76,6 +77,8 @@ def run(argv):
     config = config_lib.parse(argv)
     config_lib.validate(config)
     logging.use_absl_handler()
+    # One process trains several methods, each in functions of its own: no reason to warn.
+    tf.get_logger().addFilter(lambda record: 'retracing' not in record.getMessage())
     strategy = distribute.create_strategy(
         config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
         master=config.master, tpu_topology=config.tpu_topology)

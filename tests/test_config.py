@@ -43,7 +43,7 @@ OURS = dict(
     num_validation=0, eval_split='test', seed=0, data_dir=None, strategy='auto',
     num_virtual_devices=0, steps_per_loop=100, finetune_steps=0, finetune_lr=1e-5,
     finetune_batch_size=512, baselines='', keep_checkpoints=3, augment_stddev=.1,
-    jit_compile=False, deterministic=False)
+    jit_compile=False, deterministic=False, num_seeds=1)
 REQUIRED = ['main', '--dataset_name=digits_40_mpl', '--output_dir=/tmp/run']
 
 # The README's CIFAR-10-4K command; its ImageNet command differs as said below.
@@ -252,7 +252,8 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
     ('--task_mode=export', '--task_mode=export: not there yet; use one of train, finetune, eval, '
      'eval_forever'),
     ('--baselines=uda,suprvised', "--baselines=uda,suprvised: unknown method 'suprvised' (did you "
-     "mean 'supervised'?); use supervised, pseudo_labels, uda, mpl, label_spreading"),
+     "mean 'supervised'?); use supervised, pseudo_labels, uda, mpl, mpl_without_uda, "
+     'label_spreading'),
     ('--model_type=wrn-27-2', '--model_type=wrn-27-2: the depth 27 must be 6n+4, such as 10, 16, '
      '22, 28'),
     ('--model_type=wrn-4-2', '--model_type=wrn-4-2: the depth 4 must be 6n+4, such as 10, 16, 22, '
@@ -284,7 +285,23 @@ def test_evaluation_never_deletes(task_mode):
 def test_flagfile_that_is_no_text(tmp_path):
   (tmp_path / 'image.flags').write_bytes(b'\xff\xd8\xff\xe0')
   assert refusal(f'--flagfile={tmp_path}/image.flags') == (
-      '--flagfile: not a text file; give a file with one flag a line')
+      f'--flagfile={tmp_path}/image.flags: not a text file; give a file with one flag a line')
+
+
+def test_a_flagfile_in_a_flagfile_is_looked_for_beside_it(tmp_path, monkeypatch):
+  (tmp_path / 'recipes').mkdir()
+  (tmp_path / 'recipes' / 'shared.flags').write_text('# Shared.\n--lr=3\n  // Seeds.\n--seed=1\n')
+  (tmp_path / 'recipes' / 'top.flags').write_text('--flagfile=shared.flags\n--seed=2\n')
+  monkeypatch.chdir(tmp_path)
+  config = config_lib.parse(['main', '--flagfile', 'recipes/top.flags', '--uda_data=3'])
+  assert (config.lr, config.seed, config.uda_data) == (3., 2, 3)
+
+
+def test_a_flagfile_that_includes_itself(tmp_path):
+  (tmp_path / 'a.flags').write_text('--flagfile=b.flags\n')
+  (tmp_path / 'b.flags').write_text('--flagfile=a.flags\n')
+  assert refusal(f'--flagfile={tmp_path}/a.flags') == (
+      f'--flagfile={tmp_path}/a.flags: includes itself; remove that line')
 
 
 def test_values_of_the_wrong_type_are_named():

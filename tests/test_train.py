@@ -84,6 +84,31 @@ def test_main_trains_images_with_augmentation_baselines_and_finetune(tmp_path, c
   assert again['MPL student'] == table['MPL student']
 
 
+def test_several_seeds_and_a_picture(tmp_path, capsys):
+  flags = ['--mpl_feedback=soft', '--num_seeds=2', '--baselines=mpl_without_uda']
+  assert main.run(tiny(tmp_path, *flags)) == 0
+  table = json.loads((tmp_path / 'table.json').read_text())
+  assert [row['name'] for row in table] == ['MPL without UDA teacher', 'MPL without UDA student',
+                                            'MPL teacher', 'MPL student']
+  split = lambda folder: json.loads((folder / 'labeled_split.json').read_text())['labeled']
+  assert split(tmp_path) != split(tmp_path / 'seed_1')
+  for index, folder in enumerate((tmp_path, tmp_path / 'seed_1')):
+    results = json.loads((folder / 'results.json').read_text())
+    accuracy = results['phases']['train']['student']['top1']
+    assert table[-1]['accuracies'][index] == accuracy
+    hparams = json.loads((folder / 'baselines' / 'mpl_without_uda' / 'hparams.json').read_text())
+    assert (hparams['uda_weight'], hparams['seed']) == (0, index)
+  mean = np.mean(table[-1]['accuracies'])
+  assert table[-1]['accuracy'] == mean
+  printed = capsys.readouterr().out
+  assert f'{100 * mean:.2f}% +- ' in printed and 'decision_regions.png' in printed
+  picture = tf.io.decode_png((tmp_path / 'decision_regions.png').read_bytes()).numpy()
+  # Two panels side by side, and both classes' colours in each.
+  left, right = np.split(picture[100:250, :660, :3].astype(int), 2, axis=1)
+  for panel in (left, right):
+    assert (panel[..., 2] - panel[..., 0] > 30).any() and (panel[..., 0] - panel[..., 2] > 30).any()
+
+
 def weights(run):
   return [v.numpy() for phase in run.phases for v in phase.method.variables]
 

@@ -38,14 +38,14 @@ def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilo
   elif wide_resnet.NAME.match(name) or name == 'wrn-28-large':
     builder, rank = wide_resnet.wide_resnet, 3
   elif mlp.NAME.match(name):
-    builder, rank = mlp.mlp, 1
+    builder, rank = mlp.mlp, len(input_shape)  # It flattens whatever comes.
   else:
     raise UserError(f'--model_type={name}: no such model; use wrn-<6n+4>-<k>, wrn-28-large, '
                     f'{", ".join((*resnet.NAMES, *efficientnet.SIZES))} or '
                     'mlp-<width>x<hidden layers>')
   if len(input_shape) != rank:
     raise UserError(f'--model_type={name} takes inputs of rank {rank}, but the data have shape '
-                    f'{tuple(input_shape)}: {"an image" if rank == 3 else "a vector"} is needed')
+                    f'{tuple(input_shape)}: an image is needed')
   return builder(name, **kwargs)
 
 

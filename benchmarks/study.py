@@ -1,0 +1,180 @@
+"""Does the student's feedback help? Paired comparisons on the same data, splits and seeds.
+
+    python benchmarks/study.py --recipe=flags/study_digits.flags [--output=study.jsonl]
+        [--datasets=digits_20,digits_40,digits_100] [--seeds=0-9] [--settings=NAME,...]
+        [--processes=2] [--flag=value ...]
+    python benchmarks/study.py --output=study.jsonl --table
+
+Every setting trains once a (data set, seed); the seed is that of the labeled examples, the weights
+and the order of the data alike. Each run is a line of the output file as soon as it is done, and
+is not run again. The table has each setting's mean accuracy over seeds, and its difference to
+its control, paired by seed, with the 95 % interval of Student's t. The control is a student that
+is distilled from a UDA teacher in the same way, without any feedback: `MPL 0` (soft labels) for
+`soft`, `release` and the baselines, `sampled 0` (labels drawn from the teacher) for `sampled` and
+`sampled_dot`, `argmax 0` for `argmax`. What is measured is the student's average on
+the recipe's --eval_split after training, before any finetune.
+"""
+import argparse
+import collections
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+CHECKOUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
+CONTROL = 'MPL 0'
+
+
+def mpl(feedback, weight, **more):
+  """The flags of an MPL setting."""
+  return dict(method='mpl', mpl_feedback=feedback, mpl_weight=weight, **more)
+
+
+SETTINGS = {
+    'supervised': dict(method='supervised'),
+    'pseudo labels': dict(method='pseudo_labels', uda_weight=1),
+    'UDA': dict(method='uda'),
+    CONTROL: mpl('soft', 0),
+    'release': mpl('release', 1),
+    'soft 0.1': mpl('soft', .1),
+    'soft 1': mpl('soft', 1),
+    'soft 10': mpl('soft', 10),
+    'sampled 0': mpl('sampled', 0),
+    'sampled 1': mpl('sampled', 1),
+    'sampled_dot 1': mpl('sampled_dot', 1),
+    'argmax 0': mpl('argmax', 0),
+    'argmax 1': mpl('argmax', 1),
+}
+
+
+def control_of(setting):
+  """The setting without feedback that a setting (or its teacher) is compared with."""
+  name = setting.split(' ')[0].split('_')[0]
+  return f'{name} 0' if name in ('sampled', 'argmax') else CONTROL
+
+
+def run_one(flags, seed):
+  """Trains once in this process; returns {model's name: accuracy in [0, 1]} after training."""
+  sys.path.insert(0, CHECKOUT)
+  # pylint: disable=import-outside-toplevel
+  import io
+  import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2.
+  import tensorflow as tf
+  from meta_pseudo_labels import checkpoints, config as config_lib, distribute, progress, train
+  from meta_pseudo_labels.data import problem
+  folder = tempfile.mkdtemp()
+  try:
+    config = config_lib.parse(['study', *flags, f'--seed={seed}', f'--label_seed={seed}',
+                               f'--output_dir={folder}/run', '--finetune_steps=0', '--baselines='])
+    config_lib.validate(config)
+    distribute.set_up(config.seed, use_bfloat16=config.use_bfloat16)
+    config = config.replace(save_every=config.num_train_steps)
+    checkpoints.prepare_folder(config)
+    run = train.Run(config, problem.build(config), tf.distribute.OneDeviceStrategy('CPU:0'),
+                    progress.Progress(io.StringIO()))
+    results = run.train()
+    return {name: values['top1'] for name, values in results['phases']['train'].items()}
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def read(path):
+  """The runs in an output file: {(data set, setting, seed): line}."""
+  if not os.path.isfile(path):
+    return {}
+  with open(path, encoding='utf-8') as file:
+    lines = [json.loads(line) for line in file]
+  return {(line['dataset'], line['setting'], line['seed']): line for line in lines}
+
+
+def work(args, part):
+  """Runs every `args.processes`-th run that is not done, the `part`-th first."""
+  runs = [(dataset, setting, seed) for seed in args.seeds for dataset in args.datasets
+          for setting in args.settings]
+  for dataset, setting, seed in runs[part::args.processes]:
+    if (dataset, setting, seed) in read(args.output):
+      continue
+    changes = [f'--{name}={value}' for name, value in SETTINGS[setting].items()]
+    flags = [f'--flagfile={args.recipe}', *args.flags, f'--dataset_name={dataset}', *changes]
+    line = {'dataset': dataset, 'setting': setting, 'seed': seed, 'flags': flags,
+            'accuracy': run_one(flags, seed)}
+    with open(args.output, 'a', encoding='utf-8') as file:
+      file.write(json.dumps(line) + '\n')
+
+
+def interval(differences):
+  """Half the width of the 95 % interval of a mean (Student's t)."""
+  from scipy import stats  # pylint: disable=import-outside-toplevel
+  count = len(differences)
+  if count < 2:
+    return float('nan')
+  return stats.t.ppf(.975, count - 1) * np.std(differences, ddof=1) / np.sqrt(count)
+
+
+def table(runs):
+  """Lines of Markdown: a table of every data set in `runs` (as `read` returns them)."""
+  by_dataset = collections.defaultdict(lambda: collections.defaultdict(dict))
+  for (dataset, setting, seed), line in runs.items():
+    by_dataset[dataset][setting][seed] = 100 * line['accuracy']['student']
+    if 'teacher' in line['accuracy']:
+      by_dataset[dataset][f'{setting} (teacher)'][seed] = 100 * line['accuracy']['teacher']
+  lines = []
+  for dataset, settings in by_dataset.items():
+    lines += ['', f'**{dataset}**', '', '| setting | seeds | accuracy | minus control, 95 % |',
+              '|---|---|---|---|']
+    order = [name for setting in SETTINGS for name in (setting, f'{setting} (teacher)')]
+    for name in sorted(settings, key=lambda n: order.index(n) if n in order else len(order)):
+      seeds, control = settings[name], settings.get(control_of(name), {})
+      values = np.array(list(seeds.values()))
+      spread = f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else ''
+      paired = np.array([seeds[seed] - control[seed] for seed in seeds if seed in control])
+      difference = ('' if name == control_of(name) or not len(paired) else
+                    f'{paired.mean():+.2f} ± {interval(paired):.2f}')
+      lines.append(f'| {name} | {len(values)} | {values.mean():.2f}{spread} | {difference} |')
+  return lines
+
+
+def parse(argv):
+  """The command line; flags that are not the study's own go to every run."""
+  def seeds(text):
+    first, _, last = text.partition('-')
+    return list(range(int(first), int(last or first) + 1))
+
+  names = lambda text: text.split(',')
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--recipe', default=os.path.join(CHECKOUT, 'flags', 'study_digits.flags'))
+  parser.add_argument('--output', default='study.jsonl')
+  parser.add_argument('--datasets', type=names, default=names('digits_20,digits_40,digits_100'))
+  parser.add_argument('--seeds', type=seeds, default=seeds('0-9'))
+  parser.add_argument('--settings', type=names, default=list(SETTINGS))
+  parser.add_argument('--processes', type=int, default=1)
+  parser.add_argument('--part', type=int, help=argparse.SUPPRESS)
+  parser.add_argument('--table', action='store_true', help='only print the table')
+  args, args.flags = parser.parse_known_args(argv)
+  for setting in args.settings:
+    if setting not in SETTINGS:
+      parser.error(f'--settings: unknown {setting!r}; use some of {", ".join(SETTINGS)}')
+  return args
+
+
+def main(argv):
+  args = parse(argv)
+  if args.part is not None:
+    work(args, args.part)
+    return
+  if not args.table:
+    # A process of its own for each core's share: small networks do not use more than one.
+    workers = [subprocess.Popen([sys.executable, os.path.abspath(__file__), *argv, f'--part={part}'])
+               for part in range(args.processes)]
+    if any([worker.wait() for worker in workers]):
+      sys.exit('a run failed; what is done is kept, and the same command goes on')
+  print('\n'.join(table(read(args.output))))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
