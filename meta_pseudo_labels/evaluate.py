@@ -20,6 +20,7 @@ class Evaluator:
     self._batches = strategy.distribute_datasets_from_function(batches)
     self._num_batches = num_batches
 
+    @tf.autograph.experimental.do_not_convert
     def sums(inputs, labels, weights):
       logits = tf.cast(model(inputs, training=False), tf.float32)
       one_hot = tf.one_hot(labels, logits.shape[-1])

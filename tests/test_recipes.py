@@ -26,6 +26,20 @@ def fixture_precision():
   tf.keras.mixed_precision.set_global_policy('float32')
 
 
+SHARED = ('two_moons',)  # What several recipes include.
+
+
+@pytest.mark.parametrize('name', sorted(
+    path.stem for path in FLAGFILES.glob('*.flags') if path.stem not in SHARED))
+def test_every_recipe_is_valid(name):
+  config = config_lib.parse(['main', f'--flagfile={FLAGFILES}/{name}.flags', '--output_dir=x'])
+  if name.startswith('study'):
+    config = config.replace(method='mpl')
+  config_lib.validate(config)
+  assert name.endswith(config.method_name) or name.startswith('study') or (
+      name == 'two_moons_mpl_without_uda' and config.uda_weight == 0)
+
+
 def write_cifar10(folder, *, train_records, test_records):
   """CIFAR-10's files of binary records, with random images."""
   rng = np.random.RandomState(0)

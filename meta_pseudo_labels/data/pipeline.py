@@ -134,6 +134,7 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     numbers = tf.data.Dataset.range(first_replica, first_replica + local_replicas)
     return numbers.map(lambda replica: (step, replica, *chosen))
 
+  @tf.autograph.experimental.do_not_convert  # Nothing to convert; looking for it takes seconds.
   def batch(step, replica, chosen, chosen_unlabeled=None):
     key = rng.key(seed, step)
     offset = tf.cast(replica, tf.int32) * share
