@@ -1,6 +1,7 @@
 """Exact accuracy over a whole split, on any strategy."""
 import tensorflow as tf
 
+from meta_pseudo_labels import distribute
 from meta_pseudo_labels import losses
 
 
@@ -17,7 +18,7 @@ class Evaluator:
         `pipeline.eval_batches` describes.
       num_batches: int, GLOBAL batches in the split.
     """
-    self._batches = strategy.distribute_datasets_from_function(batches)
+    self._batches = distribute.datasets(strategy, batches)
     self._num_batches = num_batches
 
     @tf.autograph.experimental.do_not_convert

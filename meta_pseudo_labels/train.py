@@ -235,8 +235,8 @@ class Run:
     if step >= phase.num_steps:
       return None
     offset = self.steps_before(index)
-    batches = self.strategy.distribute_datasets_from_function(
-        lambda context: self.problem.train_batches(
+    batches = distribute.datasets(
+        self.strategy, lambda context: self.problem.train_batches(
             batch_size=phase.batch_size, seed=config.seed + index, uda_data=phase.uda_data,
             start_step=step, replicas=self.replicas, context=context))
     iterator = iter(batches)

@@ -5,6 +5,7 @@ starts the pipeline at its step, and replica r of R makes rows [r*b, (r+1)*b) of
 batch. Nothing of the pipeline needs to be saved (design rule 5).
 """
 import dataclasses
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -94,6 +95,19 @@ def order(count, seed, purpose, size, start=0):
   return epochs.flat_map(shuffled).skip(position).batch(size, drop_remainder=True)
 
 
+def _in_parallel(elements, function, prefetched):
+  """`elements` mapped in order, on all cores, some of them ahead.
+
+  tf.data's own choice of the parallelism is switched off: the thread that makes it wakes up
+  every minute at last, and with TensorFlow 2.15 dropping an iterator waits for it to do so.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return elements.map(
+      function, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(
+          prefetched).with_options(options)
+
+
 def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, seed, truth=None,
                   start_step=0, replicas=1, first_replica=0, local_replicas=None):
   """Training batches, one replica's share an element, the replicas of a step in a row.
@@ -150,8 +164,7 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     return result if truth is None else (*result, tf.gather(truth, chosen))
 
   elements = tf.data.Dataset.zip((steps, *orders)).flat_map(replicas_of)
-  return elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
-      2 * local_replicas)
+  return _in_parallel(elements, batch, 2 * local_replicas)
 
 
 def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica=0,
@@ -185,4 +198,4 @@ def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica
     return views.plain(tf.gather(inputs, rows)), tf.gather(labels, rows), weights
 
   elements = tf.data.Dataset.range(-(-count // batch_size) * local_replicas)
-  return elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+  return _in_parallel(elements, batch, 2)
