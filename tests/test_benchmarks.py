@@ -1,0 +1,73 @@
+"""The benchmark programs: their statistics by hand, and each one once on tiny settings."""
+import json
+import pathlib
+import sys
+
+import pytest
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT / 'benchmarks'))
+
+# pylint: disable=wrong-import-position
+import digits
+import step_cost
+import study
+
+
+def line(dataset, setting, seed, **accuracy):
+  return (dataset, setting, seed), {'accuracy': accuracy}
+
+
+def test_the_study_s_table_pairs_by_seed_and_by_kind_of_labels():
+  runs = dict([
+      line('d', 'MPL 0', 0, student=.90, teacher=.80), line('d', 'MPL 0', 1, student=.92),
+      line('d', 'soft 1', 0, student=.91), line('d', 'soft 1', 1, student=.95),
+      line('d', 'soft 1', 2, student=.10),  # Without a partner: in the mean, not in the pairs.
+      line('d', 'sampled 0', 0, student=.50), line('d', 'sampled 0', 1, student=.50),
+      line('d', 'sampled 1', 0, student=.40), line('d', 'sampled 1', 1, student=.40)])
+  table = study.table(runs)
+  assert '**d**' in table
+  # Differences 1 and 3: mean 2, standard error 1, and t(.975, 1 degree of freedom) = 12.706.
+  assert '| soft 1 | 3 | 65.33 ± 47.96 | +2.00 ± 12.71 |' in table
+  assert '| sampled 1 | 2 | 40.00 ± 0.00 | -10.00 ± 0.00 |' in table
+  assert '| MPL 0 | 2 | 91.00 ± 1.41 |  |' in table
+  assert '| MPL 0 (teacher) | 1 | 80.00 | -10.00 ± nan |' in table
+
+
+def test_the_study_runs_each_setting_once(tmp_path, capsys):
+  recipe = CHECKOUT / 'flags' / 'two_moons.flags'
+  argv = [f'--recipe={recipe}', f'--output={tmp_path}/out.jsonl', '--datasets=two_moons_6',
+          '--seeds=3-3', '--num_train_steps=4', '--uda_data=2']
+  args = study.parse([*argv, '--settings=UDA,sampled 1'])
+  study.work(args, 0)
+  study.work(args, 0)  # Nothing is left to do.
+  lines = [json.loads(text) for text in (tmp_path / 'out.jsonl').read_text().splitlines()]
+  assert [(entry['setting'], entry['seed']) for entry in lines] == [('UDA', 3), ('sampled 1', 3)]
+  assert set(lines[1]['accuracy']) == {'student', 'raw_student', 'teacher'}
+  assert all(0 < value < 1 for value in lines[1]['accuracy'].values())
+  assert '--uda_data=2' in lines[0]['flags'] and '--mpl_feedback=sampled' in lines[1]['flags']
+  study.main([*argv, '--table'])
+  assert '| UDA | 1 |' in capsys.readouterr().out
+
+
+def test_an_unknown_setting_is_refused(capsys):
+  with pytest.raises(SystemExit) as stop:
+    study.parse(['--settings=UDDA'])
+  assert stop.value.code == 2
+  assert "unknown 'UDDA'; use some of supervised" in capsys.readouterr().err
+
+
+def test_the_summary_of_digits_by_hand():
+  tables = [{'MPL student': 90., 'UDA': 89.}, {'MPL student': 94., 'UDA': 89.}]
+  text = '\n'.join(digits.summary(tables))
+  assert 'MPL student   92.00 +- 2.83' in text
+  assert '+3.00 +- 2.00' in text  # 1 and 5: standard deviation 2.83, standard error 2.
+
+
+def test_step_costs_are_ratios_to_the_first(capsys, monkeypatch):
+  monkeypatch.setattr(step_cost, 'SECONDS_A_TURN', 0.)
+  step_cost.main(['--methods=release,uda', '--rounds=2', '--model_type=mlp-8x1',
+                  '--image_size=8', '--train_batch_size=2', '--uda_data=1'])
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1].split() == 'release 1.000 of release (1.000 to 1.000)'.split()
+  assert lines[2].startswith('uda') and 0 < float(lines[2].split()[1])
