@@ -1,6 +1,7 @@
 """The default recipe over several seeds: mean and spread of every row of its table.
 
-    python benchmarks/digits.py [--seeds=0,1,2,3,4] [--output_dir=runs/digits_seeds] [--flag=value ...]
+    python benchmarks/digits.py [--seeds=0,1,2,3,4] [--output_dir=runs/digits_seeds]
+        [--flag=value ...]
 
 Each seed draws its own 40 labeled examples and its own weights (--label_seed and --seed); the
 test images are the same. Seeds that are done already are read, not run again. Further flags go

@@ -169,8 +169,8 @@ def main(argv):
     return
   if not args.table:
     # A process of its own for each core's share: small networks do not use more than one.
-    workers = [subprocess.Popen([sys.executable, os.path.abspath(__file__), *argv, f'--part={part}'])
-               for part in range(args.processes)]
+    command = [sys.executable, os.path.abspath(__file__), *argv]
+    workers = [subprocess.Popen([*command, f'--part={part}']) for part in range(args.processes)]
     if any([worker.wait() for worker in workers]):
       sys.exit('a run failed; what is done is kept, and the same command goes on')
   print('\n'.join(table(read(args.output))))

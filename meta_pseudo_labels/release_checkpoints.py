@@ -47,7 +47,8 @@ def names(method):
 
   Leaves out `cross_entropy_old`, for which ours needs no variable; `moving_dot_product` unless
   `mpl_feedback` is `release`, the only one where it is the same quantity (the others have the
-  opposite sign or none); and the slots of optimizers that the release does not have.
+  opposite sign or none); its square, which only the logs need; and the slots of optimizers that the
+  release does not have.
   """
   found = {'global_step': method.step}
   if getattr(method, 'mpl_feedback', None) == 'release':

@@ -44,7 +44,9 @@ def test_a_run_goes_on_from_a_checkpoint_of_another_run_exactly(tmp_path, finish
   assert f'{path}: loaded 4 student, 8 optimizer slots, 4 teacher, 4 average' in printed
   expected, found = newest(finished), newest(tmp_path)
   assert expected.keys() == found.keys() and len(found) > 20
-  for name in set(found) - {'best/.ATTRIBUTES/VARIABLE_VALUE'}:
+  # The square is for the logs alone, and the release has no name for it.
+  for name in set(found) - {f'{left_out}/.ATTRIBUTES/VARIABLE_VALUE' for left_out in (
+      'best', 'train/moving_dot_product_square')}:
     np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 

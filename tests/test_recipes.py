@@ -60,7 +60,8 @@ def test_cifar10_4000_mpl_starts_training(tmp_path, capsys):
   printed = capsys.readouterr().out
   assert '4000 labeled, 4100 unlabeled, 50 test examples of cifar10' in printed
   results = json.loads((run / 'results.json').read_text())
-  assert results['steps'] == {'train': 1} and results['phases']['train']['student']['examples'] == 50
+  assert results['steps'] == {'train': 1}
+  assert results['phases']['train']['student']['examples'] == 50
   with open(run / 'metrics.jsonl', encoding='utf-8') as file:
     logs = json.loads(file.readline())
   assert logs['global_step'] == 1 and logs['lr/student'] == 0  # The student waits 3,000 steps.

@@ -218,7 +218,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     def along(direction):
       return linear_tape.gradient(gradients, cotangents, output_gradients=direction)
 
-    return StudentPass(logits['augmented'], logits['labeled'], tf.reduce_sum(cotangents * log_probs), gradients, along)
+    return StudentPass(logits['augmented'], logits['labeled'],
+                       tf.reduce_sum(cotangents * log_probs), gradients, along)
 
   def feedback_by_derivative(self, update, along, labeled, labels, targets, log_probs):
     """(labeled loss after the step, F `[n, C]`, dot product) of `soft` and `sampled_dot`.

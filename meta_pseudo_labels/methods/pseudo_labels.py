@@ -42,5 +42,6 @@ class PseudoLabels(base.Method):
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.step.assign_add(1)
     self.average.update(self.step)
-    return self.logs({'loss/total': loss, 'loss/cross_entropy': loss_l, 'pseudo_labels/loss': loss_u},
+    return self.logs({'loss/total': loss, 'loss/cross_entropy': loss_l,
+                      'pseudo_labels/loss': loss_u},
                      {'loss/lr': rate, 'loss/grad_norm': update.norm})
