@@ -21,9 +21,11 @@ import tensorflow as tf
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import methods
+from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.flag_table import FEEDBACKS
 
 CLASSES, SECONDS_A_TURN = 10, 2.
+KNOWN = (*FEEDBACKS, 'uda', 'supervised')
 
 
 def build_step(config, name):
@@ -69,9 +71,20 @@ def main(argv):
       own[name] = value
     else:
       flags.append(argument)
-  config = config_lib.parse(flags)
+  names = own['methods'].split(',')
+  try:
+    for name in names:
+      if name not in KNOWN:
+        raise UserError(f'--methods: unknown {name!r}; use some of {", ".join(KNOWN)}')
+    if not own['rounds'].isdigit() or own['rounds'] == '0':
+      raise UserError(f'--rounds={own["rounds"]}: must be a whole number, 1 or more')
+    config = config_lib.parse(flags)
+    config_lib.validate(config)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
   distribute.set_up(0, use_bfloat16=config.use_bfloat16)
-  steps = {name: build_step(config, name) for name in own['methods'].split(',')}
+  steps = {name: build_step(config, name) for name in names}
   seconds = measure(steps, int(own['rounds']))
   first = next(iter(steps))
   print(f'{config.model_type}, {config.image_size} pixels, batch {config.train_batch_size}, '

@@ -152,7 +152,8 @@ def parse(argv):
   parser.add_argument('--datasets', type=names, default=names('digits_20,digits_40,digits_100'))
   parser.add_argument('--seeds', type=seeds, default=seeds('0-9'))
   parser.add_argument('--settings', type=names, default=list(SETTINGS))
-  parser.add_argument('--processes', type=int, default=1)
+  parser.add_argument('--processes', type=int, default=1, choices=range(1, 257),
+                      metavar='1..256')
   parser.add_argument('--part', type=int, help=argparse.SUPPRESS)
   parser.add_argument('--table', action='store_true', help='only print the table')
   args, args.flags = parser.parse_known_args(argv)
@@ -165,14 +166,22 @@ def parse(argv):
 def main(argv):
   args = parse(argv)
   if args.part is not None:
-    work(args, args.part)
+    sys.path.insert(0, CHECKOUT)
+    from meta_pseudo_labels.errors import UserError  # pylint: disable=import-outside-toplevel
+    try:
+      work(args, args.part)
+    except UserError as error:
+      print(f'error: {error}', file=sys.stderr)
+      sys.exit(2)
     return
   if not args.table:
     # A process of its own for each core's share: small networks do not use more than one.
     command = [sys.executable, os.path.abspath(__file__), *argv]
     workers = [subprocess.Popen([*command, f'--part={part}']) for part in range(args.processes)]
-    if any([worker.wait() for worker in workers]):
-      sys.exit('a run failed; what is done is kept, and the same command goes on')
+    statuses = [worker.wait() for worker in workers]
+    if any(statuses):
+      print('a run failed; what is done is kept, and the same command goes on', file=sys.stderr)
+      sys.exit(max(statuses, key=abs))
   print('\n'.join(table(read(args.output))))
 
 

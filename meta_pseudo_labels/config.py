@@ -17,7 +17,7 @@ from absl import flags
 
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.flag_table import (
-    BASELINES, EFFICIENTNETS, FLAG_TABLE, LATER_TASKS, METHODS, TASKS, Flag, Rule)
+    BASELINES, EFFICIENTNETS, FLAG_TABLE, Flag, LATER_TASKS, METHODS, Rule, SEED, TASKS)
 
 _BY_NAME = {flag.name: flag for flag in FLAG_TABLE}
 _RELEASE_CLASSES = {'imagenet': 1000, 'cifar100': 100, 'cifar10': 10}
@@ -210,6 +210,11 @@ def validate(config: Config) -> None:
   if config.labeled_count == 0:
     raise UserError(f'--dataset_name={config.dataset_name}: the number of labeled examples in it '
                     'must be 1 or more')
+  for name in ('seed', 'label_seed'):
+    value = getattr(config, name)
+    if value is not None and not SEED.holds(value + config.num_seeds - 1):
+      raise UserError(f'--num_seeds={config.num_seeds}: counts --{name}={value} up beyond '
+                      '2147483647; give a smaller one')
   _validate_model_type(config.model_type)
   for name in config.baseline_names:
     if name not in BASELINES:

@@ -57,6 +57,19 @@ def test_an_unknown_setting_is_refused(capsys):
   assert "unknown 'UDDA'; use some of supervised" in capsys.readouterr().err
 
 
+def test_bad_requests_are_one_line(tmp_path, capsys):
+  for argv, words in ((['--methods=udda'], "--methods: unknown 'udda'; use some of release, soft"),
+                      (['--rounds=0'], '--rounds=0: must be a whole number, 1 or more'),
+                      (['--image_size=big'], '--image_size=big: must be')):
+    with pytest.raises(SystemExit) as stop:
+      step_cost.main(argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and words in error and error.count('\n') == 1
+  with pytest.raises(SystemExit) as stop:
+    study.main([f'--output={tmp_path}/out.jsonl', '--datasets=digitz', '--part=0', '--seeds=0-0'])
+  assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: unknown dataset")
+
+
 def test_the_summary_of_digits_by_hand():
   tables = [{'MPL student': 90., 'UDA': 89.}, {'MPL student': 94., 'UDA': 89.}]
   text = '\n'.join(digits.summary(tables))

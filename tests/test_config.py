@@ -288,6 +288,11 @@ def test_flagfile_that_is_no_text(tmp_path):
       f'--flagfile={tmp_path}/image.flags: not a text file; give a file with one flag a line')
 
 
+def test_seeds_that_count_beyond_the_last():
+  assert refusal('--num_seeds=3', '--label_seed=2147483646') == (
+      '--num_seeds=3: counts --label_seed=2147483646 up beyond 2147483647; give a smaller one')
+
+
 def test_a_flagfile_in_a_flagfile_is_looked_for_beside_it(tmp_path, monkeypatch):
   (tmp_path / 'recipes').mkdir()
   (tmp_path / 'recipes' / 'shared.flags').write_text('# Shared.\n--lr=3\n  // Seeds.\n--seed=1\n')

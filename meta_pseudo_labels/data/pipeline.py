@@ -14,6 +14,10 @@ from meta_pseudo_labels import rng
 from meta_pseudo_labels.data import augment
 
 
+# Batches in the making at once, at most: each holds its images several times over.
+PARALLEL_CALLS = 16
+
+
 @dataclasses.dataclass(frozen=True)
 class Views:
   """How inputs become what a model sees.
@@ -96,7 +100,7 @@ def order(count, seed, purpose, size, start=0):
 
 
 def _in_parallel(elements, function, prefetched):
-  """`elements` mapped in order, on all cores, some of them ahead.
+  """`elements` mapped in order, on several cores, some of them ahead.
 
   tf.data's own choice of the parallelism is switched off: the thread that makes it wakes up
   every minute at last, and with TensorFlow 2.15 dropping an iterator waits for it to do so.
@@ -104,7 +108,7 @@ def _in_parallel(elements, function, prefetched):
   options = tf.data.Options()
   options.autotune.enabled = False
   return elements.map(
-      function, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(
+      function, num_parallel_calls=min(os.cpu_count(), PARALLEL_CALLS), deterministic=True).prefetch(
           prefetched).with_options(options)
 
 

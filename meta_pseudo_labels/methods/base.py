@@ -1,5 +1,7 @@
 """What every method shares: the student and its average, a forward pass, one update, the logs."""
 import contextlib
+import dataclasses
+from typing import Callable
 
 import tensorflow as tf
 
@@ -10,16 +12,17 @@ from meta_pseudo_labels import rng
 from meta_pseudo_labels.models import layers
 
 
+@dataclasses.dataclass(frozen=True)
 class Update:
-  """One optimizer step of a model, made once: values before and after, and its derivative."""
+  """One optimizer step of a model, made once.
 
-  def __init__(self, before, after, norm, pullback):
-    """`before`, `after`: lists of values; `norm`: of the gradient, with weight decay, before
-    clipping; `pullback`: see `Method.apply_update`."""
-    self.before = before
-    self.after = after
-    self.norm = norm
-    self.pullback = pullback
+  Attributes:
+    norm: float scalar, of the gradient with weight decay, before clipping.
+    pullback: function of a list of gradients by the new weights to one by the summed gradients:
+      see `Method.apply_update`.
+  """
+  norm: tf.Tensor
+  pullback: Callable
 
 
 class Method(tf.keras.Model):
@@ -169,7 +172,7 @@ class Method(tf.keras.Model):
     optimizer.assign_slots({
         slot: [tf.where(finite, new, old) for new, old in zip(tensors, slots[slot])]
         for slot, tensors in new_slots.items()})
-    return Update(before, after, norm, pullback)
+    return Update(norm, pullback)
 
   def one_hot(self, labels, logits):
     """Labels `[N]` integers, or `[N, C]` distributions as they are, in the logits' dtype."""

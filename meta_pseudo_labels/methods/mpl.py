@@ -226,8 +226,9 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
 
     The gradient of the labeled loss at the new weights, carried back through the update, is a
     direction in weight space; `along` tells how each log probability of the student changes
-    along it at the old weights, in the batch that the student learned from. The dot product, of
-    minus the gradient with the student's move, is what the labeled loss falls by, to first order.
+    along it at the old weights, in the batch that the student learned from. The dot product
+    is what the labeled loss falls by, to first order, for the part of the student's move that the
+    targets of this step make (momentum, weight decay and smoothing left out).
     """
     variables = self.student.trainable_variables
     with self.statistics_kept(self.student):
