@@ -12,7 +12,8 @@ from meta_pseudo_labels.errors import UserError
 FREE = frozenset((
     'task_mode', 'output_dir', 'reset_output_dir', 'save_every', 'log_every', 'eval_batch_size',
     'steps_per_loop', 'strategy', 'num_virtual_devices', 'keep_checkpoints', 'baselines',
-    'num_seeds', 'eval_split', 'data_dir', 'running_local_dev', 'use_vizier', 'master',
+    'num_seeds', 'eval_split', 'select', 'cache', 'data_dir', 'running_local_dev', 'use_vizier',
+    'master',
     'tpu_platform', 'tpu_topology', 'use_tpu', 'dataset_name', 'method', 'num_labeled',
     'finetune_steps', 'finetune_lr', 'finetune_batch_size', 'load_checkpoint',
     'load_checkpoint_and_restart_global_step', 'mpl_teacher_checkpoint',
@@ -57,6 +58,15 @@ def refuse_other_run(before, now):
                     '--reset_output_dir')
 
 
+def refuse_other_data(folder, before, now):
+  """Raises UserError if two `Problem.identity` differ, with what differs."""
+  if before != now:
+    before, now = json.loads(before), json.loads(now)
+    names = ', '.join(name.replace('_', ' ') for name in now if before.get(name) != now[name])
+    raise UserError(f'--output_dir={folder}: its checkpoint was trained with other data ({names} '
+                    'differ): give another folder, the same data, or --reset_output_dir')
+
+
 def write_json(path, value):
   """Writes JSON in one move, so that a reader never sees half a file."""
   with open(path + '.tmp', 'w', encoding='utf-8') as file:
@@ -93,7 +103,13 @@ class Checkpoints:
 
   def restore(self):
     """Restores the newest checkpoint: its path, or None if there is none."""
-    path = self._last.latest_checkpoint
+    return self._restore(self._last.latest_checkpoint)
+
+  def restore_best(self):
+    """Restores the best checkpoint: its path, or None if there is none."""
+    return self._restore(self._best.latest_checkpoint)
+
+  def _restore(self, path):
     if path:
       self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
     return path

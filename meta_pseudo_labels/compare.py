@@ -11,8 +11,10 @@ import tensorflow as tf
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import pictures
 from meta_pseudo_labels import train
+from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.data import splits
+from meta_pseudo_labels.errors import UserError
 
 LABELS = {'supervised': 'supervised', 'pseudo_labels': 'pseudo labels', 'uda': 'UDA',
           'mpl': 'MPL', 'mpl_without_uda': 'MPL without UDA', 'label_spreading': 'LabelSpreading'}
@@ -45,7 +47,7 @@ class Row:
     return f'{mean} +- {percent.std(ddof=1):.2f}' if len(percent) > 1 else mean
 
 
-def label_spreading(problem):
+def label_spreading(problem, split):
   """scikit-learn's LabelSpreading (knn, 7 neighbours, alpha .2) on the plain inputs.
 
   What someone with few labels would reach for first (issue 2). It sees the same labeled and
@@ -53,10 +55,17 @@ def label_spreading(problem):
 
   Args:
     problem: Problem.
+    split: name of the split whose accuracy is reported.
 
   Returns:
     Row.
+
+  Raises:
+    UserError: the images are not in memory.
   """
+  if examples.is_encoded(problem.inputs):
+    raise UserError('--baselines=label_spreading: needs images of one size in memory; leave it out, '
+                    'or give --views=pad_crop')
   from sklearn.semi_supervised import LabelSpreading  # pylint: disable=import-outside-toplevel
   began = time.time()
   flat = lambda inputs: np.asarray(inputs, np.float32).reshape(len(inputs), -1)
@@ -66,13 +75,22 @@ def label_spreading(problem):
   model = LabelSpreading(kernel='knn', n_neighbors=7, alpha=.2, max_iter=100)
   model.fit(np.concatenate([flat(inputs), flat(rest)]),
             np.concatenate([labels, np.full(len(rest), -1)]))
-  accuracy = np.mean(model.predict(flat(problem.eval_inputs)) == problem.eval_labels)
+  evaluated = problem.evaluated[split]
+  accuracy = np.mean(model.predict(flat(evaluated.inputs)) == evaluated.labels)
   return Row(LABELS['label_spreading'], None, time.time() - began, [float(accuracy)])
 
 
 def rows(name, results):
   """The table's rows of one run: `name` as in LABELS, `results` as `train.Run.train` returns."""
   label, phases = LABELS[name], results['phases']
+  both = results['method'] in ('mpl', 'pseudo_labels')
+  student = f'{label} student' if both else label
+  if results.get('selected'):
+    models, step = results['selected']['models'], results['selected']['step']
+    # The teacher stands where its student was chosen; a finetune has none.
+    return [Row(what, step, results['seconds'], [models[model]['top1']])
+            for what, model in ((f'{label} teacher', 'teacher'), (student, 'student'))
+            if model in models]
   row = lambda what, phase, model: Row(what, results['steps'][phase], results['seconds'],
                                        [phases[phase][model]['top1']])
   found = []
@@ -82,8 +100,7 @@ def rows(name, results):
     found.append(row(f'{label} student before finetune', 'train', 'student'))
     found.append(row(f'{label} student', 'finetune', 'student'))
   else:
-    both = results['method'] in ('mpl', 'pseudo_labels')
-    found.append(row(f'{label} student' if both else label, 'train', 'student'))
+    found.append(row(student, 'train', 'student'))
   return found
 
 
@@ -127,7 +144,7 @@ def train_one_seed(config, problem, strategy, progress, first_phase=None):
   for name in config.baseline_names:
     progress.say(f'Baseline {LABELS[name]}')
     if name == 'label_spreading':
-      lines.append(label_spreading(problem))
+      lines.append(label_spreading(problem, problem.reported(config.eval_split)))
       continue
     settings = baseline(config, name)
     checkpoints.prepare_folder(settings)
@@ -196,7 +213,7 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
     if first.num_seeds > 1:
       progress.say(f'Seed {config.seed} ({number + 1} of {first.num_seeds})')
     splits.write_manifest(os.path.join(config.output_dir, 'labeled_split.json'), problem.split,
-                          dataset=config.dataset, labels=problem.labels)
+                          dataset=config.dataset, labels=problem.labels, names=problem.names)
     lines, regions = train_one_seed(config, problem, strategy, progress, first_phase)
     if not number:
       first_problem, first_regions = problem, regions
@@ -212,5 +229,5 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
         os.path.join(first.output_dir, 'decision_regions.png'),
         {f'{LABELS[name]}\n{title(name)}': region for name, region in drawn.items()},
         plane=plane(first_problem), unlabeled=first_problem.inputs, labeled=first_problem.labeled,
-        note=f'{first.eval_split} accuracy of {first.num_seeds} seed(s); regions of the first')
+        note=f'{first_problem.reported(first.eval_split)} accuracy of {first.num_seeds} seed(s); regions of the first')
   return lines

@@ -15,6 +15,8 @@ TASKS = ('train', 'finetune', 'eval', 'eval_forever')
 LATER_TASKS = ('predict', 'export', 'report')
 EFFICIENTNETS = ('bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
                  'b6-mpl')
+VIEWS = ('pad_crop', 'resized_crop')
+SELECTIONS = ('validation', 'last', 'best_on_test')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +167,21 @@ FLAG_TABLE = (
          'else all).', COUNT),
     Flag('label_seed', int, None, 'Seed of a class-balanced draw of the labeled examples (none: '
          'the first ones, as in the release).', SEED),
-    Flag('num_validation', int, 0, 'Examples held out of the training split for tuning and '
-         'selection.', NON_NEGATIVE),
-    Flag('eval_split', str, 'test', 'Split to evaluate on.', ('validation', 'test')),
+    Flag('num_validation', int, None, 'Labeled examples held out of the training split for tuning '
+         'and selection (none: of your own images a fifth, if they come without validation images; '
+         'else 0).', NON_NEGATIVE),
+    Flag('eval_split', str, 'test', 'Split whose accuracies are reported.', ('validation', 'test')),
+    Flag('select', str, '', 'Which student is reported: validation: the best on the validation '
+         'split, then measured once on eval_split; last: that of the last step, as in the paper; '
+         'best_on_test: the best on the test split, as in the release, which flatters it; empty: '
+         'validation where there is such a split, else last.', ('',) + SELECTIONS),
+    Flag('views', str, '', 'How images are cropped: pad_crop: shifted by up to an eighth, as the '
+         'release does with CIFAR; resized_crop: a random part enlarged, as with ImageNet; empty: '
+         'the data set\'s own way; for your own images resized_crop from 96 pixels on.',
+         ('',) + VIEWS),
+    Flag('skip_bad_images', bool, False, 'Leave out images that cannot be decoded, and say how many, '
+         'instead of refusing to start.'),
+    Flag('cache', bool, False, 'Keep encoded images in memory after reading them once.'),
     Flag('augment_stddev', float, 0.1, 'Standard deviation, in data units, of the noise that makes '
          'the augmented view of vector data such as two_moons.', NON_NEGATIVE),
     Flag('data_dir', str, None, 'Folder the data are read from (none: TFDS\'s own).'),

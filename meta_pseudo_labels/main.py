@@ -26,9 +26,10 @@ def _train(config, problem, strategy, progress):
   first_phase = 'finetune' if config.task == 'finetune' else None
   lines = compare.train_and_compare(config, problem, strategy, progress, first_phase)
   progress.say('')
+  reported = problem.reported(config.eval_split)
   progress.say(f'{len(problem.split.labeled)} labeled, {len(problem.unlabeled)} unlabeled, '
-               f'{len(problem.eval_labels)} {config.eval_split} examples of {config.dataset}')
-  progress.say(compare.table(lines, config.eval_split))
+               f'{len(problem.evaluated[reported])} {reported} examples of {config.dataset}')
+  progress.say(compare.table(lines, reported))
   progress.say('')
   for what, name in (('checkpoints', 'ckpt_last'), ('best checkpoint', 'ckpt_best'),
                      ('TensorBoard', 'logs'), ('metrics', 'metrics.jsonl'),
@@ -48,7 +49,7 @@ def _evaluate(config, problem, strategy, progress):
              'step': train.steps_made(phase.method),
              'models': run.evaluate(phase)}
   checkpoints.write_json(
-      os.path.join(config.output_dir, f'eval_{config.eval_split}.json'), results)
+      os.path.join(config.output_dir, f'eval_{run.reported}.json'), results)
   progress.say(json.dumps(results, indent=2))
   return results
 
@@ -83,12 +84,12 @@ def run(argv):
         config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
         master=config.master, tpu_topology=config.tpu_topology)
     distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
-    problem = problem_lib.build(config)
+    progress = progress_lib.Progress()
+    problem = problem_lib.build(config, progress.say)
     notes = config_lib.notes(config)
     config = config.replace(num_classes=problem.num_classes)
     if config.task in ('train', 'finetune'):
       checkpoints.prepare_folder(config)
-    progress = progress_lib.Progress()
     for note in notes:
       progress.say(note)
     progress.say(f'{config.method_name} {config.model_type} on {config.dataset}, '

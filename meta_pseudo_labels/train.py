@@ -102,6 +102,31 @@ def build_phases(config, problem):
   return phases
 
 
+def selection(config, problem):
+  """(which student is reported, the split that is evaluated while training): see `--select`.
+
+  Raises:
+    UserError: the split to select by is not there.
+  """
+  select = config.select
+  if not select:
+    # Whoever reports on validation tunes, and wants the last step's accuracy, not the best of many.
+    both = config.eval_split == 'test' and 'validation' in problem.evaluated
+    select = 'validation' if both else 'last'
+  split = {'validation': 'validation', 'best_on_test': 'test'}.get(
+      select, problem.reported(config.eval_split))
+  if split not in problem.evaluated:
+    hint = '--num_validation=300 or ' if split == 'validation' else ''
+    raise UserError(f'--select={select}: there is no {split} split; give {hint}--select=last')
+  return select, split
+
+
+def percentages(evaluation):
+  """'student 94.20%, teacher 95.10%' of an evaluation of several models."""
+  return ', '.join(f'{name} {100 * measures["top1"]:.2f}%'
+                   for name, measures in evaluation.items())
+
+
 def steps_made(method):
   """The steps that a method has made: int, under any strategy."""
   return int(method.step.numpy())
@@ -141,6 +166,8 @@ class Run:
     self.config, self.problem, self.strategy = config, problem, strategy
     self.progress = progress or progress_lib.Progress()
     self.replicas = strategy.num_replicas_in_sync
+    self.reported = problem.reported(config.eval_split)
+    self.select, self.monitored = selection(config, problem)
     for name in ('train_batch_size', 'eval_batch_size') + (
         ('finetune_batch_size',) if config.finetune_steps else ()):
       distribute.per_replica(getattr(config, name), self.replicas, name)
@@ -150,11 +177,15 @@ class Run:
     self.phase = tf.Variable(0, trainable=False, name='phase')
     self.best = tf.Variable(-1., trainable=False, name='best')
     self.seconds = tf.Variable(0., trainable=False, name='seconds')
+    self.identity = tf.Variable(problem.identity, trainable=False, name='identity')
     self.checkpoints = checkpoints.Checkpoints(
         config.output_dir, config.keep_checkpoints, phase=self.phase, best=self.best,
-        seconds=self.seconds, **{phase.name: phase.method for phase in self.phases})
+        seconds=self.seconds, identity=self.identity, **{phase.name: phase.method for phase in self.phases})
     self.restored = self.checkpoints.restore()
-    if not self.restored:
+    if self.restored:
+      checkpoints.refuse_other_data(
+          config.output_dir, self.identity.numpy().decode(), problem.identity)
+    else:
       for line in release_checkpoints.start_from(config, self.phases):
         self.progress.say(line)
     self._evaluators = {}
@@ -168,19 +199,20 @@ class Run:
     """The steps of all phases before this one: int."""
     return sum(phase.num_steps for phase in self.phases[:index])
 
-  def evaluate(self, phase):
-    """{model's name: {'top1', 'top5', 'loss', 'examples'}} of a phase's models now."""
-    results = {}
+  def evaluate(self, phase, split=None):
+    """{model's name: {'top1', 'top5', 'loss', 'examples'}} of a phase's models now, on a split
+    (None: the one that is reported)."""
+    results, split = {}, split or self.reported
     for name, (model, average) in phase.models.items():
-      if id(model) not in self._evaluators:
+      if (id(model), split) not in self._evaluators:
         batch = self.config.eval_batch_size
         with self.strategy.scope():
-          self._evaluators[id(model)] = evaluate.Evaluator(
+          self._evaluators[id(model), split] = evaluate.Evaluator(
               self.strategy, model,
               lambda context: self.problem.eval_batches(
-                  batch_size=batch, replicas=self.replicas, context=context),
-              math.ceil(len(self.problem.eval_labels) / batch))
-      evaluator = self._evaluators[id(model)]
+                  split, batch_size=batch, replicas=self.replicas, context=context),
+              math.ceil(len(self.problem.evaluated[split]) / batch))
+      evaluator = self._evaluators[id(model), split]
       if average is None:
         results[name] = evaluator()
       else:
@@ -193,12 +225,15 @@ class Run:
 
     Returns:
       {'method', 'seconds', 'steps': {phase: steps made at its end, those before it included},
-      'phases': {phase: {model: evaluation}}}; it is also written to `results.json`.
+      'phases': {phase: {model: evaluation at its end}}, and where the student is selected
+      'selected': {'phase', 'step', 'by': split, 'models': {model: evaluation}}}, on the split that
+      is reported ('phases' of a run that selects: on the split it selects by); it is also written
+      to `results.json`.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; a checkpoint has been saved.
     """
-    self.records = progress_lib.Records(self.config.output_dir, self.config.eval_split)
+    self.records = progress_lib.Records(self.config.output_dir, self.monitored)
     path = os.path.join(self.config.output_dir, 'results.json')
     results = checkpoints.read_json(path) if self.restored else None
     results = results or {'method': self.config.method_name, 'phases': {}, 'steps': {}}
@@ -214,11 +249,30 @@ class Run:
         self._enter(index)
         phase = self.phases[index]
         evaluation = self._train_phase(index, signals)
-        results['phases'][phase.name] = evaluation or self.evaluate(phase)
+        shown = self.reported if self.select == 'last' else self.monitored
+        if evaluation is None or shown != self.monitored:
+          evaluation = self.evaluate(phase, shown)
+        results['phases'][phase.name] = evaluation
         results['steps'][phase.name] = self.steps_before(index + 1)
         results['seconds'] = float(self.seconds)
         checkpoints.write_json(path, results)
+      if self.select != 'last' and 'selected' not in results:
+        results['selected'] = self._selected()
+        checkpoints.write_json(path, results)
     return results
+
+  def _selected(self):
+    """Evaluates the checkpoint that was best on the monitored split, on the reported one."""
+    if not self.checkpoints.restore_best():
+      return None
+    phase = self.phases[int(self.phase)]
+    step = self.steps_before(int(self.phase)) + steps_made(phase.method)
+    models = self.evaluate(phase)
+    self.progress.say(
+        f'best on the {self.monitored} split at step {step}: {self.reported} accuracy '
+        + percentages(models))
+    self.checkpoints.restore()
+    return {'phase': phase.name, 'step': step, 'by': self.monitored, 'models': models}
 
   def _enter(self, index):
     """Goes to a phase: at its first step it takes over the average of the one before."""
@@ -278,7 +332,7 @@ class Run:
     self.progress.update(step, shown, accuracy)
 
   def _evaluate_and_save(self, phase, step, offset):
-    evaluation = self.evaluate(phase)
+    evaluation = self.evaluate(phase, self.monitored)
     self.records.write('eval', phase.name, step, offset, {
         f'{name}/{measure}': value for name, measures in evaluation.items()
         for measure, value in measures.items()})
@@ -288,9 +342,8 @@ class Run:
     if best:
       self.best.assign(accuracy)
     self.checkpoints.save(offset + step, best)
-    shown = ', '.join(f'{name} {100 * measures["top1"]:.2f}%'
-                      for name, measures in evaluation.items())
-    self.progress.say(f'{phase.name} step {step}: {self.config.eval_split} accuracy {shown}')
+    self.progress.say(f'{phase.name} step {step}: {self.monitored} accuracy '
+                      + percentages(evaluation))
     return evaluation
 
 

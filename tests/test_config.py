@@ -40,7 +40,7 @@ RELEASE_FLOATS = dict(
     mpl_threshold=.6, mpl_dot_product_bound=.1, mpl_student_lr=.1, mpl_teacher_lr=.1)
 OURS = dict(
     method='', mpl_feedback='release', mpl_weight=1., num_labeled=None, label_seed=None,
-    num_validation=0, eval_split='test', seed=0, data_dir=None, strategy='auto',
+    num_validation=None, eval_split='test', select='', views='', skip_bad_images=False, cache=False, seed=0, data_dir=None, strategy='auto',
     num_virtual_devices=0, steps_per_loop=100, finetune_steps=0, finetune_lr=1e-5,
     finetune_batch_size=512, baselines='', keep_checkpoints=3, augment_stddev=.1,
     jit_compile=False, deterministic=False, num_seeds=1)

@@ -12,9 +12,10 @@ from meta_pseudo_labels import distribute
 from meta_pseudo_labels import main
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import pipeline
+from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.data import splits
+from meta_pseudo_labels.data import views as views_lib
 
 FLAGFILES = pathlib.Path(__file__).resolve().parents[1] / 'flags'
 
@@ -78,14 +79,13 @@ def stand_in(config, num_classes):
                              class_names=tuple(map(str, range(num_classes))))
   images = rng.randint(256, size=(8, size, size, 3)).astype(np.uint8)
   labels = rng.randint(num_classes, size=8).astype(np.int32)
-  views = pipeline.Views(kind=info.kind, mean=info.mean, std=info.std, flip=info.flip,
-                         ops=info.augment_ops, magnitude=config.augment_magnitude,
-                         dtype=tf.bfloat16)
+  views = views_lib.PadCrop(mean=info.mean, std=info.std, flip=info.flip, ops=info.augment_ops,
+                            magnitude=config.augment_magnitude, dtype=tf.bfloat16)
   # By hand, as no draw would take eight images for a thousand classes.
   split = splits.Split(np.arange(4), np.arange(8), np.arange(0))
   return problem_lib.Problem(
       info=info, split=split, inputs=images, labels=labels, unlabeled=images, truth=labels,
-      eval_inputs=images, eval_labels=labels, views=views)
+      evaluated={'test': examples.Examples(images, labels)}, views=views)
 
 
 def test_imagenet_10_percent_mpl_starts_training(one_device):

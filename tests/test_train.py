@@ -225,13 +225,15 @@ def test_evaluation_counts_every_example_once(one_device):
     phase = train.build_phases(config, problem)[0]
   model = phase.method.student
   found = evaluate.Evaluator(
-      one_device, model, lambda context: problem.eval_batches(batch_size=300, context=context),
+      one_device, model, lambda context: problem.eval_batches(
+          'test', batch_size=300, context=context),
       7)()
-  logits = model(tf.constant(problem.eval_inputs)).numpy()
-  assert found['examples'] == len(problem.eval_labels) == 2000
-  assert found['top1'] == pytest.approx(np.mean(logits.argmax(1) == problem.eval_labels))
+  test = problem.evaluated['test']
+  logits = model(tf.constant(test.inputs)).numpy()
+  assert found['examples'] == len(test) == 2000
+  assert found['top1'] == pytest.approx(np.mean(logits.argmax(1) == test.labels))
   probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-  expected = -np.log(probability[np.arange(2000), problem.eval_labels]).mean()
+  expected = -np.log(probability[np.arange(2000), test.labels]).mean()
   assert found['loss'] == pytest.approx(expected, rel=1e-5)
 
 

@@ -4,7 +4,7 @@ Nothing is read here; `sources.load` does that.
 """
 import dataclasses
 import difflib
-from typing import Tuple
+from typing import Optional, Tuple
 
 from meta_pseudo_labels.errors import UserError
 
@@ -21,27 +21,33 @@ class DatasetInfo:
 
   Attributes:
     name: what `--dataset_name` calls it.
-    source: how `sources.load` gets it: 'sklearn', 'generated', 'idx', or 'tfds:NAME'.
+    source: how `sources.load` gets it: 'sklearn', 'generated', 'idx', 'folder', 'npz', 'imagenet'
+      or 'tfds:NAME'.
     kind: 'image' (uint8 [H, W, C]) or 'points' (float32 [D]).
-    class_names: one name per class, in the order of the labels.
-    image_shape: the shape of one example, (H, W, C) or (D,).
+    class_names: one name per class, in the order of the labels; empty where only the data say.
+    image_shape: the shape of one example, (H, W, C) or (D,); None where only the data say.
     mean, std: per channel, over the training split, in the inputs' own units (0..255 for
-      images); `(x - mean) / std` normalizes.
+      images); `(x - mean) / std` normalizes. Of one number: the same for all channels.
     flip: whether the mirror image of an example keeps its label.
     license, citation: for the report page and the docs.
     augment_ops: the RandAugment operations that keep the label.
+    views: 'pad_crop' or 'resized_crop' (views.py); '' for one that depends on the image size.
+    holds_out: whether a fifth of the labeled examples is held out for validation where neither
+      the data nor `--num_validation` says otherwise.
   """
   name: str
   source: str
   kind: str
   class_names: Tuple[str, ...]
-  image_shape: Tuple[int, ...]
+  image_shape: Optional[Tuple[int, ...]]
   mean: Tuple[float, ...]
   std: Tuple[float, ...]
   flip: bool
   license: str
   citation: str
   augment_ops: Tuple[str, ...] = AUGMENT_OPS
+  views: str = 'pad_crop'
+  holds_out: bool = False
 
   @property
   def num_classes(self):
@@ -78,6 +84,10 @@ _CIFAR_LICENSE = 'none stated by its authors (https://www.cs.toronto.edu/~kriz/c
 
 def _times_255(*values):
   return tuple(255. * value for value in values)
+
+
+# The release's numbers.
+_IMAGENET_MEAN, _IMAGENET_STD = _times_255(.485, .456, .406), _times_255(.229, .224, .225)
 
 
 _DATASETS = {entry.name: entry for entry in (
@@ -125,6 +135,28 @@ _DATASETS = {entry.name: entry for entry in (
         license='MIT (Zalando SE)',
         citation='Xiao, H., Rasul, K. and Vollgraf, R. (2017). Fashion-MNIST: a novel image '
                  'dataset for benchmarking machine learning algorithms. arXiv:1708.07747.'),
+    DatasetInfo(
+        name='stl10', source='tfds:stl10', kind='image',
+        class_names=('airplane', 'bird', 'car', 'cat', 'deer', 'dog', 'horse', 'monkey', 'ship',
+                     'truck'),
+        image_shape=(96, 96, 3), flip=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD,
+        license='none stated by its authors (https://cs.stanford.edu/~acoates/stl10)',
+        citation='Coates, A., Lee, H. and Ng, A. Y. (2011). An analysis of single layer networks '
+                 'in unsupervised feature learning. AISTATS.'),
+    *(DatasetInfo(
+        name=name, source='imagenet', kind='image', class_names=tuple(map(str, range(1000))),
+        image_shape=None, flip=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD, views='resized_crop',
+        license='non-commercial research and education only (https://image-net.org/download)',
+        citation='Russakovsky, O. et al. (2015). ImageNet large scale visual recognition '
+                 'challenge. IJCV.') for name in ('imagenet', 'imagenet_10_percent',
+                                                  'imagenet_heldout')),
+    DatasetInfo(
+        name='folder', source='folder', kind='image', class_names=(), image_shape=None, flip=True,
+        mean=_IMAGENET_MEAN, std=_IMAGENET_STD, views='', holds_out=True, license='yours',
+        citation=''),
+    DatasetInfo(
+        name='npz', source='npz', kind='image', class_names=(), image_shape=None, flip=True,
+        mean=(127.5,), std=(64.,), holds_out=True, license='yours', citation=''),
 )}
 
 

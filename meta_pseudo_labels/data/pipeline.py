@@ -4,74 +4,16 @@ A step's batch is determined by its number. So the input's position is the step,
 starts the pipeline at its step, and replica r of R makes rows [r*b, (r+1)*b) of the global
 batch. Nothing of the pipeline needs to be saved (design rule 5).
 """
-import dataclasses
 import os
 
 import numpy as np
 import tensorflow as tf
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment
 
 
 # Batches in the making at once, at most: each holds its images several times over.
 PARALLEL_CALLS = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Views:
-  """How inputs become what a model sees.
-
-  Attributes:
-    kind: 'image' (uint8 `[N, H, W, C]`) or 'points' (float32 `[N, D]`).
-    mean, std: per channel, in units of 0..255 (images only).
-    flip: whether mirroring keeps an image's label.
-    ops: RandAugment's operations.
-    magnitude: RandAugment's, `augment_magnitude`.
-    stddev: of the noise that makes the augmented view of points, `augment_stddev`.
-    strong_labeled: RandAugment on labeled images too (`use_augment`).
-    dtype: of the result, float32 or bfloat16.
-  """
-  kind: str = 'image'
-  mean: tuple = (0.,)
-  std: tuple = (255.,)
-  flip: bool = False
-  ops: tuple = augment.RELEASE_OPS
-  magnitude: float = 5
-  stddev: float = .1
-  strong_labeled: bool = False
-  dtype: tf.DType = tf.float32
-
-  def plain(self, inputs):
-    """Evaluation's view: `[N, ...]` inputs -> `[N, ...]` of `dtype`, normalized."""
-    if self.kind == 'points':
-      return tf.cast(inputs, self.dtype)
-    return augment.normalize(inputs, self.mean, self.std, self.dtype)
-
-  def labeled(self, inputs, key, offset, total):
-    """The labeled view of rows [offset, offset + N) of a global batch of `total`."""
-    if self.kind == 'points':
-      return self.plain(inputs)
-    key = rng.fold(key, 'labeled')
-    rows = dict(offset=offset, total=total)
-    if self.strong_labeled:
-      inputs = augment.views(inputs, key, flip=self.flip, magnitude=self.magnitude,
-                             ops=self.ops, **rows)[1]
-    else:
-      inputs = augment.weak(inputs, key, 'weak', flip=self.flip,
-                            pad=min(inputs.shape[1:3]) // 8, **rows)
-    return self.plain(inputs)
-
-  def unlabeled(self, inputs, key, offset, total):
-    """(original, augmented) views of rows [offset, offset + N) of a global batch of `total`."""
-    key = rng.fold(key, 'unlabeled')
-    if self.kind == 'points':
-      noisy = augment.jitter(inputs, key, self.stddev, offset=offset, total=total)
-      return self.plain(inputs), self.plain(noisy)
-    original, augmented = augment.views(
-        inputs, key, flip=self.flip, magnitude=self.magnitude, ops=self.ops, offset=offset,
-        total=total)
-    return self.plain(original), self.plain(augmented)
 
 
 def order(count, seed, purpose, size, start=0):
@@ -99,6 +41,16 @@ def order(count, seed, purpose, size, start=0):
   return epochs.flat_map(shuffled).skip(position).batch(size, drop_remainder=True)
 
 
+def _reader(inputs):
+  """A function of positions, int64 `[n]` -> these inputs. Arrays are held once on the host,
+  outside of the graph, whatever the number of passes."""
+  if hasattr(inputs, 'reader'):
+    return inputs.reader()
+  with tf.device('CPU:0'):
+    held = tf.constant(inputs)
+  return lambda positions: tf.gather(held, positions)
+
+
 def _in_parallel(elements, function, prefetched):
   """`elements` mapped in order, on several cores, some of them ahead.
 
@@ -117,10 +69,11 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
   """Training batches, one replica's share an element, the replicas of a step in a row.
 
   Args:
-    labeled: inputs of the labeled examples, uint8 `[n, H, W, C]` or float32 `[n, D]`.
+    labeled: inputs of the labeled examples: uint8 `[n, H, W, C]`, float32 `[n, D]`, or n encoded
+      images in `examples.Files` or `examples.Records`.
     labels: int32 `[n]`.
-    unlabeled: inputs of the unlabeled examples `[m, ...]`, or None for labeled batches alone.
-    views: Views.
+    unlabeled: inputs of the m unlabeled examples, or None for labeled batches alone.
+    views: one of data/views.py that takes such inputs.
     batch_size: GLOBAL labeled batch B; the unlabeled one is B * uda_data.
     uda_data: unlabeled examples per labeled one.
     seed: int.
@@ -137,14 +90,14 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
   """
   local_replicas = replicas if local_replicas is None else local_replicas
   share = batch_size // replicas
-  # Held once on the host, outside of the graph, whatever the number of passes.
+  read = _reader(labeled)
+  read_unlabeled = None if unlabeled is None else _reader(unlabeled)
   with tf.device('CPU:0'):
-    labeled, labels = tf.constant(labeled), tf.constant(labels, tf.int32)
-    unlabeled = None if unlabeled is None else tf.constant(unlabeled)
+    labels = tf.constant(labels, tf.int32)
     truth = None if truth is None else tf.constant(truth, tf.int32)
   orders = [order(len(labels), seed, 'order/labeled', batch_size, start_step)]
   if unlabeled is not None:
-    orders.append(order(unlabeled.shape[0], seed, 'order/unlabeled', batch_size * uda_data,
+    orders.append(order(len(unlabeled), seed, 'order/unlabeled', batch_size * uda_data,
                         start_step))
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
 
@@ -157,14 +110,14 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     key = rng.key(seed, step)
     offset = tf.cast(replica, tf.int32) * share
     chosen = tf.ensure_shape(chosen[offset:offset + share], [share])
-    result = (views.labeled(tf.gather(labeled, chosen), key, offset, batch_size),
+    result = (views.labeled(read(chosen), key, offset, batch_size),
               tf.gather(labels, chosen))
     if chosen_unlabeled is None:
       return result
     offset *= uda_data
     chosen = tf.ensure_shape(chosen_unlabeled[offset:offset + share * uda_data],
                              [share * uda_data])
-    result += views.unlabeled(tf.gather(unlabeled, chosen), key, offset, batch_size * uda_data)
+    result += views.unlabeled(read_unlabeled(chosen), key, offset, batch_size * uda_data)
     return result if truth is None else (*result, tf.gather(truth, chosen))
 
   elements = tf.data.Dataset.zip((steps, *orders)).flat_map(replicas_of)
@@ -179,8 +132,8 @@ def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica
   (release: evaluation).
 
   Args:
-    inputs: `[n, ...]`; labels: int32 `[n]`.
-    views: Views.
+    inputs: n of the kinds that `train_batches` takes; labels: int32 `[n]`.
+    views: one of data/views.py.
     batch_size: GLOBAL evaluation batch; divided by `replicas`.
     replicas, first_replica, local_replicas: as in `train_batches`.
 
@@ -190,8 +143,9 @@ def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica
   """
   local_replicas = replicas if local_replicas is None else local_replicas
   share, count = batch_size // replicas, len(labels)
+  read = _reader(inputs)
   with tf.device('CPU:0'):
-    inputs, labels = tf.constant(inputs), tf.constant(labels, tf.int32)
+    labels = tf.constant(labels, tf.int32)
 
   def batch(element):
     first = (element // local_replicas) * batch_size + (
@@ -199,7 +153,7 @@ def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica
     rows = first + tf.range(share, dtype=tf.int64)
     weights = tf.cast(rows < count, tf.float32)
     rows = tf.minimum(rows, count - 1)
-    return views.plain(tf.gather(inputs, rows)), tf.gather(labels, rows), weights
+    return views.plain(read(rows)), tf.gather(labels, rows), weights
 
   elements = tf.data.Dataset.range(-(-count // batch_size) * local_replicas)
   return _in_parallel(elements, batch, 2)

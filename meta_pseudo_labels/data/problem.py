@@ -1,43 +1,55 @@
 """What one run trains and is measured on: examples, labels, views, and the split between them."""
 import dataclasses
+from typing import Optional
 
 import numpy as np
 import tensorflow as tf
 
+from meta_pseudo_labels import models
 from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import pipeline
 from meta_pseudo_labels.data import sources
 from meta_pseudo_labels.data import splits
+from meta_pseudo_labels.data import views as views_lib
 from meta_pseudo_labels.errors import UserError
+
+RESIZED_CROP_FROM = 96  # Pixels: from here on one's own images are cropped as ImageNet's are.
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """A semi-supervised problem in memory.
+  """A semi-supervised problem.
 
   Attributes:
-    info: DatasetInfo.
+    info: DatasetInfo, completed by what the data say.
     split: Split, indices into the training split.
-    inputs: uint8 `[N, H, W, C]` or float32 `[N, D]`, the whole training split.
+    inputs: N of the training split: uint8 `[N, H, W, C]`, float32 `[N, D]`, examples.Files or
+      examples.Records.
     labels: int32 `[N]`, all of them; only those of `split.labeled` may be learned from.
-    unlabeled: `[M, ...]`, the unlabeled inputs, extra ones included.
+    unlabeled: the M unlabeled inputs.
     truth: int32 `[M]`, their labels where known, else -1: never learned from, only for the logs.
-    eval_inputs, eval_labels: of the split that is evaluated, `[V, ...]` and int32 `[V]`.
-    views: pipeline.Views.
+    evaluated: {'validation', 'test': Examples}, those of the two that there are.
+    views: one of data/views.py.
+    names: str `[N]`, what the inputs are called, or None (examples.Examples).
   """
   info: datasets.DatasetInfo
   split: splits.Split
-  inputs: np.ndarray
+  inputs: examples.Inputs
   labels: np.ndarray
-  unlabeled: np.ndarray
+  unlabeled: examples.Inputs
   truth: np.ndarray
-  eval_inputs: np.ndarray
-  eval_labels: np.ndarray
-  views: pipeline.Views
+  evaluated: dict
+  views: object
+  names: Optional[np.ndarray] = None
 
   @property
   def input_shape(self):
-    """(H, W, C) or (D,)."""
+    """Of what the model sees: (H, W, C) or (D,); (None, None, 3) where evaluation has a size of
+    its own."""
+    if examples.is_encoded(self.inputs):
+      same = self.views.size == self.views.eval_size
+      return (self.views.size, self.views.size, 3) if same else (None, None, 3)
     return self.inputs.shape[1:]
 
   @property
@@ -45,8 +57,18 @@ class Problem:
     return self.info.num_classes
 
   @property
+  def identity(self):
+    """Text that is the same for the same classes and labeled, unlabeled and validation examples."""
+    return splits.identity(self.split, labels=self.labels, class_names=self.info.class_names,
+                           names=self.names)
+
+  def reported(self, eval_split):
+    """The split that accuracies are reported on: `eval_split`, or what there is of it."""
+    return eval_split if eval_split in self.evaluated else 'validation'
+
+  @property
   def labeled(self):
-    """(inputs `[n, ...]`, labels int32 `[n]`) that may be learned from."""
+    """(inputs of the n labeled examples, labels int32 `[n]`) that may be learned from."""
     return self.inputs[self.split.labeled], self.labels[self.split.labeled]
 
   def train_batches(self, *, batch_size, seed, uda_data=0, start_step=0, replicas=1,
@@ -58,9 +80,10 @@ class Problem:
         batch_size=batch_size, uda_data=uda_data, seed=seed, start_step=start_step,
         truth=self.truth if uda_data else None, **_replicas(replicas, context))
 
-  def eval_batches(self, *, batch_size, replicas=1, context=None):
-    """`pipeline.eval_batches` for this worker."""
-    return pipeline.eval_batches(self.eval_inputs, self.eval_labels, views=self.views,
+  def eval_batches(self, split, *, batch_size, replicas=1, context=None):
+    """`pipeline.eval_batches` of a split for this worker."""
+    found = self.evaluated[split]
+    return pipeline.eval_batches(found.inputs, found.labels, views=self.views,
                                  batch_size=batch_size, **_replicas(replicas, context))
 
 
@@ -73,44 +96,106 @@ def _replicas(replicas, context):
               first_replica=local * context.input_pipeline_id)
 
 
-def _resized(inputs, size):
-  """Images `[N, H, W, C]` uint8 at size x size, bicubic; as they are when they have it."""
-  if inputs.shape[1:3] == (size, size):
-    return inputs
-  images = tf.image.resize(inputs, [size, size], 'bicubic')
-  return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8).numpy()
+def _prepared(found, config):
+  """Examples as training takes them: arrays of images at image_size x image_size (bicubic, where
+  they are not), encoded images in memory if the configuration says so."""
+  inputs, size = found.inputs, config.image_size
+  if examples.is_encoded(inputs):
+    return dataclasses.replace(found, inputs=examples.held(inputs)) if config.cache else found
+  if inputs.ndim != 4 or inputs.shape[1:3] == (size, size):
+    return found
+  resized = np.empty((len(inputs), size, size, inputs.shape[3]), np.uint8)
+  for first in range(0, len(inputs), 1000):  # In pieces: the results are float32 for a moment.
+    images = tf.image.resize(inputs[first:first + 1000], [size, size], 'bicubic')
+    resized[first:first + 1000] = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
+  return dataclasses.replace(found, inputs=resized)
 
 
-def build(config):
+def build(config, say=None):
   """The Problem of a configuration.
+
+  Args:
+    config: Config.
+    say: function of a line, told what was found; or None.
 
   Raises:
     UserError: no such data set, not found, or the split asked for cannot be made.
   """
-  if config.eval_split == 'validation' and not config.num_validation:
-    raise UserError('--eval_split=validation: --num_validation=0 holds no examples out; give a '
-                    'number such as --num_validation=300')
   info = datasets.info(config.dataset)
-  data = sources.load(info, config.data_dir, config.seed)
+  kind = config.views or info.views or (
+      'resized_crop' if config.image_size >= RESIZED_CROP_FROM else 'pad_crop')
+  data = sources.load(info, config.data_dir, config.seed, image_size=config.image_size,
+                      encoded=kind == 'resized_crop', skip_bad_images=config.skip_bad_images, say=say)
+  info = _completed(info, data)
+  train = _prepared(data.train, config)
   split = splits.split(
-      data.train.labels, num_labeled=config.labeled_count, label_seed=config.label_seed,
-      num_validation=config.num_validation, num_classes=info.num_classes)
-  prepare = (lambda x: x) if info.kind == 'points' else (
-      lambda x: _resized(x, config.image_size))
-  inputs = prepare(data.train.inputs)
-  unlabeled, truth = inputs[split.unlabeled], data.train.labels[split.unlabeled]
-  if data.unlabeled_extra is not None:
-    unlabeled = np.concatenate([unlabeled, prepare(data.unlabeled_extra.inputs)])
-    truth = np.concatenate([truth, data.unlabeled_extra.labels])
-  if config.eval_split == 'validation':
-    eval_inputs, eval_labels = inputs[split.validation], data.train.labels[split.validation]
+      train.labels, num_labeled=config.labeled_count, label_seed=config.label_seed,
+      num_validation=_num_validation(config, info, data), num_classes=info.num_classes)
+  evaluated = {name: _prepared(found, config) for name, found in (
+      ('validation', data.validation), ('test', data.test)) if found is not None}
+  if len(split.validation):
+    evaluated['validation'] = examples.Examples(
+        train.inputs[split.validation], train.labels[split.validation])
+  if 'validation' not in evaluated and (
+      'test' not in evaluated or config.eval_split == 'validation'):
+    raise UserError(f'--eval_split={config.eval_split}: --num_validation=0 holds no examples out; '
+                    'give a number such as --num_validation=300')
+  if data.unlabeled is not None:
+    unlabeled = _prepared(data.unlabeled, config)
+    unlabeled, truth = unlabeled.inputs, unlabeled.labels
   else:
-    eval_inputs, eval_labels = prepare(data.test.inputs), data.test.labels
-  views = pipeline.Views(
-      kind=info.kind, mean=info.mean, std=info.std, flip=info.flip, ops=info.augment_ops,
-      magnitude=config.augment_magnitude, stddev=config.augment_stddev,
-      strong_labeled=config.use_augment,
-      dtype=tf.bfloat16 if config.use_bfloat16 else tf.float32)
-  return Problem(info=info, split=split, inputs=inputs, labels=data.train.labels,
-                 unlabeled=unlabeled, truth=truth, eval_inputs=eval_inputs,
-                 eval_labels=eval_labels, views=views)
+    unlabeled, truth = train.inputs[split.unlabeled], train.labels[split.unlabeled]
+  if data.unlabeled_extra is not None:
+    extra = _prepared(data.unlabeled_extra, config)
+    unlabeled = examples.joined(unlabeled, extra.inputs)
+    truth = np.concatenate([truth, extra.labels])
+  return Problem(info=info, split=split, inputs=train.inputs, labels=train.labels,
+                 unlabeled=unlabeled, truth=truth, evaluated=evaluated,
+                 views=_views(config, info, train.inputs, kind), names=train.names)
+
+
+def _completed(info, data):
+  """The DatasetInfo with what its data say: classes, kind and, of arrays, mean and deviation."""
+  if info.source not in ('folder', 'npz'):
+    return info
+  info = dataclasses.replace(info, class_names=data.class_names)
+  inputs = data.train.inputs
+  if info.source == 'folder':
+    return info
+  if inputs.ndim == 2:
+    return dataclasses.replace(info, kind='points')
+  axes = tuple(range(inputs.ndim - 1))
+  return dataclasses.replace(
+      info, mean=tuple(inputs.mean(axes, dtype=np.float64).tolist()),
+      std=tuple(np.maximum(inputs.std(axes, dtype=np.float64), 1).tolist()))
+
+
+def _num_validation(config, info, data):
+  """How many labeled examples are held out of the training split."""
+  if data.validation is not None:
+    if config.num_validation:
+      raise UserError(f'--num_validation={config.num_validation}: {info.name} has validation '
+                      'examples of its own; leave the flag out')
+    return 0
+  if config.num_validation is not None:
+    return config.num_validation
+  known = np.count_nonzero(data.train.labels >= 0)
+  return max(info.num_classes, round(known / 5)) if info.holds_out else 0
+
+
+def _views(config, info, inputs, kind):
+  """The views of a configuration."""
+  dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
+  if info.kind == 'points':
+    return views_lib.Points(config.augment_stddev, dtype)
+  common = dict(mean=info.mean, std=info.std, flip=info.flip, ops=info.augment_ops,
+                magnitude=config.augment_magnitude, strong_labeled=config.use_augment, dtype=dtype)
+  if examples.is_encoded(inputs) != (kind == 'resized_crop'):
+    other = 'pad_crop' if kind == 'resized_crop' else 'resized_crop'
+    raise UserError(f'--views={kind}: not for {info.name}; leave it out, or --views={other}')
+  if kind == 'pad_crop':
+    return views_lib.PadCrop(**common)
+  imagenet = info.source == 'imagenet'
+  return views_lib.ResizedCrop(
+      size=config.image_size, eval_size=models.eval_image_size(
+          config.model_type, config.image_size, imagenet), **common)

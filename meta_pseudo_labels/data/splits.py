@@ -133,42 +133,63 @@ def split(labels, *, num_labeled, label_seed, num_validation, num_classes):
   return Split(labeled=rest[np.sort(chosen)], unlabeled=rest, validation=validation)
 
 
-def _sha256(positions):
-  return hashlib.sha256(positions.astype('<i8').tobytes()).hexdigest()
+def _sha256(positions, names):
+  if names is None:
+    return hashlib.sha256(positions.astype('<i8').tobytes()).hexdigest()
+  return hashlib.sha256('\n'.join(names[positions].tolist()).encode()).hexdigest()
 
 
-def manifest(split_, *, dataset, labels):
+def identity(split_, *, labels, class_names, names=None):
+  """What must be the same for a run to go on: JSON text in one line.
+
+  Args:
+    split_, labels, names: as in `manifest`.
+    class_names: tuple of str.
+  """
+  chosen = split_.labeled
+  return json.dumps({
+      'labeled': _sha256(chosen, names), 'validation': _sha256(split_.validation, names),
+      'labels': hashlib.sha256(np.asarray(labels)[chosen].astype('<i4').tobytes()).hexdigest(),
+      'unlabeled': len(split_.unlabeled), 'class_names': list(class_names)}, sort_keys=True)
+
+
+def manifest(split_, *, dataset, labels, names=None):
   """What a run writes down of its `Split`: a dict of plain values.
 
   Args:
     split_: the `Split`.
     dataset: the dataset's name.
     labels: int [N] of the training split it was made from.
+    names: str [N], what its examples are called, or None where a position says it.
 
   Returns:
     dict with the counts, the labeled examples per class (a list, by label), the labeled
-    positions, and the sha256 of the labeled and the validation positions as little-endian int64.
+    positions, and the sha256 of the labeled and the validation positions as little-endian int64;
+    with `names` the labeled ones too, and the sha256 of names, a line each.
   """
   labels = np.asarray(labels)
+  named = {} if names is None else {'labeled_files': names[split_.labeled].tolist()}
   return {
       'dataset': dataset,
       'num_labeled': len(split_.labeled),
       'num_unlabeled': len(split_.unlabeled),
       'num_validation': len(split_.validation),
       'labeled_per_class': _class_counts(labels[split_.labeled], labels.max() + 1).tolist(),
-      'labeled_sha256': _sha256(split_.labeled),
-      'validation_sha256': _sha256(split_.validation),
+      'labeled_sha256': _sha256(split_.labeled, names),
+      'validation_sha256': _sha256(split_.validation, names),
       'labeled': split_.labeled.tolist(),
+      **named,
   }
 
 
-def write_manifest(path, split_, *, dataset, labels):
+def write_manifest(path, split_, *, dataset, labels, names=None):
   """Writes the `manifest` of a split as JSON, one key a line. A reader never sees half of it.
 
   Raises UserError if the file cannot be written.
   """
   lines = ',\n'.join(f'  {json.dumps(key)}: {json.dumps(value)}'
-                     for key, value in manifest(split_, dataset=dataset, labels=labels).items())
+                     for key, value in manifest(split_, dataset=dataset, labels=labels,
+                                                names=names).items())
   partial = f'{path}.partial'
   try:
     with open(partial, 'w', encoding='utf-8') as file:

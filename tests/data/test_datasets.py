@@ -12,7 +12,8 @@ from meta_pseudo_labels.errors import UserError
 @pytest.mark.parametrize('name, classes, shape, flip', [
     ('digits', 10, (8, 8, 1), False), ('two_moons', 2, (2,), False),
     ('cifar10', 10, (32, 32, 3), True), ('cifar100', 100, (32, 32, 3), True),
-    ('svhn', 10, (32, 32, 3), False), ('fashion_mnist', 10, (28, 28, 1), True)])
+    ('svhn', 10, (32, 32, 3), False), ('fashion_mnist', 10, (28, 28, 1), True),
+    ('stl10', 10, (96, 96, 3), True)])
 def test_what_is_known_of_each(name, classes, shape, flip):
   info = datasets.info(name)
   assert (info.name, info.num_classes, info.image_shape, info.flip) == (name, classes, shape, flip)
@@ -26,7 +27,8 @@ def test_what_is_known_of_each(name, classes, shape, flip):
 
 def test_all_names_are_tested_here():
   assert datasets.names() == (
-      'digits', 'two_moons', 'cifar10', 'cifar100', 'svhn', 'fashion_mnist')
+      'digits', 'two_moons', 'cifar10', 'cifar100', 'svhn', 'fashion_mnist', 'stl10', 'imagenet',
+      'imagenet_10_percent', 'imagenet_heldout', 'folder', 'npz')
 
 
 def test_cifar10_constants_are_the_releases():
@@ -65,3 +67,17 @@ def test_a_name_like_no_other():
   with pytest.raises(UserError) as caught:
     datasets.info('qqqqqq')
   assert 'did you mean' not in str(caught.value) and 'digits' in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['imagenet', 'imagenet_10_percent', 'imagenet_heldout'])
+def test_imagenet_in_the_releases_three_ways(name):
+  info = datasets.info(name)
+  assert (info.num_classes, info.views, info.flip) == (1000, 'resized_crop', True)
+  np.testing.assert_allclose(info.mean, [123.675, 116.28, 103.53])
+  np.testing.assert_allclose(info.std, [58.395, 57.12, 57.375])
+
+
+@pytest.mark.parametrize('name', ['folder', 'npz'])
+def test_ones_own_images_are_known_when_they_have_been_read(name):
+  info = datasets.info(name)
+  assert (info.class_names, info.image_shape, info.holds_out) == ((), None, True)

@@ -5,13 +5,14 @@ import tensorflow as tf
 
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels.data import pipeline
+from meta_pseudo_labels.data import views as views_lib
 
 IMAGES = np.random.RandomState(0).randint(0, 256, [50, 8, 8, 1]).astype(np.uint8)
 LABELS = np.arange(50).astype(np.int32)
 
 
 def batches(count, **settings):
-  settings = dict(views=pipeline.Views(magnitude=8), batch_size=8, uda_data=2, seed=3,
+  settings = dict(views=views_lib.PadCrop(magnitude=8), batch_size=8, uda_data=2, seed=3,
                   **settings)
   dataset = pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, **settings)
   return [[part.numpy() for part in element] for element in dataset.take(count)]
@@ -46,7 +47,7 @@ def test_shapes_types_and_labels_that_stay_with_their_images():
   assert labeled.dtype == original.dtype == np.float32 and labels.dtype == np.int32
   assert set(labels) <= set(range(20))
   plain = pipeline.train_batches(IMAGES[:20], LABELS[:20], None, batch_size=8, uda_data=0, seed=3,
-                                 views=pipeline.Views(kind='points'))
+                                 views=views_lib.Points())
   points, labels = next(iter(plain))
   np.testing.assert_array_equal(points, IMAGES[labels.numpy()].astype(np.float32))
 
@@ -78,7 +79,7 @@ def test_going_on_at_a_step_gives_that_step_s_batch():
 
 
 def test_evaluation_pads_with_weight_zero():
-  found = list(pipeline.eval_batches(IMAGES[:10], LABELS[:10], views=pipeline.Views(),
+  found = list(pipeline.eval_batches(IMAGES[:10], LABELS[:10], views=views_lib.PadCrop(),
                                      batch_size=8, replicas=2))
   labels = np.concatenate([element[1].numpy() for element in found])
   weights = np.concatenate([element[2].numpy() for element in found])
@@ -92,7 +93,7 @@ def test_points_are_jittered_only_in_the_augmented_view():
   points = np.random.RandomState(0).standard_normal([30, 2]).astype(np.float32)
   dataset = pipeline.train_batches(
       points[:6], LABELS[:6], points, batch_size=6, uda_data=50, seed=0,
-      views=pipeline.Views(kind='points', stddev=.1))
+      views=views_lib.Points(stddev=.1))
   _, _, original, augmented = next(iter(dataset))
   noise = (augmented - original).numpy()
   assert abs(noise.std() - .1) < .01 and abs(noise.mean()) < .02
@@ -100,7 +101,7 @@ def test_points_are_jittered_only_in_the_augmented_view():
 
 def test_bfloat16_views():
   dataset = pipeline.eval_batches(IMAGES[:4], LABELS[:4], batch_size=4,
-                                  views=pipeline.Views(dtype=tf.bfloat16))
+                                  views=views_lib.PadCrop(dtype=tf.bfloat16))
   assert next(iter(dataset))[0].dtype == tf.bfloat16
 
 
@@ -108,7 +109,7 @@ def test_one_cpu_device_reads_a_dataset_without_tuning_thread():
   """That thread sleeps up to a minute, and who drops an iterator waits for it: with it, the end of
   a phase of 60 seconds took 90 more."""
   strategy = tf.distribute.OneDeviceStrategy('CPU:0')
-  views = pipeline.Views()
+  views = views_lib.PadCrop()
   for make in (
       lambda context: pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, views=views,
                                              batch_size=8, uda_data=2, seed=3),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import binary_files
 from meta_pseudo_labels.data import sources
 from meta_pseudo_labels.errors import UserError
 
@@ -187,14 +188,14 @@ def test_idx_files_that_are_damaged_are_named(idx_files):
 
 
 def test_idx_files_that_are_not_there(tmp_path, monkeypatch):
-  monkeypatch.setitem(sources.IDX_FOLDERS, 'fashion_mnist', str(tmp_path / 'fashion-mnist'))
+  monkeypatch.setitem(binary_files.IDX_FOLDERS, 'fashion_mnist', str(tmp_path / 'fashion-mnist'))
   message = refusal('fashion_mnist', str(tmp_path / 'mine'))
   for word in ('fashion_mnist', str(tmp_path / 'mine'), str(tmp_path / 'fashion-mnist'),
                'apt-get install dataset-fashion-mnist', '--data_dir'):
     assert word in message
 
 
-@pytest.mark.skipif(not os.path.isdir(sources.IDX_FOLDERS['fashion_mnist']),
+@pytest.mark.skipif(not os.path.isdir(binary_files.IDX_FOLDERS['fashion_mnist']),
                     reason="Debian's package dataset-fashion-mnist is not installed")
 def test_debians_fashion_mnist():
   data = load('fashion_mnist')

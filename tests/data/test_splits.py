@@ -190,3 +190,22 @@ def test_a_manifest_that_cannot_be_written_is_one_line(tmp_path):
   with pytest.raises(UserError, match='cannot write .*none/split.json'):
     splits.write_manifest(str(tmp_path / 'none/split.json'), made, dataset='d',
                           labels=np.array([0]))
+
+
+def test_names_are_written_down_and_tell_splits_apart_where_positions_do_not():
+  labels = np.array([0, 1, 0, 1, -1])
+  made = splits.split(labels, num_labeled=2, label_seed=None, num_validation=0, num_classes=2)
+  names = np.array(['a/1.png', 'b/1.png', 'a/2.png', 'b/2.png', 'x.png'])
+  found = splits.manifest(made, dataset='folder', labels=labels, names=names)
+  assert found['labeled_files'] == ['a/1.png', 'b/1.png']
+  assert found['labeled_sha256'] == hashlib.sha256(b'a/1.png\nb/1.png').hexdigest()
+  identity = lambda labels=labels, classes=('a', 'b'), names=names: splits.identity(
+      made, labels=labels, class_names=classes, names=names)
+  other = names.copy()
+  other[0] = 'a/0.png'
+  different = {identity(), identity(names=None), identity(names=other),
+               identity(labels=1 - labels), identity(classes=('a', 'c'))}
+  assert len(different) == 5
+  other = names.copy()
+  other[4] = 'y.png'  # Only unlabeled.
+  assert identity(names=other) == identity()

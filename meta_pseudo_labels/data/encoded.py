@@ -1,0 +1,123 @@
+"""Encoded images (JPEG, PNG, BMP, GIF) to pixels: decoded, cropped, resized, one by one.
+
+Everything takes one image's bytes, a string scalar, eagerly or inside tf.data.
+Source: the release's data_utils.py for ImageNet (official-release.md, Data).
+"""
+import tensorflow as tf
+
+CHANNELS = 3
+
+
+def decode(encoded):
+  """The pixels of one encoded image, eagerly or in a graph.
+
+  Gray becomes three equal channels, alpha is dropped, CMYK is converted, and of an animation the
+  first frame is taken. Deeper colors keep their upper 8 bits. The turn that a camera notes in a
+  photo (EXIF) is not carried out.
+
+  Args:
+    encoded: string [], a JPEG, PNG, BMP or GIF file.
+
+  Returns:
+    uint8 [H, W, 3] in 0..255.
+
+  Raises:
+    tf.errors.InvalidArgumentError: it cannot be decoded.
+  """
+  image = tf.io.decode_image(encoded, channels=CHANNELS, expand_animations=False)
+  return tf.ensure_shape(image, [None, None, CHANNELS])
+
+
+def _shape(encoded):
+  """int32 `[3]`: height, width, and the channels that are stored in a JPEG (else 3)."""
+  return tf.cond(tf.io.is_jpeg(encoded), lambda: tf.io.extract_jpeg_shape(encoded),
+                 lambda: tf.shape(decode(encoded)))
+
+
+def _window(encoded, begin, size):
+  """Pixels uint8 `[size[0], size[1], 3]` from row and column `begin` on; of a JPEG only those
+  are decoded."""
+  def of_jpeg():
+    return tf.io.decode_and_crop_jpeg(encoded, tf.concat([begin, size], 0), channels=CHANNELS)
+
+  def of_others():
+    end = begin + size
+    return decode(encoded)[begin[0]:end[0], begin[1]:end[1]]
+
+  return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_others)
+
+
+def _resized(image, size):
+  """float32 `[size, size, 3]` in about 0..255: bicubic as in TF 1, which overshoots a little."""
+  image = tf.cast(image, tf.float32)[tf.newaxis]
+  image = tf.raw_ops.ResizeBicubic(images=image, size=[size, size], align_corners=False,
+                                   half_pixel_centers=False)[0]
+  return tf.ensure_shape(image, [size, size, CHANNELS])
+
+
+def central_crop(encoded, size):
+  """The central square of 7/8 of the shorter side: float32 `[size, size, 3]` in about 0..255.
+
+  Args:
+    encoded: string scalar.
+    size: int, pixels.
+  """
+  shape = _shape(encoded)[:2]
+  side = tf.cast(224 / 256 * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32)
+  side = tf.maximum(side, 1)  # An image of one pixel.
+  return _resized(_window(encoded, (shape - side + 1) // 2, tf.stack([side, side])), size)
+
+
+def random_crop(encoded, size, seed):
+  """A random window (area .08 to 1, ratio 3/4 to 4/3): float32 `[size, size, 3]` in about 0..255.
+
+  Where ten draws find no such window (or find the whole image), it is the central crop.
+
+  Args:
+    encoded: string scalar.
+    size: int, pixels.
+    seed: int32 `[2]`.
+  """
+  shape = _shape(encoded)
+  begin, window, _ = tf.image.stateless_sample_distorted_bounding_box(
+      shape, tf.constant([[[0., 0., 1., 1.]]]), seed, min_object_covered=.1,
+      aspect_ratio_range=(3 / 4, 4 / 3), area_range=(.08, 1.), max_attempts=10,
+      use_image_if_no_bounding_boxes=True)
+  window = tf.concat([window[:2], [CHANNELS]], 0)
+  whole = tf.reduce_all(tf.equal(shape, window))
+  return tf.cond(whole, lambda: central_crop(encoded, size),
+                 lambda: _resized(_window(encoded, begin[:2], window[:2]), size))
+
+
+def fit(image, size):
+  """The central square of an image whose shorter side was brought to `size`.
+
+  Bicubic, antialiased, rounded and clipped; the longer side is rounded to whole pixels before the
+  square is cut. Nothing is resampled if the shorter side is `size` already.
+
+  Args:
+    image: uint8 [H, W, 3], H and W at least 1.
+    size: int, in pixels.
+
+  Returns:
+    uint8 [size, size, 3].
+  """
+  image = tf.convert_to_tensor(image)
+  sides = tf.cast(tf.shape(image)[:2], tf.int64)  # int32 would overflow in what follows
+  shorter = tf.reduce_min(sides)
+  resized = (sides * size + shorter // 2) // shorter
+  corner = (resized - size) // 2
+
+  def cut():
+    return tf.slice(image, tf.pad(corner, [[0, 1]]), [size, size, CHANNELS])
+
+  def resample():
+    # What tf.image.resize does, but only where the square is: of an image that is a thousand
+    # times as wide as high, the whole might not fit into memory.
+    square = tf.raw_ops.ScaleAndTranslate(
+        images=image[tf.newaxis], size=[size, size],
+        scale=tf.cast(resized, tf.float32) / tf.cast(sides, tf.float32),
+        translation=-tf.cast(corner, tf.float32), kernel_type='keyscubic', antialias=True)[0]
+    return tf.cast(tf.clip_by_value(tf.round(square), 0., 255.), tf.uint8)
+
+  return tf.ensure_shape(tf.cond(tf.equal(shorter, size), cut, resample), [size, size, CHANNELS])

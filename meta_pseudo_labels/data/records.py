@@ -1,0 +1,282 @@
+"""ImageNet in TFRecord shards: which there are, where their records lie, what their labels are.
+
+Images stay in their files, from which `examples.Records` reads them one by one.
+"""
+import concurrent.futures
+import os
+import re
+import struct
+
+import numpy as np
+import tensorflow as tf
+
+from meta_pseudo_labels.data import examples
+from meta_pseudo_labels.errors import UserError
+
+# Shards read at one time: what takes long on a network is the answer, not the bytes.
+_THREADS = 16
+# Records whose labels are parsed at once, some 110 kB each, and bytes fetched at once.
+_BATCH = 64
+_BUFFER = 1 << 20
+
+# What the release calls its sets: those with labels to learn from, those without, the test's.
+_RELEASE_SETS = {
+    'imagenet': ('train', None, 'validation'),
+    'imagenet_10_percent': ('ten_percent', 'train', 'validation'),
+    'imagenet_heldout': ('train', None, 'heldout'),
+}
+_RELEASE_KEYS = ('image/encoded', 'image/class/label')
+_RELEASE_FIRST_LABEL = 1
+_TFDS_KEYS = ('image', 'label')
+
+# A record is the length of its payload (8 bytes, little-endian), that length's checksum (4), the
+# payload, and the payload's checksum (4).
+_HEAD = struct.Struct('<QI')
+_FOOT = examples.RECORD_FOOT
+
+
+def _crc32c_table():
+  """The checksum of every byte, from Castagnoli's polynomial, its bits mirrored."""
+  table = []
+  for value in range(256):
+    for _ in range(8):
+      value = value >> 1 ^ (0x82f63b78 if value & 1 else 0)
+    table.append(value)
+  return tuple(table)
+
+
+_CRC32C = _crc32c_table()
+
+
+def _masked_crc32c(content):
+  """The checksum (int) that TFRecord files keep of some bytes."""
+  crc = 0xffffffff
+  for byte in content:
+    crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xff]
+  crc ^= 0xffffffff
+  return (crc >> 15 | crc << 17) + 0xa282ead8 & 0xffffffff
+
+
+def _of_each(function, paths):
+  """[function(path)] in the order of the paths, some at one time; raises what the first raises."""
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    return list(pool.map(function, paths))
+
+
+def index(paths, key):
+  """Finds every record of uncompressed TFRecord files, by their heads alone.
+
+  Args:
+    paths: str or path-likes `[P]`, local or remote.
+    key: str, the image's name in a record's tf.train.Example.
+
+  Returns:
+    `examples.Records`, file by file in the order of `paths`.
+
+  Raises:
+    UserError: a file cannot be read, is damaged or ends too soon; no file has a record.
+  """
+  paths = [os.fspath(path) for path in paths]
+  if not paths:
+    raise UserError('no TFRecord file was named: name one or more')
+  places = _of_each(_places, paths)
+  counts = [len(place) for place in places]
+  if not sum(counts):
+    raise UserError(f'none of {len(paths)} TFRecord files has a record, {paths[0]} being the '
+                    'first: fetch them again')
+  return examples.Records(
+      np.array(paths), np.repeat(np.arange(len(paths), dtype=np.int32), counts),
+      np.concatenate(places), key)
+
+
+def _open(path):
+  """A file to read from; `GFile` fetches half a MB after every seek, so only what is remote."""
+  if '://' in path:
+    return tf.io.gfile.GFile(path, 'rb')
+  return open(path, 'rb', buffering=0)
+
+
+def _places(path):
+  """`Records.place` of one file, int64 `[n, 2]`. Raises UserError."""
+  places = []
+  start = 0
+  try:
+    size = tf.io.gfile.stat(path).length
+    with _open(path) as file:
+      while start < size:
+        file.seek(start)
+        length = _payload_length(path, start, file.read(_HEAD.size))
+        before = start + _HEAD.size
+        start = before + length + _FOOT
+        if start > size:
+          raise UserError(f'{path} ends at byte {size}, inside the record at byte '
+                          f'{before - _HEAD.size}: fetch it again')
+        places.append((length, before))
+  except (OSError, tf.errors.OpError) as error:
+    raise UserError(f'cannot read {path}: {examples.one_line(error)}') from error
+  return np.array(places, np.int64).reshape(-1, 2)
+
+
+def _payload_length(path, start, head):
+  """The bytes of the payload (int) that the head at byte `start` tells of. Raises UserError."""
+  if len(head) < _HEAD.size:
+    raise UserError(f'{path} ends at byte {start + len(head)}, inside the head of the record at '
+                    f'byte {start}: fetch it again')
+  length, crc = _HEAD.unpack(head)
+  if crc != _masked_crc32c(head[:8]):
+    raise UserError(f'{path} is damaged, or no uncompressed TFRecord file: the length at byte '
+                    f'{start} does not match its checksum: fetch it again')
+  return length
+
+
+def labels(records, key, first=0):
+  """Reads the labels of all records, one pass over all the files.
+
+  Args:
+    records: `examples.Records` of whole files, as `index` gives them.
+    key: str, the label's name in a record's tf.train.Example.
+    first: int, the label that stands for class 0.
+
+  Returns:
+    int32 `[N]`, in the order of the records. It is not looked at whether there are such classes.
+
+  Raises:
+    UserError: a file cannot be read or is damaged, a record has no such label.
+  """
+  paths = [str(path) for path in records.paths]
+  found = _of_each(lambda path: _labels_of_file(path, key), paths)
+  counts = np.bincount(records.shard, minlength=len(paths))
+  for path, values, count in zip(paths, found, counts):
+    if len(values) != count:
+      raise UserError(f'{path} has {len(values)} records, but {count} labels are asked for: ask '
+                      'for whole files, and let nothing write to them meanwhile')
+  # Of a label that fits no int32 it is enough to remain out of range.
+  limits = np.iinfo(np.int32)
+  return np.clip(np.concatenate(found) - first, limits.min, limits.max).astype(np.int32)
+
+
+def _labels_of_file(path, key):
+  """int64 `[n]`, as they are stored. Raises UserError."""
+  found = [np.zeros(0, np.int64)]
+  try:
+    with tf.device('CPU:0'):
+      for serialized in tf.data.TFRecordDataset(path, buffer_size=_BUFFER).batch(_BATCH):
+        parsed = tf.io.parse_example(serialized, {key: tf.io.FixedLenFeature([], tf.int64)})
+        found.append(parsed[key].numpy())
+  except tf.errors.DataLossError as error:
+    raise UserError(f'{path} is damaged: {examples.one_line(error)}: fetch it again') from error
+  except tf.errors.InvalidArgumentError as error:
+    raise UserError(f'{path} has a record without a label {key!r} that is one integer: is this the '
+                    f'right file? ({examples.one_line(error)})') from error
+  except tf.errors.OpError as error:
+    raise UserError(f'cannot read {path}: {examples.one_line(error)}') from error
+  return np.concatenate(found)
+
+
+def _labeled(info, records, key, first=0):
+  """`Examples` of records and their labels. Raises UserError if the dataset has no such class."""
+  values = labels(records, key, first)
+  wrong = np.flatnonzero((values < 0) | (values >= info.num_classes))
+  if wrong.size:
+    stored = int(values[wrong[0]]) + first
+    raise UserError(f'{records.name(wrong[0])} has label {stored}, but those of {info.name} are '
+                    f'{first} to {first + info.num_classes - 1}: is this the right file?')
+  return examples.Examples(records, values)
+
+
+def load_release(info, data_dir, name):
+  """ImageNet in the release's shards: train-00000-of-01024 and so on.
+
+  Args:
+    info: the `datasets.DatasetInfo`.
+    data_dir: the folder of the shards, local or remote.
+    name: 'imagenet', 'imagenet_10_percent' or 'imagenet_heldout', which say what the labeled
+      examples and the test are.
+
+  Returns:
+    An `examples.Data`, in the order of the shards. That of 'imagenet_10_percent' has the whole
+    training split as `unlabeled`: the images of `train` are among them, and so are those that
+    are held out for validation.
+
+  Raises:
+    UserError: a shard is missing, damaged or of another dataset.
+  """
+  if name not in _RELEASE_SETS:
+    raise UserError(f'the release has no shards for {name!r}: there are '
+                    f'{", ".join(_RELEASE_SETS)}')
+  folder = os.path.expanduser(data_dir or '')
+  if not folder or not tf.io.gfile.isdir(folder):
+    raise UserError(f'dataset {name!r}: there is no folder {folder!r}: point --data_dir at the '
+                    'folder of its TFRecord shards')
+  files = set(tf.io.gfile.listdir(folder))
+  # All shards are looked for before the first is read: that takes minutes.
+  train, unlabeled, test = (prefix and _shards(folder, files, prefix)
+                            for prefix in _RELEASE_SETS[name])
+  image, label = _RELEASE_KEYS
+  train, test = (_labeled(info, index(paths, image), label, _RELEASE_FIRST_LABEL)
+                 for paths in (train, test))
+  if unlabeled is not None:
+    unlabeled = index(unlabeled, image)
+    unlabeled = examples.Examples(unlabeled, np.full(len(unlabeled), -1, np.int32))
+  return examples.Data(train=train, test=test, unlabeled=unlabeled)
+
+
+def _shards(folder, files, prefix):
+  """The paths of all shards of one set, in order. Raises UserError if not all are there."""
+  matches = [re.fullmatch(rf'{prefix}-\d{{5}}-of-(\d{{5}})', file) for file in files]
+  totals = sorted({match.group(1) for match in matches if match})
+  if not totals:
+    raise UserError(f'{folder} has no {prefix}-?????-of-?????: point --data_dir at the folder of '
+                    'these TFRecord shards')
+  if len(totals) > 1:
+    raise UserError(f'{folder} has more than one set of {prefix} shards, -of-{totals[0]} and '
+                    f'-of-{totals[1]}: leave one of them there')
+  wanted = [f'{prefix}-{i:05d}-of-{totals[0]}' for i in range(int(totals[0]))]
+  missing = [file for file in wanted if file not in files]
+  if missing:
+    raise UserError(f'{os.path.join(folder, missing[0])} is missing, {len(missing)} of '
+                    f'{len(wanted)} shards are: fetch them')
+  return [os.path.join(folder, file) for file in wanted]
+
+
+def load_tfds(info, builder):
+  """ImageNet as TFDS has prepared it, in the order in which TFDS stores it.
+
+  Args:
+    info: the `datasets.DatasetInfo`.
+    builder: the `tfds.core.DatasetBuilder` of a folder that is prepared; with the splits 'train'
+      and 'validation' (the test), and the features 'image' and 'label' (0-based).
+
+  Returns:
+    An `examples.Data`.
+
+  Raises:
+    UserError: it is in another format than TFRecord; a split, a feature or a file is missing; a
+      file is damaged or of another dataset.
+  """
+  folder = os.fspath(builder.data_path)
+  format_ = getattr(builder.info.file_format, 'value', None)
+  if format_ != 'tfrecord':
+    raise UserError(f"{folder} is in the format {format_!r}, but images are read from 'tfrecord': "
+                    "prepare it with file_format='tfrecord'")
+  for what, wanted, there in (('split', ('train', 'validation'), builder.info.splits),
+                              ('feature', _TFDS_KEYS, builder.info.features)):
+    missing = [name for name in wanted if name not in there]
+    if missing:
+      raise UserError(f'{folder} has no {what} {missing[0]!r}, only {sorted(there)}: is this the '
+                      'right folder?')
+  image, label = _TFDS_KEYS
+  train, test = (_labeled(info, _tfds_records(builder.info.splits[split], image), label)
+                 for split in ('train', 'validation'))
+  return examples.Data(train=train, test=test)
+
+
+def _tfds_records(split, key):
+  """`Records` of a `tfds.core.SplitInfo`. Raises UserError if they are not all there."""
+  records = index(split.filepaths, key)
+  counts = np.bincount(records.shard, minlength=len(records.paths))
+  for path, count, expected in zip(records.paths, counts, split.shard_lengths):
+    if count != expected:
+      raise UserError(f'{path} has {count} records, but was written with {expected}: prepare the '
+                      'dataset again')
+  return records

@@ -1,0 +1,111 @@
+"""Datasets prepared by TensorFlow Datasets, read into memory."""
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from meta_pseudo_labels.data import examples
+from meta_pseudo_labels.errors import UserError
+
+EXTRA = ('extra', 'unlabelled')  # Splits of SVHN and STL-10 that are used without labels.
+
+
+def default_folder(data_dir):
+  """`data_dir`, or else where TFDS keeps what it has prepared."""
+  return os.path.expanduser(
+      data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
+
+
+def load(info, name, data_dir):
+  """A dataset that TFDS has prepared in `data_dir`, or prepares there now."""
+  import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
+  data_dir = default_folder(data_dir)
+  folder = prepared_folder(data_dir, name)
+  if folder is None:
+    _prepare(tfds, info, name, data_dir)
+    folder = prepared_folder(data_dir, name)
+  try:
+    builder = tfds.builder_from_directory(folder)
+    available = builder.info.splits
+    found = {split: _read_tfds_split(tfds, info, builder, split)
+             for split in ('train', 'test', *EXTRA) if split in available}
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(f'cannot read the dataset {name!r} in {folder}: '
+                    f'{examples.one_line(error)}') from error
+  for split in ('train', 'test'):
+    if split not in found:
+      raise UserError(
+          f'{folder} has no split {split!r}, only {sorted(available)}: prepare it again')
+  extra = next((found[split] for split in EXTRA if split in found), None)
+  if extra is not None:
+    extra = examples.Examples(extra.inputs, np.full(len(extra), -1, np.int32))
+  return examples.Data(found['train'], found['test'], unlabeled_extra=extra)
+
+
+def prepared_folder(data_dir, name):
+  """The newest version that is complete in data_dir/name, or None."""
+  parent = os.path.join(data_dir, name)
+  if not tf.io.gfile.isdir(parent):
+    return None
+  versions = [entry.strip('/') for entry in tf.io.gfile.listdir(parent)]
+  versions = [tuple(map(int, version.split('.'))) for version in versions
+              if re.fullmatch(r'\d+\.\d+\.\d+', version)
+              and tf.io.gfile.exists(os.path.join(parent, version, 'dataset_info.json'))]
+  return os.path.join(parent, '.'.join(map(str, max(versions)))) if versions else None
+
+
+def _prepare(tfds, info, name, data_dir):
+  """Downloads a dataset and prepares it in `data_dir`. Raises UserError."""
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+    _probe(builder)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+  except Exception as error:
+    command = (f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
+               f"data_dir='{data_dir}').download_and_prepare()\"")
+    raise UserError(
+        f'dataset {info.name!r}: nothing is prepared in {os.path.join(data_dir, name)}, and it '
+        f'cannot be fetched from here ({examples.one_line(error)}): point --data_dir at a folder that has '
+        f'it, or where there is a network run: {command}') from error
+
+
+def _probe(builder):
+  """Raises if the download's host cannot be reached: TFDS itself retries for minutes."""
+  import requests  # pylint: disable=import-outside-toplevel
+  for url in list(builder.url_infos or ())[:1]:
+    try:
+      requests.head(url, timeout=10)
+    except requests.exceptions.RequestException as error:
+      raise ConnectionError(f'no connection to {url}') from error
+
+
+def _read_tfds_split(tfds, info, builder, split):
+  """One split, in the order its examples are numbered in.
+
+  TFDS stores examples in a shuffled order; the `id` feature of CIFAR and SVHN ends in the position
+  in the original files, so that "the first N" are the release's.
+  """
+  where = f'{builder.data_path} ({split})'
+  shape = tuple(builder.info.features['image'].shape)
+  if shape != info.image_shape:
+    raise UserError(f'{where} has images of shape {shape}, but those of {info.name} have '
+                    f'{info.image_shape}: is this the right folder?')
+  count = builder.info.splits[split].num_examples
+  images = np.empty((count,) + shape, np.uint8)
+  labels = np.empty(count, np.int32)
+  numbers = np.arange(count)
+  config = tfds.ReadConfig(interleave_cycle_length=1)  # one shard after the other
+  start = 0
+  for batch in builder.as_dataset(
+      split=split, shuffle_files=False, read_config=config).batch(1000).as_numpy_iterator():
+    stop = start + len(batch['label'])
+    images[start:stop], labels[start:stop] = batch['image'], batch['label']
+    if 'id' in batch:
+      numbers[start:stop] = [int(re.search(rb'\d+$', id_).group()) for id_ in batch['id']]
+    start = stop
+  order = np.argsort(numbers, kind='stable')
+  return examples.checked(info, images[order], labels[order], where)

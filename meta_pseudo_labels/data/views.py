@@ -1,0 +1,156 @@
+"""How inputs become what a model sees: one class for each kind of input.
+
+Each has the same three methods: `plain` for evaluation, `labeled` for labeled training examples,
+`unlabeled` for the original and the augmented view. They take a batch of inputs, eagerly or
+inside tf.data; the last two the key of the step (int32 `[2]`), and where the inputs stand in the
+global batch: rows [offset, offset + N) of `total`. So N replicas make the views that one would.
+"""
+import dataclasses
+
+import tensorflow as tf
+
+from meta_pseudo_labels import rng
+from meta_pseudo_labels.data import augment
+from meta_pseudo_labels.data import encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+  """Points float32 `[N, D]`: the augmented view is the original and normal noise.
+
+  Attributes:
+    stddev: of the noise, in the units of the points (`augment_stddev`).
+    dtype: of the result, float32 or bfloat16.
+  """
+  stddev: float = .1
+  dtype: tf.DType = tf.float32
+
+  def plain(self, inputs):
+    """`[N, D]` of `dtype`."""
+    return tf.cast(inputs, self.dtype)
+
+  def labeled(self, inputs, key, offset, total):
+    """The same: nothing is done to labeled points."""
+    del key, offset, total
+    return self.plain(inputs)
+
+  def unlabeled(self, inputs, key, offset, total):
+    """(original, augmented), each `[N, D]` of `dtype`."""
+    noisy = augment.jitter(inputs, rng.fold(key, 'unlabeled'), self.stddev, offset=offset,
+                           total=total)
+    return self.plain(inputs), self.plain(noisy)
+
+
+@dataclasses.dataclass(frozen=True)
+class PadCrop:
+  """Images uint8 `[N, H, W, C]` of one size: the release's views of CIFAR.
+
+  Attributes:
+    mean, std: per channel, in units of 0..255.
+    flip: whether mirroring keeps an image's label.
+    ops: RandAugment's operations.
+    magnitude: RandAugment's (`augment_magnitude`).
+    strong_labeled: RandAugment on labeled images too (`use_augment`).
+    dtype: of the results, float32 or bfloat16.
+  """
+  mean: tuple = (0.,)
+  std: tuple = (255.,)
+  flip: bool = False
+  ops: tuple = augment.RELEASE_OPS
+  magnitude: float = 5
+  strong_labeled: bool = False
+  dtype: tf.DType = tf.float32
+
+  def plain(self, inputs):
+    """`[N, H, W, C]` of `dtype`, normalized."""
+    return augment.normalize(inputs, self.mean, self.std, self.dtype)
+
+  def labeled(self, inputs, key, offset, total):
+    """Mirrored, padded and cropped: `[N, H, W, C]` of `dtype`, normalized."""
+    key = rng.fold(key, 'labeled')
+    rows = dict(offset=offset, total=total)
+    if self.strong_labeled:
+      inputs = augment.views(inputs, key, flip=self.flip, magnitude=self.magnitude,
+                             ops=self.ops, **rows)[1]
+    else:
+      inputs = augment.weak(inputs, key, 'weak', flip=self.flip,
+                            pad=min(inputs.shape[1:3]) // 8, **rows)
+    return self.plain(inputs)
+
+  def unlabeled(self, inputs, key, offset, total):
+    """(original, augmented), each `[N, H, W, C]` of `dtype`, normalized; see `augment.views`."""
+    original, augmented = augment.views(
+        inputs, rng.fold(key, 'unlabeled'), flip=self.flip, magnitude=self.magnitude,
+        ops=self.ops, offset=offset, total=total)
+    return self.plain(original), self.plain(augmented)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizedCrop:
+  """Encoded images, string `[N]`, of any sizes: the release's views of ImageNet.
+
+  Attributes:
+    size: int, pixels a side in training (`image_size`).
+    eval_size: int, pixels a side in evaluation.
+    mean, std, flip, ops, magnitude, strong_labeled, dtype: as in `PadCrop`.
+  """
+  size: int
+  eval_size: int
+  mean: tuple
+  std: tuple
+  flip: bool = True
+  ops: tuple = augment.RELEASE_OPS
+  magnitude: float = 5
+  strong_labeled: bool = False
+  dtype: tf.DType = tf.float32
+
+  def plain(self, inputs):
+    """The central crop: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
+    images = tf.map_fn(lambda image: encoded.central_crop(image, self.eval_size), inputs,
+                       fn_output_signature=tf.float32)
+    return self._normalized(images)
+
+  def labeled(self, inputs, key, offset, total):
+    """A random crop, mirrored: `[N, size, size, 3]` of `dtype`, normalized."""
+    key = rng.fold(key, 'labeled')
+    images = self._crops(inputs, key, offset, total)
+    images = self._mirrored(images, key, 'mirrored', offset, total)
+    if self.strong_labeled:
+      images = self._augmented(images, key, offset, total)
+    return self._normalized(images)
+
+  def unlabeled(self, inputs, key, offset, total):
+    """(original, augmented), each `[N, size, size, 3]` of `dtype`, normalized.
+
+    Both show the same crop; each is mirrored on its own. RandAugment's cutout and translation
+    have the constants 40 and 100; no cutout comes after it.
+    """
+    key = rng.fold(key, 'unlabeled')
+    crops = self._crops(inputs, key, offset, total)
+    original = self._mirrored(crops, key, 'mirrored/original', offset, total)
+    augmented = self._mirrored(crops, key, 'mirrored/augmented', offset, total)
+    return (self._normalized(original),
+            self._normalized(self._augmented(augmented, key, offset, total)))
+
+  def _crops(self, inputs, key, offset, total):
+    seeds = rng.uniform(key, 'crop', [total, 2], 0, tf.int32.max, tf.int32)
+    seeds = rng.rows(seeds, offset, tf.shape(inputs)[0])
+    return tf.map_fn(lambda pair: encoded.random_crop(pair[0], self.size, pair[1]),
+                     (inputs, seeds), fn_output_signature=tf.float32)
+
+  def _mirrored(self, images, key, purpose, offset, total):
+    if not self.flip:
+      return images
+    draws = rng.rows(rng.uniform(key, purpose, [total]), offset, tf.shape(images)[0])
+    return tf.where(draws[:, None, None, None] < .5, tf.reverse(images, [2]), images)
+
+  def _augmented(self, images, key, offset, total):
+    """RandAugment of float32 images: as in the release cut off to uint8 and back."""
+    images = tf.ensure_shape(tf.cast(tf.clip_by_value(images, 0, 255), tf.uint8),
+                             [None, self.size, self.size, encoded.CHANNELS])
+    return tf.cast(augment.rand_augment(
+        images, key, magnitude=self.magnitude, cutout_const=40, translate_const=100, ops=self.ops,
+        offset=offset, total=total), tf.float32)
+
+  def _normalized(self, images):
+    return tf.cast((images - tf.constant(self.mean)) / tf.constant(self.std), self.dtype)

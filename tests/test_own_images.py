@@ -1,0 +1,110 @@
+"""One's own images through the command line: folders and .npz files, from training to resuming."""
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from meta_pseudo_labels import main
+
+COLORS = {'blue': (40, 60, 200), 'green': (30, 190, 60), 'red': (210, 50, 40)}
+SMALL = ['--train_batch_size=6', '--uda_data=1', '--num_train_steps=4', '--save_every=2',
+         '--log_every=2', '--mpl_feedback=soft', '--uda_steps=2', '--strategy=one_device',
+         '--eval_batch_size=16', '--model_type=mlp-8x1', '--mpl_student_lr_wait_steps=0']
+
+
+def picture(color, random):
+  """A noisy picture of one colour, of any shape."""
+  height, width = random.randint(10, 40, 2)
+  noise = random.randint(-30, 30, [height, width, 3])
+  return Image.fromarray(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8))
+
+
+def make_folder(root, test=True):
+  """Some two hundred images: 12 a class labeled, 100 unlabeled, 20 a class to test."""
+  random = np.random.RandomState(0)
+  for name, color in COLORS.items():
+    for split, count in (('labeled', 12), *([('test', 20)] if test else [])):
+      (root / split / name).mkdir(parents=True)
+      for number in range(count):
+        kind = ('jpg', 'png', 'bmp')[number % 3]
+        picture(color, random).save(root / split / name / f'{number:02d}.{kind}')
+  (root / 'unlabeled' / 'more').mkdir(parents=True)
+  for number in range(100):
+    color = list(COLORS.values())[number % 3]
+    picture(color, random).save(root / 'unlabeled' / 'more' / f'{number:03d}.jpg')
+
+
+@pytest.mark.parametrize('flags', [
+    ['--image_size=8', '--model_type=wrn-10-1'],
+    ['--image_size=12', '--views=resized_crop', '--cache']])
+def test_a_folder_trains_is_evaluated_and_goes_on(tmp_path, capsys, flags):
+  make_folder(tmp_path / 'images')
+  argv = ['main', '--dataset_name=folder_mpl', f'--data_dir={tmp_path}/images',
+          f'--output_dir={tmp_path}/run', *SMALL, *flags]
+  assert main.run([*argv, '--num_train_steps=4']) == 0
+  printed = capsys.readouterr().out
+  assert '36 labeled images in 3 classes (12 to 12 each), 100 unlabeled, 0 validation, 60 test' in (
+      printed)
+  # A fifth of the labeled images is held out, and selects.
+  assert '29 labeled, 129 unlabeled, 60 test examples of folder' in printed
+  assert 'best on the validation split at step' in printed
+  split = json.loads((tmp_path / 'run' / 'labeled_split.json').read_text())
+  assert split['labeled_per_class'] == [10, 10, 9] or sum(split['labeled_per_class']) == 29
+  assert split['labeled_files'][0].startswith('labeled/blue/')
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert results['selected']['models']['student']['examples'] == 60
+  assert main.run([*argv, '--task_mode=eval']) == 0
+  found = json.loads((tmp_path / 'run' / 'eval_test.json').read_text())
+  assert found['step'] == 4 and found['models']['student']['examples'] == 60
+  # A file more or less among the labeled ones, and it is not the same run.
+  (tmp_path / 'images' / 'labeled' / 'red' / '00.jpg').rename(
+      tmp_path / 'images' / 'labeled' / 'red' / '99.jpg')
+  capsys.readouterr()
+  assert main.run(argv) == 2
+  assert 'was trained with other data (' in capsys.readouterr().err
+
+
+def test_a_folder_without_test_images_reports_on_validation(tmp_path, capsys):
+  make_folder(tmp_path / 'images', test=False)
+  assert main.run(['main', '--dataset_name=folder_uda', f'--data_dir={tmp_path}/images',
+                   f'--output_dir={tmp_path}/run', *SMALL, '--image_size=8']) == 0
+  assert '7 validation examples of folder' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('flags, line', [
+    (['--dataset_name=folder'], '--dataset_name=folder: --data_dir must say where the data are'),
+    (['--dataset_name=folder', '--data_dir=/no/such'], "'/no/such' is not a folder"),
+    (['--dataset_name=npz', '--data_dir=/no/such.npz'], 'cannot read /no/such.npz as a .npz file'),
+    (['--dataset_name=imagenet_10_percent_mpl', '--data_dir=/no/such'], "there is no folder"),
+    (['--dataset_name=digits_40', '--views=resized_crop'],
+     '--views=resized_crop: not for digits; leave it out, or --views=pad_crop')])
+def test_what_cannot_be_read_is_one_line(tmp_path, capsys, flags, line):
+  assert main.run(['main', f'--output_dir={tmp_path}/run', *SMALL, *flags]) == 2
+  error = capsys.readouterr().err
+  assert line in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, capsys):
+  make_folder(tmp_path / 'images')
+  (tmp_path / 'images' / 'unlabeled' / 'bad.jpg').write_bytes(b'no image')
+  argv = ['main', '--dataset_name=folder', f'--data_dir={tmp_path}/images',
+          f'--output_dir={tmp_path}/run', *SMALL, '--image_size=8', '--num_train_steps=1']
+  assert main.run(argv) == 2
+  error = capsys.readouterr().err
+  assert 'unlabeled/bad.jpg' in error and len(error.strip().splitlines()) == 1
+  assert main.run([*argv, '--skip_bad_images']) == 0
+  assert 'left out 1 that cannot be read' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kind', ['images', 'points'])
+def test_an_npz_file_trains(tmp_path, capsys, kind):
+  random = np.random.RandomState(0)
+  shape, dtype = ([9, 9], np.uint8) if kind == 'images' else ([5], np.float32)
+  draw = lambda count: random.randint(0, 256, [count, *shape]).astype(dtype)
+  np.savez(tmp_path / 'data.npz', **{
+      f'train_{kind}': draw(40), 'train_labels': np.arange(40) % 4,
+      f'unlabeled_{kind}': draw(30), f'test_{kind}': draw(16), 'test_labels': np.arange(16) % 4})
+  assert main.run(['main', '--dataset_name=npz_20_mpl', f'--data_dir={tmp_path}/data.npz',
+                   f'--output_dir={tmp_path}/run', *SMALL, '--label_seed=0', '--image_size=9']) == 0
+  assert '20 labeled, 62 unlabeled, 16 test examples of npz' in capsys.readouterr().out
