@@ -3,12 +3,14 @@ import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT / 'benchmarks'))
 
 # pylint: disable=wrong-import-position
+import augment
 import digits
 import step_cost
 import study
@@ -84,3 +86,21 @@ def test_step_costs_are_ratios_to_the_first(capsys, monkeypatch):
   lines = capsys.readouterr().out.splitlines()
   assert lines[1].split() == 'release 1.000 of release (1.000 to 1.000)'.split()
   assert lines[2].startswith('uda') and 0 < float(lines[2].split()[1])
+
+
+def test_augment_compares_the_views(capsys):
+  augment.main(['--seconds=0.1', '--rounds=1'])
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].startswith(('ours', 'tensorflow-addons is not installed'))
+  assert lines[-1].startswith('Pillow') and 'times as many' in lines[-1]
+
+
+def test_augments_peers_make_views_of_the_same_shape():
+  images = np.random.RandomState(0).randint(0, 256, [200, 32, 32, 3]).astype(np.uint8)
+  pairs = augment.pillow(images, 16)
+  assert [view.shape for view in next(pairs)] == [(32, 32, 3)] * 2
+  for _ in range(200):  # Every operation, sooner or later.
+    assert all(np.isfinite(view).all() for view in next(pairs))
+  for dataset in (augment.ours(images, 16), augment.addons(images, 16)):
+    if dataset is not None:
+      assert [view.shape for view in next(iter(dataset))] == [(128, 32, 32, 3)] * 2
