@@ -11,11 +11,15 @@ is not run again. The table has each setting's mean accuracy over seeds, and its
 its control, paired by seed, with the 95 % interval of Student's t. The control is a student that
 is distilled from a UDA teacher in the same way, without any feedback: `MPL 0` (soft labels) for
 `soft`, `release` and the baselines, `sampled 0` (labels drawn from the teacher) for `sampled` and
-`sampled_dot`, `argmax 0` for `argmax`. What is measured is the student's average on
-the recipe's --eval_split after training, before any finetune.
+`sampled_dot`, `argmax 0` for `argmax`, `slow 0` for `slow`. What is measured is the student's average
+on the recipe's --eval_split after training, before any finetune.
+
+A data set's name may end in what is done to its labeled examples, as many as before: `+noisy` gives a
+quarter of them a wrong label; `+imbalanced` draws five of six from the first half of the classes.
 """
 import argparse
 import collections
+import dataclasses
 import json
 import os
 import shutil
@@ -48,16 +52,52 @@ SETTINGS = {
     'sampled_dot 1': mpl('sampled_dot', 1),
     'argmax 0': mpl('argmax', 0),
     'argmax 1': mpl('argmax', 1),
+    # A student at a quarter of its rate.
+    'slow 0': mpl('soft', 0, mpl_student_lr=.4),
+    'slow 1': mpl('soft', 1, mpl_student_lr=.4),
 }
 
 
 def control_of(setting):
   """The setting without feedback that a setting (or its teacher) is compared with."""
   name = setting.split(' ')[0].split('_')[0]
-  return f'{name} 0' if name in ('sampled', 'argmax') else CONTROL
+  return f'{name} 0' if name in ('sampled', 'argmax', 'slow') else CONTROL
 
 
-def run_one(flags, seed):
+def noisy(labels, chosen, num_classes, random):
+  """(labels with a quarter of the chosen ones wrong, the chosen positions)."""
+  labels = labels.copy()
+  wrong = random.permutation(chosen)[:len(chosen) // 4]
+  labels[wrong] = (labels[wrong] + random.randint(1, num_classes, len(wrong))) % num_classes
+  return labels, chosen
+
+
+def imbalanced(labels, chosen, num_classes, random):
+  """(labels, as many positions, five of six of them from the first half of the classes)."""
+  rare = max(1, len(chosen) // 6 // (num_classes - num_classes // 2))
+  counts = np.full(num_classes, rare)
+  often = num_classes // 2
+  rest = len(chosen) - rare * (num_classes - often)
+  counts[:often] = rest // often + (np.arange(often) < rest % often)
+  return labels, np.sort(np.concatenate([
+      random.permutation(np.flatnonzero(labels == class_))[:count]
+      for class_, count in enumerate(counts)]))
+
+
+VARIANTS = {'noisy': noisy, 'imbalanced': imbalanced}
+
+
+def varied(problem, variant, seed):
+  """The problem with its labeled examples changed as `variant` says ('': as it is)."""
+  if not variant:
+    return problem
+  labels, chosen = VARIANTS[variant](problem.labels, problem.split.labeled, problem.num_classes,
+                                     np.random.RandomState([seed, 2]))
+  return dataclasses.replace(problem, labels=labels, split=dataclasses.replace(
+      problem.split, labeled=chosen))
+
+
+def run_one(flags, seed, variant=''):
   """Trains once in this process; returns {model's name: accuracy in [0, 1]} after training."""
   sys.path.insert(0, CHECKOUT)
   # pylint: disable=import-outside-toplevel
@@ -74,7 +114,8 @@ def run_one(flags, seed):
     distribute.set_up(config.seed, use_bfloat16=config.use_bfloat16)
     config = config.replace(save_every=config.num_train_steps)
     checkpoints.prepare_folder(config)
-    run = train.Run(config, problem.build(config), tf.distribute.OneDeviceStrategy('CPU:0'),
+    data = varied(problem.build(config), variant, seed)
+    run = train.Run(config, data, tf.distribute.OneDeviceStrategy('CPU:0'),
                     progress.Progress(io.StringIO()))
     results = run.train()
     return {name: values['top1'] for name, values in results['phases']['train'].items()}
@@ -99,9 +140,10 @@ def work(args, part):
     if (dataset, setting, seed) in read(args.output):
       continue
     changes = [f'--{name}={value}' for name, value in SETTINGS[setting].items()]
-    flags = [f'--flagfile={args.recipe}', *args.flags, f'--dataset_name={dataset}', *changes]
+    name, _, variant = dataset.partition('+')
+    flags = [f'--flagfile={args.recipe}', *args.flags, f'--dataset_name={name}', *changes]
     line = {'dataset': dataset, 'setting': setting, 'seed': seed, 'flags': flags,
-            'accuracy': run_one(flags, seed)}
+            'accuracy': run_one(flags, seed, variant)}
     with open(args.output, 'a', encoding='utf-8') as file:
       file.write(json.dumps(line) + '\n')
 
@@ -157,6 +199,10 @@ def parse(argv):
   parser.add_argument('--part', type=int, help=argparse.SUPPRESS)
   parser.add_argument('--table', action='store_true', help='only print the table')
   args, args.flags = parser.parse_known_args(argv)
+  for dataset in args.datasets:
+    variant = dataset.partition('+')[2]
+    if variant and variant not in VARIANTS:
+      parser.error(f'--datasets: unknown +{variant}; use +{" or +".join(VARIANTS)}')
   for setting in args.settings:
     if setting not in SETTINGS:
       parser.error(f'--settings: unknown {setting!r}; use some of {", ".join(SETTINGS)}')

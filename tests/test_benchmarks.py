@@ -104,3 +104,17 @@ def test_augments_peers_make_views_of_the_same_shape():
   for dataset in (augment.ours(images, 16), augment.addons(images, 16)):
     if dataset is not None:
       assert [view.shape for view in next(iter(dataset))] == [(128, 32, 32, 3)] * 2
+
+
+def test_the_studys_wrong_priors():
+  labels = np.repeat(np.arange(10), 30)
+  chosen = np.arange(0, 300, 7)[:40]
+  random = np.random.RandomState(0)
+  changed, same = study.noisy(labels, chosen, 10, random)
+  assert same is chosen and (changed != labels).sum() == 10
+  assert set(np.flatnonzero(changed != labels)) <= set(chosen)
+  same, drawn = study.imbalanced(labels, chosen, 10, random)
+  assert same is labels and len(np.unique(drawn)) == 40
+  assert np.bincount(labels[drawn]).tolist() == [7, 7, 7, 7, 7, 1, 1, 1, 1, 1]
+  with pytest.raises(SystemExit):
+    study.main(['--datasets=digits_40+nosy'])

@@ -182,14 +182,9 @@ def manifest(split_, *, dataset, labels, names=None):
   }
 
 
-def write_manifest(path, split_, *, dataset, labels, names=None):
-  """Writes the `manifest` of a split as JSON, one key a line. A reader never sees half of it.
-
-  Raises UserError if the file cannot be written.
-  """
-  lines = ',\n'.join(f'  {json.dumps(key)}: {json.dumps(value)}'
-                     for key, value in manifest(split_, dataset=dataset, labels=labels,
-                                                names=names).items())
+def _write_json(path, value):
+  """One key a line; a reader never sees half of it. Raises UserError if it cannot be written."""
+  lines = ',\n'.join(f'  {json.dumps(key)}: {json.dumps(entry)}' for key, entry in value.items())
   partial = f'{path}.partial'
   try:
     with open(partial, 'w', encoding='utf-8') as file:
@@ -197,3 +192,52 @@ def write_manifest(path, split_, *, dataset, labels, names=None):
     os.replace(partial, path)
   except OSError as error:
     raise UserError(f'cannot write {path}: {error.strerror}') from error
+
+
+def write_manifest(path, split_, *, dataset, labels, names=None):
+  """Writes the `manifest` of a split as JSON. Raises UserError if the file cannot be written."""
+  _write_json(path, manifest(split_, dataset=dataset, labels=labels, names=names))
+
+
+def write_selection(path, positions, *, dataset, count, names=None):
+  """Writes which unlabeled examples are to be trained on, for `read_selection`.
+
+  Args:
+    path: str.
+    positions: int64 `[n]`, ascending, among the unlabeled examples.
+    dataset: the dataset's name.
+    count: int, its unlabeled examples.
+    names: str `[count]`, what they are called, or None.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  named = {} if names is None else {'files': names[positions].tolist()}
+  _write_json(path, {'dataset': dataset, 'of': count, 'positions': positions.tolist(), **named})
+
+
+def read_selection(path, *, dataset, count, names=None):
+  """The positions in a file of `write_selection`: int64 `[n]`.
+
+  Args:
+    path, dataset, count, names: as there, of the data at hand.
+
+  Raises:
+    UserError: it cannot be read, or was made from other data.
+  """
+  where = f'--unlabeled_manifest={path}'
+  try:
+    with open(os.path.expanduser(path), encoding='utf-8') as file:
+      found = json.load(file)
+    positions = np.array(found['positions'], np.int64)
+    same = (found['dataset'], found['of']) == (dataset, count) and positions.ndim == 1
+  except OSError as error:
+    raise UserError(f'{where}: {error.strerror}; make it with --task_mode=select') from error
+  except (ValueError, KeyError, TypeError, OverflowError) as error:
+    raise UserError(f'{where}: not a list of examples; make it with --task_mode=select') from error
+  same = same and positions.size and positions.min() >= 0 and positions.max() < count
+  if same and names is not None:
+    same = names[positions].tolist() == found.get('files')
+  if not same:
+    raise UserError(f'{where}: was made from other data; make it anew with --task_mode=select')
+  return positions

@@ -209,3 +209,20 @@ def test_names_are_written_down_and_tell_splits_apart_where_positions_do_not():
   other = names.copy()
   other[4] = 'y.png'  # Only unlabeled.
   assert identity(names=other) == identity()
+
+
+def test_a_selection_is_read_as_it_was_written_and_only_for_its_data(tmp_path):
+  path, names = str(tmp_path / 'selected.json'), np.array(['a', 'b', 'c', 'd'])
+  splits.write_selection(path, np.array([1, 3]), dataset='folder', count=4, names=names)
+  read = lambda **other: splits.read_selection(
+      path, **{'dataset': 'folder', 'count': 4, 'names': names, **other})
+  np.testing.assert_array_equal(read(), [1, 3])
+  for other in ({'dataset': 'npz'}, {'count': 5}, {'names': names[::-1]}):
+    with pytest.raises(UserError, match='was made from other data; make it anew'):
+      read(**other)
+  with open(path, 'w', encoding='utf-8') as file:
+    file.write('[1, 2]')
+  with pytest.raises(UserError, match='not a list of examples'):
+    read()
+  with pytest.raises(UserError, match='No such file or directory; make it with'):
+    splits.read_selection(path + 'x', dataset='folder', count=4)
