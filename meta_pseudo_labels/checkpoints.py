@@ -12,9 +12,10 @@ from meta_pseudo_labels.errors import UserError
 FREE = frozenset((
     'task_mode', 'output_dir', 'reset_output_dir', 'save_every', 'log_every', 'eval_batch_size',
     'steps_per_loop', 'strategy', 'num_virtual_devices', 'keep_checkpoints', 'baselines',
-    'num_seeds', 'eval_split', 'select', 'cache', 'data_dir', 'running_local_dev', 'use_vizier',
-    'master',
-    'tpu_platform', 'tpu_topology', 'use_tpu', 'dataset_name', 'method', 'num_labeled',
+    'num_seeds', 'eval_split', 'select', 'select_per_class', 'cache', 'data_dir',
+    'running_local_dev', 'use_vizier', 'master', 'tpu_platform', 'tpu_topology', 'use_tpu',
+    'dataset_name', 'method', 'num_labeled', 'export_dir', 'export_weights', 'export_tflite',
+    'input', 'output', 'format', 'saved_model',
     'finetune_steps', 'finetune_lr', 'finetune_batch_size', 'load_checkpoint',
     'load_checkpoint_and_restart_global_step', 'mpl_teacher_checkpoint',
     'mpl_student_checkpoint'))
@@ -54,8 +55,8 @@ def refuse_other_run(before, now):
                  if getattr(before, name) != getattr(now, name)]
   if differences:
     raise UserError(f'--output_dir={now.output_dir} holds a run with other settings '
-                    f'({"; ".join(differences)}): give another folder, the same settings, or '
-                    '--reset_output_dir')
+                    f'({"; ".join(differences)}): give another folder, the same settings'
+                    + (', or --reset_output_dir' if now.task in ('train', 'finetune') else ''))
 
 
 def refuse_other_data(folder, before, now):

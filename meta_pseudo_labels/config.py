@@ -197,7 +197,7 @@ def validate(config: Config) -> None:
   Raises:
     UserError: one line with flag, value and what is accepted.
   """
-  for name in ('dataset_name', 'output_dir'):
+  for name in _required(config):
     if not getattr(config, name):
       raise UserError(f'--{name}: required and not given; add --{name}=...')
   if config.task in LATER_TASKS:
@@ -220,9 +220,20 @@ def validate(config: Config) -> None:
     if name not in BASELINES:
       raise UserError(f'--baselines={config.baselines}: unknown method {name!r}'
                       f'{suggest(name, BASELINES)}; use {_choices(BASELINES)}')
-  if config.reset_output_dir and config.task.startswith('eval'):
+  if config.reset_output_dir and config.task not in ('train', 'finetune'):
+    verb = 'evaluate' if config.task.startswith('eval') else 'read'
     raise UserError(f'--reset_output_dir: would delete the checkpoints that --task_mode='
-                    f'{config.task_mode} is to evaluate; leave it out')
+                    f'{config.task_mode} is to {verb}; leave it out')
+
+
+def _required(config: Config) -> Tuple[str, ...]:
+  """The names of the flags that a task cannot do without."""
+  if config.task in ('export', 'select'):
+    return ('output_dir',)  # The run there knows the rest.
+  if config.task == 'predict':
+    to = 'output' if config.saved_model and not config.output_dir else 'output_dir'
+    return ('input', to)
+  return 'dataset_name', 'output_dir'
 
 
 def _validate_value(flag: Flag, value) -> None:

@@ -11,8 +11,8 @@ METHODS = ('supervised', 'pseudo_labels', 'uda', 'mpl')
 FEEDBACKS = ('release', 'soft', 'sampled', 'sampled_dot', 'argmax')
 STRATEGIES = ('auto', 'one_device', 'mirrored', 'multi_worker', 'tpu')
 BASELINES = METHODS + ('mpl_without_uda', 'label_spreading')
-TASKS = ('train', 'finetune', 'eval', 'eval_forever')
-LATER_TASKS = ('predict', 'export', 'report')
+TASKS = ('train', 'finetune', 'eval', 'eval_forever', 'export', 'predict', 'select')
+LATER_TASKS = ('report',)
 EFFICIENTNETS = ('bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
                  'b6-mpl')
 VIEWS = ('pad_crop', 'resized_crop')
@@ -49,7 +49,7 @@ class Flag:
 FLAG_TABLE = (
     # The release's: what to run, and where.
     Flag('task_mode', str, None, 'What to do (none: train; evals means eval). Not there yet: '
-         'predict, export, report.', TASKS + ('evals',)),
+         'report.', TASKS + ('evals',)),
     Flag('dataset_name', str, None, 'Data set, as <name>[_<labels>][_<method>]: cifar10_4000_mpl '
          'is CIFAR-10 with 4,000 labeled examples, trained by Meta Pseudo Labels.'),
     Flag('output_dir', str, None, 'Folder of checkpoints, logs and hparams.json; a run that finds '
@@ -181,6 +181,10 @@ FLAG_TABLE = (
          ('',) + VIEWS),
     Flag('skip_bad_images', bool, False, 'Leave out images that cannot be decoded, and say how many, '
          'instead of refusing to start.'),
+    Flag('unlabeled_manifest', str, None, 'File of --task_mode=select that says which unlabeled '
+         'examples to train on (none: all).'),
+    Flag('select_per_class', int, 1000, 'Unlabeled examples of each class that --task_mode=select '
+         'chooses, the most probable ones.', COUNT),
     Flag('cache', bool, False, 'Keep encoded images in memory after reading them once.'),
     Flag('augment_stddev', float, 0.1, 'Standard deviation, in data units, of the noise that makes '
          'the augmented view of vector data such as two_moons.', NON_NEGATIVE),
@@ -197,4 +201,17 @@ FLAG_TABLE = (
          'none).', NON_NEGATIVE),
     Flag('finetune_lr', float, 1e-5, 'Rate of that SGD itself, not per 256.', NON_NEGATIVE),
     Flag('finetune_batch_size', int, 512, 'Examples in a finetune step, over all replicas.', COUNT),
+    Flag('export_dir', str, '', 'Folder of the SavedModel that --task_mode=export writes (empty: '
+         'saved_model in output_dir).'),
+    Flag('export_weights', str, 'ema', 'Which network export and predict take: the student\'s '
+         'averaged weights, its raw ones, or the teacher.', ('ema', 'raw', 'teacher')),
+    Flag('export_tflite', bool, False, 'Export a model.tflite too: preprocessed images to logits.'),
+    Flag('input', str, '', 'Images that --task_mode=predict classifies: a file, a folder, or a '
+         'pattern such as "photos/**/*.jpg".'),
+    Flag('output', str, '', 'File that predict or select writes (empty: predictions.csv, or .jsonl, or '
+         'selected.json in output_dir).'),
+    Flag('format', str, '', 'How predictions are written (empty: jsonl where the output file is '
+         'called so, else csv).', ('', 'csv', 'jsonl')),
+    Flag('saved_model', str, '', 'Exported folder that predict takes the network from (empty: the '
+         'checkpoint in output_dir).'),
 )

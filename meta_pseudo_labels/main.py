@@ -13,9 +13,13 @@ from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import compare
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import distribute
+from meta_pseudo_labels import export
+from meta_pseudo_labels import predict
 from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels import select_images
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.errors import UserError
 
 EVAL_FOREVER_SECONDS = 30
@@ -68,6 +72,70 @@ def _evaluate_forever(config, problem, strategy, progress):
     time.sleep(EVAL_FOREVER_SECONDS)
 
 
+def _trained(config, progress):
+  """(Problem, Keras model) of the run in `output_dir`: its selected student, where it selected one.
+
+  The data are read again, although the checkpoint has the names of the classes: what an .npz file's
+  channels are normalized with is in the file alone, and `train.Run` goes on with nothing else.
+  """
+  strategy = distribute.create_strategy('one_device')
+  distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
+  problem = problem_lib.build(config, progress.say)
+  run = train.Run(config, problem, strategy, progress)
+  train.require_checkpoint(run)
+  results = checkpoints.read_json(os.path.join(config.output_dir, 'results.json')) or {}
+  path = (results.get('selected') and run.checkpoints.restore_best()) or run.restored
+  reached = run.phases[:int(run.phase) + 1]
+  model = export.take_weights(reached, config.export_weights)
+  progress.say(f'{config.export_weights} weights of {path} (step '
+               f'{train.steps_made(reached[-1].method)} of {reached[-1].name})')
+  return problem, model
+
+
+def _classifier(config, progress):
+  """export.Classifier of the run in `output_dir`."""
+  problem, model = _trained(config, progress)
+  return export.Classifier(model, problem.views, problem.input_shape, problem.info.class_names,
+                           problem.fit)
+
+
+def _export(config, progress):
+  """Task export: writes a SavedModel, and prints where it is."""
+  config = export.as_trained(config)
+  folder = config.export_dir or os.path.join(config.output_dir, 'saved_model')
+  export.require_free(folder)
+  classifier = _classifier(config, progress)
+  export.write(classifier, folder, tflite=config.export_tflite)
+  progress.say(f'SavedModel with the signatures {", ".join(classifier.signatures)}: {folder}')
+
+
+def _select(config, progress):
+  """Task select: writes which unlabeled examples are the most probable ones of each class."""
+  config = export.as_trained(config)
+  path = config.output or os.path.join(config.output_dir, 'selected.json')
+  problem, model = _trained(config, progress)
+  positions = select_images.most_probable(
+      select_images.predict(model, problem.unlabeled, problem.views, config.eval_batch_size),
+      config.select_per_class)
+  splits.write_selection(path, positions, dataset=problem.info.name, count=len(problem.unlabeled),
+                         names=problem.unlabeled_names)
+  progress.say(f'{len(positions)} of {len(problem.unlabeled)} unlabeled examples: '
+               f'--unlabeled_manifest={path}')
+
+
+def _predict(config, progress):
+  """Task predict: writes a line for every image, and prints how many there are."""
+  paths = predict.find(config.input)
+  output, kind = predict.default_output(config)
+  if config.saved_model:
+    classifier = predict.load(config.saved_model)
+  else:
+    config = export.as_trained(config)
+    classifier = _classifier(config, progress)
+  predict.write(classifier, paths, output, kind, batch_size=config.eval_batch_size,
+                progress=progress)
+
+
 def run(argv):
   """Carries out a command line, program name first; returns the exit status.
 
@@ -80,11 +148,14 @@ def run(argv):
     logging.use_absl_handler()
     # One process trains several methods, each in functions of its own: no reason to warn.
     tf.get_logger().addFilter(lambda record: 'retracing' not in record.getMessage())
+    progress = progress_lib.Progress()
+    if config.task in ('export', 'predict', 'select'):
+      {'export': _export, 'predict': _predict, 'select': _select}[config.task](config, progress)
+      return 0
     strategy = distribute.create_strategy(
         config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
         master=config.master, tpu_topology=config.tpu_topology)
     distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
-    progress = progress_lib.Progress()
     problem = problem_lib.build(config, progress.say)
     notes = config_lib.notes(config)
     config = config.replace(num_classes=problem.num_classes)

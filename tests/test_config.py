@@ -40,10 +40,12 @@ RELEASE_FLOATS = dict(
     mpl_threshold=.6, mpl_dot_product_bound=.1, mpl_student_lr=.1, mpl_teacher_lr=.1)
 OURS = dict(
     method='', mpl_feedback='release', mpl_weight=1., num_labeled=None, label_seed=None,
-    num_validation=None, eval_split='test', select='', views='', skip_bad_images=False, cache=False, seed=0, data_dir=None, strategy='auto',
+    num_validation=None, eval_split='test', select='', views='', skip_bad_images=False, cache=False,
+    unlabeled_manifest=None, select_per_class=1000, seed=0, data_dir=None, strategy='auto',
     num_virtual_devices=0, steps_per_loop=100, finetune_steps=0, finetune_lr=1e-5,
     finetune_batch_size=512, baselines='', keep_checkpoints=3, augment_stddev=.1,
-    jit_compile=False, deterministic=False, num_seeds=1)
+    jit_compile=False, deterministic=False, num_seeds=1, export_dir='', export_weights='ema',
+    export_tflite=False, input='', output='', format='', saved_model='')
 REQUIRED = ['main', '--dataset_name=digits_40_mpl', '--output_dir=/tmp/run']
 
 # The README's CIFAR-10-4K command; its ImageNet command differs as said below.
@@ -248,9 +250,9 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
      'lars'),
     ('--eval_split=train', '--eval_split=train: unknown value; use one of validation, test'),
     ('--task_mode=trian', "--task_mode=trian: unknown value (did you mean 'train'?); use one of "
-     'train, finetune, eval, eval_forever, evals'),
-    ('--task_mode=export', '--task_mode=export: not there yet; use one of train, finetune, eval, '
-     'eval_forever'),
+     'train, finetune, eval, eval_forever, export, predict, select, evals'),
+    ('--task_mode=report', '--task_mode=report: not there yet; use one of train, finetune, eval, '
+     'eval_forever, export, predict, select'),
     ('--baselines=uda,suprvised', "--baselines=uda,suprvised: unknown method 'suprvised' (did you "
      "mean 'supervised'?); use supervised, pseudo_labels, uda, mpl, mpl_without_uda, "
      'label_spreading'),

@@ -17,7 +17,7 @@ ORDER = (
     '',  # The package itself, which hands out the public names.
     'compare',
     'train',
-    'evaluate export report progress pictures',
+    'evaluate export predict select_images report progress pictures',
     'checkpoints release_checkpoints',
     'methods',
     'methods.mpl',

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels import models
 from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import encoded
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import pipeline
 from meta_pseudo_labels.data import sources
@@ -32,6 +33,7 @@ class Problem:
     evaluated: {'validation', 'test': Examples}, those of the two that there are.
     views: one of data/views.py.
     names: str `[N]`, what the inputs are called, or None (examples.Examples).
+    unlabeled_names: str `[M]`, likewise.
   """
   info: datasets.DatasetInfo
   split: splits.Split
@@ -42,6 +44,7 @@ class Problem:
   evaluated: dict
   views: object
   names: Optional[np.ndarray] = None
+  unlabeled_names: Optional[np.ndarray] = None
 
   @property
   def input_shape(self):
@@ -60,7 +63,15 @@ class Problem:
   def identity(self):
     """Text that is the same for the same classes and labeled, unlabeled and validation examples."""
     return splits.identity(self.split, labels=self.labels, class_names=self.info.class_names,
-                           names=self.names)
+                           unlabeled=len(self.unlabeled), names=self.names)
+
+  def fit(self, image):
+    """An image of any size as this problem's images in memory were brought to theirs: uint8
+    `[H, W, C]` -> `[S, S, C]`. Of a folder the middle is cut out; arrays are stretched."""
+    size = self.input_shape[0]
+    if self.info.source == 'folder':
+      return encoded.fit(image, size)
+    return stretched(image[tf.newaxis], size)[0]
 
   def reported(self, eval_split):
     """The split that accuracies are reported on: `eval_split`, or what there is of it."""
@@ -96,6 +107,15 @@ def _replicas(replicas, context):
               first_replica=local * context.input_pipeline_id)
 
 
+def stretched(images, size):
+  """Images uint8 `[N, H, W, C]` at size x size: `[N, size, size, C]`, bicubic; unchanged if they
+  have that size."""
+  if images.shape[1:3] == (size, size):
+    return images
+  resized = tf.image.resize(images, [size, size], 'bicubic')
+  return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
 def _prepared(found, config):
   """Examples as training takes them: arrays of images at image_size x image_size (bicubic, where
   they are not), encoded images in memory if the configuration says so."""
@@ -106,8 +126,7 @@ def _prepared(found, config):
     return found
   resized = np.empty((len(inputs), size, size, inputs.shape[3]), np.uint8)
   for first in range(0, len(inputs), 1000):  # In pieces: the results are float32 for a moment.
-    images = tf.image.resize(inputs[first:first + 1000], [size, size], 'bicubic')
-    resized[first:first + 1000] = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
+    resized[first:first + 1000] = stretched(inputs[first:first + 1000], size)
   return dataclasses.replace(found, inputs=resized)
 
 
@@ -149,9 +168,16 @@ def build(config, say=None):
     extra = _prepared(data.unlabeled_extra, config)
     unlabeled = examples.joined(unlabeled, extra.inputs)
     truth = np.concatenate([truth, extra.labels])
+  names = None if train.names is None else train.names[split.unlabeled]
+  if config.unlabeled_manifest:
+    chosen = splits.read_selection(config.unlabeled_manifest, dataset=info.name,
+                                   count=len(unlabeled), names=names)
+    unlabeled, truth, names = unlabeled[chosen], truth[chosen], (
+        None if names is None else names[chosen])
   return Problem(info=info, split=split, inputs=train.inputs, labels=train.labels,
                  unlabeled=unlabeled, truth=truth, evaluated=evaluated,
-                 views=_views(config, info, train.inputs, kind), names=train.names)
+                 views=_views(config, info, train.inputs, kind), names=train.names,
+                 unlabeled_names=names)
 
 
 def _completed(info, data):

@@ -139,18 +139,19 @@ def _sha256(positions, names):
   return hashlib.sha256('\n'.join(names[positions].tolist()).encode()).hexdigest()
 
 
-def identity(split_, *, labels, class_names, names=None):
+def identity(split_, *, labels, class_names, unlabeled, names=None):
   """What must be the same for a run to go on: JSON text in one line.
 
   Args:
     split_, labels, names: as in `manifest`.
     class_names: tuple of str.
+    unlabeled: int, unlabeled examples.
   """
   chosen = split_.labeled
   return json.dumps({
       'labeled': _sha256(chosen, names), 'validation': _sha256(split_.validation, names),
       'labels': hashlib.sha256(np.asarray(labels)[chosen].astype('<i4').tobytes()).hexdigest(),
-      'unlabeled': len(split_.unlabeled), 'class_names': list(class_names)}, sort_keys=True)
+      'unlabeled': unlabeled, 'class_names': list(class_names)}, sort_keys=True)
 
 
 def manifest(split_, *, dataset, labels, names=None):

@@ -200,7 +200,7 @@ def test_names_are_written_down_and_tell_splits_apart_where_positions_do_not():
   assert found['labeled_files'] == ['a/1.png', 'b/1.png']
   assert found['labeled_sha256'] == hashlib.sha256(b'a/1.png\nb/1.png').hexdigest()
   identity = lambda labels=labels, classes=('a', 'b'), names=names: splits.identity(
-      made, labels=labels, class_names=classes, names=names)
+      made, labels=labels, class_names=classes, unlabeled=5, names=names)
   other = names.copy()
   other[0] = 'a/0.png'
   different = {identity(), identity(names=None), identity(names=other),
