@@ -11,7 +11,8 @@ from meta_pseudo_labels.errors import UserError
 # Flags that may differ between a run and its continuation: they do not change what is computed.
 FREE = frozenset((
     'task_mode', 'output_dir', 'reset_output_dir', 'save_every', 'log_every', 'eval_batch_size',
-    'steps_per_loop', 'strategy', 'num_virtual_devices', 'keep_checkpoints', 'baselines',
+    'steps_per_loop', 'strategy', 'num_virtual_devices', 'intra_op_threads', 'keep_checkpoints',
+    'baselines',
     'num_seeds', 'eval_split', 'select', 'select_per_class', 'cache', 'data_dir',
     'running_local_dev', 'use_vizier', 'master', 'tpu_platform', 'tpu_topology', 'use_tpu',
     'dataset_name', 'method', 'num_labeled', 'export_dir', 'export_weights', 'export_tflite',

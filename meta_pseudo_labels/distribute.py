@@ -28,6 +28,21 @@ def configure_devices(num_virtual_devices=0):
                     f'{found} CPU device(s) in this process; start a new one')
 
 
+def set_threads(intra_op_threads=0):
+  """Bounds the CPU threads of one operation (0: as many as cores); before TensorFlow starts.
+
+  Raises:
+    UserError: TensorFlow has started with another number of them.
+  """
+  threading = tf.config.threading
+  if intra_op_threads and intra_op_threads != threading.get_intra_op_parallelism_threads():
+    try:
+      threading.set_intra_op_parallelism_threads(intra_op_threads)
+    except RuntimeError as error:
+      raise UserError(f'--intra_op_threads={intra_op_threads}: TensorFlow already runs with other '
+                      'threads in this process; start a new one') from error
+
+
 def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master=None,
                     tpu_topology=''):
   """A `tf.distribute.Strategy` by `--strategy`.

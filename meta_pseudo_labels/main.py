@@ -152,6 +152,7 @@ def run(argv):
     if config.task in ('export', 'predict', 'select'):
       {'export': _export, 'predict': _predict, 'select': _select}[config.task](config, progress)
       return 0
+    distribute.set_threads(config.intra_op_threads)
     strategy = distribute.create_strategy(
         config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
         master=config.master, tpu_topology=config.tpu_topology)

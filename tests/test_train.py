@@ -187,6 +187,7 @@ def test_a_folder_that_is_not_ours_is_not_emptied(tmp_path, capsys):
     (['--task_mode=eval'], 'no checkpoint'),
     (['--task_mode=finetune'], '--finetune_steps=0'),
     (['--eval_split=validation'], '--num_validation=0'),
+    (['--intra_op_threads=3'], '--intra_op_threads=3: TensorFlow already runs'),
 ])
 def test_a_bad_request_is_one_line_and_status_2(tmp_path, capsys, flags, words):
   assert main.run(tiny(tmp_path, *flags)) == 2
