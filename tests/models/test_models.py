@@ -199,7 +199,9 @@ def test_forward_pass(name, size, small_images, forward, training):
     moved = before[path]
     if path in reference.statistics:
       moved = moved + (1 - DECAY) * (reference.statistics[path] - moved)
-    np.testing.assert_allclose(variable, moved, rtol=1e-4, atol=1e-5, err_msg=path)
+    # A sum is rounded by what its terms are, not by what it comes to.
+    np.testing.assert_allclose(variable, moved, rtol=1e-4, err_msg=path,
+                               atol=2e-5 * max(1, np.abs(moved).max()))
 
 
 def test_mlp():
