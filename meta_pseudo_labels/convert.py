@@ -7,6 +7,7 @@ For the release to go on from it, PATH is its own <output_dir>/ckpt_last/ckpt-<s
 """
 import argparse
 import dataclasses
+import json
 import os
 import sys
 
@@ -18,6 +19,10 @@ from meta_pseudo_labels import release_checkpoints
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.errors import UserError
+
+
+# What the variable of train.Run is called in a checkpoint.
+IDENTITY = 'identity/.ATTRIBUTES/VARIABLE_VALUE'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +37,20 @@ class Shapes:
   num_classes: int
 
 
-def shapes(config):
-  """The Shapes of a configuration. Raises UserError if there is no such data set."""
+def shapes(config, class_names):
+  """The Shapes of a configuration, the classes' names being its checkpoint's.
+
+  Raises:
+    UserError: there is no such data set, or only the data say what shape they have.
+  """
   info = datasets.info(config.dataset)
-  size = config.image_size
-  input_shape = info.image_shape if info.kind == 'points' else (size, size, info.image_shape[-1])
-  return Shapes(input_shape, info.num_classes)
+  if info.source == 'npz':
+    raise UserError('--output_dir: a run on a .npz file cannot be written in the release\'s format, '
+                    'as only that file says what shape its arrays have')
+  channels = 3 if info.image_shape is None else info.image_shape[-1]
+  input_shape = info.image_shape if info.kind == 'points' else (
+      config.image_size, config.image_size, channels)
+  return Shapes(input_shape, len(class_names))
 
 
 def convert(output_dir, path):
@@ -55,10 +68,14 @@ def convert(output_dir, path):
     raise UserError(f'--output_dir={output_dir}: no hparams.json in it ({error.strerror}); give '
                     'the folder of a run') from error
   config_lib.validate(config)
-  run = train.Run(config, shapes(config), tf.distribute.get_strategy())
-  if not run.restored:
+  newest = tf.train.latest_checkpoint(os.path.join(output_dir, 'ckpt_last'))
+  if not newest:
     raise UserError(f'--output_dir={output_dir}: no checkpoint in its ckpt_last; train first')
-  method = next(phase.method for phase in run.phases if phase.name == 'train')
+  identity = json.loads(tf.train.load_variable(newest, IDENTITY))
+  phases = train.build_phases(config, shapes(config, identity['class_names']))
+  method = next(phase.method for phase in phases if phase.name == 'train')
+  tf.train.Checkpoint(train=method).restore(
+      newest).assert_existing_objects_matched().expect_partial()
   release_checkpoints.write(path, method)
   return train.steps_made(method)
 
