@@ -187,6 +187,9 @@ def main(argv):
   parser.add_argument('--rounds', type=int, default=3, choices=range(1, 1001), metavar='1..1000')
   parser.add_argument('--magnitude', type=float, default=16.)
   args = parser.parse_args(argv)
+  for name, low, high in (('seconds', .01, 3600), ('magnitude', 0, 20)):
+    if not low <= getattr(args, name) <= high:
+      parser.error(f'--{name}={getattr(args, name)}: must be {low} to {high}')
   images = np.random.RandomState(0).randint(0, 256, [1000, SIZE, SIZE, 3]).astype(np.uint8)
   cores = os.cpu_count()
   makers = {'ours': (iter(ours(images, args.magnitude)), BATCH)}

@@ -12,14 +12,12 @@ from meta_pseudo_labels.errors import UserError
 FREE = frozenset((
     'task_mode', 'output_dir', 'reset_output_dir', 'save_every', 'log_every', 'eval_batch_size',
     'steps_per_loop', 'strategy', 'num_virtual_devices', 'intra_op_threads', 'keep_checkpoints',
-    'baselines',
-    'num_seeds', 'eval_split', 'select', 'select_per_class', 'cache', 'data_dir',
+    'baselines', 'num_seeds', 'eval_split', 'select_per_class', 'cache', 'data_dir',
     'running_local_dev', 'use_vizier', 'master', 'tpu_platform', 'tpu_topology', 'use_tpu',
     'dataset_name', 'method', 'num_labeled', 'export_dir', 'export_weights', 'export_tflite',
-    'input', 'output', 'format', 'saved_model',
-    'finetune_steps', 'finetune_lr', 'finetune_batch_size', 'load_checkpoint',
-    'load_checkpoint_and_restart_global_step', 'mpl_teacher_checkpoint',
-    'mpl_student_checkpoint'))
+    'input', 'output', 'format', 'saved_model', 'finetune_steps', 'finetune_lr',
+    'finetune_batch_size', 'load_checkpoint', 'load_checkpoint_and_restart_global_step',
+    'mpl_teacher_checkpoint', 'mpl_student_checkpoint'))
 # ... and what follows from some of them, which must not.
 DERIVED = ('dataset', 'method_name', 'labeled_count')
 
@@ -104,7 +102,11 @@ class Checkpoints:
       self._best.save(checkpoint_number=number)
 
   def restore(self):
-    """Restores the newest checkpoint: its path, or None if there is none."""
+    """Restores the newest checkpoint: its path, or None if there is none.
+
+    Raises:
+      UserError: it was written by another version, which stored less.
+    """
     return self._restore(self._last.latest_checkpoint)
 
   def restore_best(self):
@@ -113,5 +115,10 @@ class Checkpoints:
 
   def _restore(self, path):
     if path:
-      self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+      try:
+        self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+      except AssertionError as error:
+        raise UserError(f'{path} lacks a part of what a run needs to go on: it is from another '
+                        'version; give another --output_dir, and this one as '
+                        f'--load_checkpoint={path}') from error
     return path

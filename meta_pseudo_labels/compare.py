@@ -59,13 +59,7 @@ def label_spreading(problem, split):
 
   Returns:
     Row.
-
-  Raises:
-    UserError: the images are not in memory.
   """
-  if examples.is_encoded(problem.inputs):
-    raise UserError('--baselines=label_spreading: needs images of one size in memory; leave it out, '
-                    'or give --views=pad_crop')
   from sklearn.semi_supervised import LabelSpreading  # pylint: disable=import-outside-toplevel
   began = time.time()
   flat = lambda inputs: np.asarray(inputs, np.float32).reshape(len(inputs), -1)
@@ -138,8 +132,12 @@ def train_one_seed(config, problem, strategy, progress, first_phase=None):
 
   Raises:
     Interrupted: a signal came.
-    UserError: see `train.Run`.
+    UserError: see `train.Run`; or LabelSpreading is asked for, but the images are not in memory.
   """
+  if 'label_spreading' in config.baseline_names and examples.is_encoded(problem.inputs):
+    # Before anything is trained, wherever in the list it stands.
+    raise UserError('--baselines=label_spreading: needs images of one size in memory; leave it out, '
+                    'or give --views=pad_crop')
   lines, regions = [], {}
   for name in config.baseline_names:
     progress.say(f'Baseline {LABELS[name]}')
@@ -229,5 +227,6 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
         os.path.join(first.output_dir, 'decision_regions.png'),
         {f'{LABELS[name]}\n{title(name)}': region for name, region in drawn.items()},
         plane=plane(first_problem), unlabeled=first_problem.inputs, labeled=first_problem.labeled,
-        note=f'{first_problem.reported(first.eval_split)} accuracy of {first.num_seeds} seed(s); regions of the first')
+        note=f'{first_problem.reported(first.eval_split)} accuracy of {first.num_seeds} seed(s); '
+             'regions of the first')
   return lines

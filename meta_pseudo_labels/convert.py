@@ -20,7 +20,6 @@ from meta_pseudo_labels import train
 from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.errors import UserError
 
-
 # What the variable of train.Run is called in a checkpoint.
 IDENTITY = 'identity/.ATTRIBUTES/VARIABLE_VALUE'
 
@@ -71,7 +70,11 @@ def convert(output_dir, path):
   newest = tf.train.latest_checkpoint(os.path.join(output_dir, 'ckpt_last'))
   if not newest:
     raise UserError(f'--output_dir={output_dir}: no checkpoint in its ckpt_last; train first')
-  identity = json.loads(tf.train.load_variable(newest, IDENTITY))
+  try:
+    identity = json.loads(tf.train.load_variable(newest, IDENTITY))
+  except tf.errors.NotFoundError as error:
+    raise UserError(f'{newest} does not say which classes it has: it is from another version; '
+                    'train again') from error
   phases = train.build_phases(config, shapes(config, identity['class_names']))
   method = next(phase.method for phase in phases if phase.name == 'train')
   tf.train.Checkpoint(train=method).restore(

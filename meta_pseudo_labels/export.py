@@ -178,7 +178,9 @@ class Classifier(tf.Module):
     """uint8 `[N, H, W, 3]` of one size -> what the network sees."""
     size = self.input_shape[0]
     if self._encoded_views:
-      return self._central_crops(images)
+      return self._views.normalized(tf.map_fn(
+          lambda image: encoded.central_crop_of_pixels(image, size), images,
+          fn_output_signature=tf.float32))
 
     def fitted():
       return tf.map_fn(self._fit, images)
@@ -186,19 +188,6 @@ class Classifier(tf.Module):
     fits = tf.reduce_all(tf.equal(tf.shape(images)[1:3], size))
     return self._plain(tf.ensure_shape(tf.cond(fits, lambda: images, fitted),
                                        [None, size, size, encoded.CHANNELS]))
-
-  def _central_crops(self, images):
-    """`ResizedCrop.plain` of images of one size that are decoded already, all at once."""
-    views, size = self._views, self.input_shape[0]
-    sides = tf.shape(images)[1:3]
-    side = tf.maximum(
-        tf.cast(224 / 256 * tf.cast(tf.reduce_min(sides), tf.float32), tf.int32), 1)
-    begin = (sides - side + 1) // 2
-    images = images[:, begin[0]:begin[0] + side, begin[1]:begin[1] + side]
-    images = tf.raw_ops.ResizeBicubic(
-        images=tf.cast(images, tf.float32), size=[size, size], align_corners=False,
-        half_pixel_centers=False)
-    return tf.cast((images - tf.constant(views.mean)) / tf.constant(views.std), views.dtype)
 
   def _decoded(self, image_bytes):
     """string `[N]` -> what the network sees. Fails with the indices of all that are no images."""

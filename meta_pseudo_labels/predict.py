@@ -4,7 +4,6 @@ import glob
 import json
 import math
 import os
-import re
 import time
 
 import numpy as np
@@ -34,20 +33,13 @@ def find(pattern):
   found = set()
   for place in places:
     if os.path.isdir(place):
-      found.update(_images_below(place))
+      found.update(folder.images_below(place)[0])
     else:
       found.add(place)
   if not found:
     raise UserError(f'--input={pattern}: no images found ({" ".join(folder.SUFFIXES)}); give a '
                     'file, a folder, or a pattern in quotes')
   return sorted(found)
-
-
-def _images_below(top):
-  for place, folders, names in os.walk(top):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    yield from (os.path.join(place, name) for name in names
-                if name.lower().endswith(folder.SUFFIXES) and not name.startswith('.'))
 
 
 def load(path):
@@ -205,9 +197,7 @@ def _reason(classifier, path):
         return 'it has no pixels'
       classifier.prepare(content)
   except tf.errors.OpError as error:
-    # Without the marks of the operations that TensorFlow puts around its message.
-    lines = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', error.message).strip().splitlines()
-    return examples.one_line(lines[0] if lines else error.message)
+    return examples.decoding_error(error)
   return 'it failed once and can be read now; try again'
 
 

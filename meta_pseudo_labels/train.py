@@ -113,8 +113,9 @@ def selection(config, problem):
     # Whoever reports on validation tunes, and wants the last step's accuracy, not the best of many.
     both = config.eval_split == 'test' and 'validation' in problem.evaluated
     select = 'validation' if both else 'last'
-  split = {'validation': 'validation', 'best_on_test': 'test'}.get(
-      select, problem.reported(config.eval_split))
+  # Whatever is reported, the test split is left alone while training where it can be.
+  last = 'validation' if 'validation' in problem.evaluated else problem.reported(config.eval_split)
+  split = {'validation': 'validation', 'best_on_test': 'test', 'last': last}[select]
   if split not in problem.evaluated:
     hint = '--num_validation=300 or ' if split == 'validation' else ''
     raise UserError(f'--select={select}: there is no {split} split; give {hint}--select=last')

@@ -139,7 +139,8 @@ _DATASETS = {entry.name: entry for entry in (
         name='stl10', source='tfds:stl10', kind='image',
         class_names=('airplane', 'bird', 'car', 'cat', 'deer', 'dog', 'horse', 'monkey', 'ship',
                      'truck'),
-        image_shape=(96, 96, 3), flip=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD,
+        image_shape=(96, 96, 3), flip=True,
+        mean=_IMAGENET_MEAN, std=_IMAGENET_STD,  # Its images are ImageNet's; not computed here.
         license='none stated by its authors (https://cs.stanford.edu/~acoates/stl10)',
         citation='Coates, A., Lee, H. and Ng, A. Y. (2011). An analysis of single layer networks '
                  'in unsupervised feature learning. AISTATS.'),

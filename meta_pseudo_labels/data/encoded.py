@@ -55,6 +55,13 @@ def _resized(image, size):
   return tf.ensure_shape(image, [size, size, CHANNELS])
 
 
+def _center(shape):
+  """(first row and column, height and width) of the central square of 7/8 of the shorter side."""
+  side = tf.cast(224 / 256 * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32)
+  side = tf.maximum(side, 1)  # An image of one pixel.
+  return (shape - side + 1) // 2, tf.stack([side, side])
+
+
 def central_crop(encoded, size):
   """The central square of 7/8 of the shorter side: float32 `[size, size, 3]` in about 0..255.
 
@@ -62,10 +69,14 @@ def central_crop(encoded, size):
     encoded: string scalar.
     size: int, pixels.
   """
-  shape = _shape(encoded)[:2]
-  side = tf.cast(224 / 256 * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32)
-  side = tf.maximum(side, 1)  # An image of one pixel.
-  return _resized(_window(encoded, (shape - side + 1) // 2, tf.stack([side, side])), size)
+  return _resized(_window(encoded, *_center(_shape(encoded)[:2])), size)
+
+
+def central_crop_of_pixels(image, size):
+  """`central_crop` of an image that is decoded already, uint8 `[H, W, 3]`."""
+  begin, window = _center(tf.shape(image)[:2])
+  end = begin + window
+  return _resized(image[begin[0]:end[0], begin[1]:end[1]], size)
 
 
 def random_crop(encoded, size, seed):

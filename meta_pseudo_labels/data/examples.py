@@ -1,5 +1,6 @@
 """What a dataset is once it has been found: inputs in memory or in files, with their labels."""
 import dataclasses
+import re
 from typing import Optional, Tuple, Union
 
 import numpy as np
@@ -175,6 +176,13 @@ class Data:
 def one_line(error):
   """An exception's message in one line, its first 300 characters."""
   return ' '.join(str(error).split())[:300]
+
+
+def decoding_error(error):
+  """Why TensorFlow could not decode an image, in one line, without the marks of the operations
+  that it puts around its message (error: a tf.errors.OpError)."""
+  lines = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', error.message).strip().splitlines()
+  return one_line(lines[0] if lines else error.message)
 
 
 def checked(info: datasets.DatasetInfo, inputs, labels, where):

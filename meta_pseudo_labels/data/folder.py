@@ -11,7 +11,6 @@ import concurrent.futures
 import dataclasses
 import difflib
 import os
-import re
 import struct
 from typing import List
 
@@ -109,7 +108,7 @@ def _find(data_dir):
   groups, ignored = _class_groups(data_dir, 'labeled', class_names)
   unlabeled = os.path.join(data_dir, 'unlabeled')
   if tf.io.gfile.isdir(unlabeled):
-    paths, more = _images_below(unlabeled)
+    paths, more = images_below(unlabeled)
     groups.append(_Group('unlabeled', unlabeled, -1, _some(paths, unlabeled)))
     ignored += more
   for split in ('validation', 'test'):
@@ -158,8 +157,11 @@ def _listed(folder):
     raise UserError(f'cannot list {folder}: {examples.one_line(error)}') from error
 
 
-def _images_below(top):
-  """(the paths of all images at any depth, sorted; how many other files are there)."""
+def images_below(top):
+  """(the paths of all images at any depth, sorted: list of str; how many other files are there).
+
+  Hidden files and folders are left out. Raises UserError if a folder cannot be listed.
+  """
   images, ignored = [], 0
   try:
     for folder, _, names in tf.io.gfile.walk(top):
@@ -201,8 +203,7 @@ def _read(paths, size):
           images[position] = encoded.fit(image, size)
       return reason
     except tf.errors.OpError as error:
-      # Without the marks of the operation that TensorFlow puts around its message.
-      return examples.one_line(re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', error.message))
+      return examples.decoding_error(error)
 
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     return images, list(pool.map(read, range(len(paths))))

@@ -84,8 +84,7 @@ def _load_imagenet(info, data_dir):
   if info.name != 'imagenet':
     raise UserError(f'dataset {info.name!r}: TFDS has no such split; take the shards of the release, '
                     'or --dataset_name=imagenet with --num_labeled and --label_seed')
-  import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
-  return records.load_tfds(info, tfds.builder_from_directory(folder))
+  return records.load_tfds(info, tfds_source.builder(folder))
 
 
 def _load_two_moons(seed):

@@ -17,6 +17,16 @@ def default_folder(data_dir):
       data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
 
 
+def builder(folder):
+  """The `tfds.core.DatasetBuilder` of a prepared folder. Raises UserError if it is damaged."""
+  import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
+  try:
+    return tfds.builder_from_directory(folder)
+  except Exception as error:  # Whatever its files make it raise.
+    raise UserError(f'cannot read the dataset in {folder}: {examples.one_line(error)}: prepare it '
+                    'again') from error
+
+
 def load(info, name, data_dir):
   """A dataset that TFDS has prepared in `data_dir`, or prepares there now."""
   import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel

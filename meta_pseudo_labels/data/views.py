@@ -42,8 +42,8 @@ class Points:
 
 
 @dataclasses.dataclass(frozen=True)
-class PadCrop:
-  """Images uint8 `[N, H, W, C]` of one size: the release's views of CIFAR.
+class Images:
+  """What the views of images have in common.
 
   Attributes:
     mean, std: per channel, in units of 0..255.
@@ -60,6 +60,11 @@ class PadCrop:
   magnitude: float = 5
   strong_labeled: bool = False
   dtype: tf.DType = tf.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class PadCrop(Images):
+  """Images uint8 `[N, H, W, C]` of one size: the release's views of CIFAR."""
 
   def plain(self, inputs):
     """`[N, H, W, C]` of `dtype`, normalized."""
@@ -86,29 +91,21 @@ class PadCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class ResizedCrop:
+class ResizedCrop(Images):
   """Encoded images, string `[N]`, of any sizes: the release's views of ImageNet.
 
   Attributes:
     size: int, pixels a side in training (`image_size`).
     eval_size: int, pixels a side in evaluation.
-    mean, std, flip, ops, magnitude, strong_labeled, dtype: as in `PadCrop`.
   """
-  size: int
-  eval_size: int
-  mean: tuple
-  std: tuple
-  flip: bool = True
-  ops: tuple = augment.RELEASE_OPS
-  magnitude: float = 5
-  strong_labeled: bool = False
-  dtype: tf.DType = tf.float32
+  size: int = 224
+  eval_size: int = 224
 
   def plain(self, inputs):
     """The central crop: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
     images = tf.map_fn(lambda image: encoded.central_crop(image, self.eval_size), inputs,
                        fn_output_signature=tf.float32)
-    return self._normalized(images)
+    return self.normalized(images)
 
   def labeled(self, inputs, key, offset, total):
     """A random crop, mirrored: `[N, size, size, 3]` of `dtype`, normalized."""
@@ -117,7 +114,7 @@ class ResizedCrop:
     images = self._mirrored(images, key, 'mirrored', offset, total)
     if self.strong_labeled:
       images = self._augmented(images, key, offset, total)
-    return self._normalized(images)
+    return self.normalized(images)
 
   def unlabeled(self, inputs, key, offset, total):
     """(original, augmented), each `[N, size, size, 3]` of `dtype`, normalized.
@@ -129,8 +126,8 @@ class ResizedCrop:
     crops = self._crops(inputs, key, offset, total)
     original = self._mirrored(crops, key, 'mirrored/original', offset, total)
     augmented = self._mirrored(crops, key, 'mirrored/augmented', offset, total)
-    return (self._normalized(original),
-            self._normalized(self._augmented(augmented, key, offset, total)))
+    return (self.normalized(original),
+            self.normalized(self._augmented(augmented, key, offset, total)))
 
   def _crops(self, inputs, key, offset, total):
     seeds = rng.uniform(key, 'crop', [total, 2], 0, tf.int32.max, tf.int32)
@@ -152,5 +149,6 @@ class ResizedCrop:
         images, key, magnitude=self.magnitude, cutout_const=40, translate_const=100, ops=self.ops,
         offset=offset, total=total), tf.float32)
 
-  def _normalized(self, images):
+  def normalized(self, images):
+    """(images - mean) / std of float32 `[N, H, W, 3]`: of `dtype`, rounded once."""
     return tf.cast((images - tf.constant(self.mean)) / tf.constant(self.std), self.dtype)
