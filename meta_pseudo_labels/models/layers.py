@@ -91,6 +91,66 @@ def to_float32(name):
   return tf.keras.layers.Activation('linear', dtype='float32', name=name)
 
 
+def fused_batch_norm(inputs, gamma, beta, epsilon):
+  """Batch normalization by the batch's own statistics in one kernel, and its derivatives in few.
+
+  TensorFlow derives the derivative of the fused op's gradient from a formula of many separate
+  operations, each a pass over memory. What `soft` needs of it (methods/mpl.py) is the transpose
+  of the gradient as a linear function of the cotangent. By the inputs that is the gradient's own
+  kernel again, since the Jacobian, gamma / deviation * (1 - mean - projection on the normalized
+  values), is symmetric; by gamma and beta it is a normalization with other scales.
+
+  Args:
+    inputs: `[N, H, W, C]` float32, bfloat16 or float16.
+    gamma, beta: float32 `[C]`.
+    epsilon: float.
+
+  Returns:
+    (normalized `[N, H, W, C]` of the inputs' dtype, mean, biased variance: float32 `[C]`); no
+    gradient goes through the statistics.
+  """
+  def gradient_op(outputs, cotangent, inputs, gamma):
+    return tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=cotangent, x=inputs, scale=gamma, epsilon=epsilon, is_training=True,
+        reserve_space_1=outputs.reserve_space_1, reserve_space_2=outputs.reserve_space_2,
+        reserve_space_3=outputs.reserve_space_3)[:3]
+
+  @tf.custom_gradient
+  def normalized(inputs, gamma, beta):
+    outputs = tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon,
+        is_training=True)
+    # The fused op normalizes by the biased variance but reports the unbiased one.
+    count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
+    mean, variance = outputs.batch_mean, outputs.batch_variance * ((count - 1) / count)
+
+    @tf.custom_gradient
+    def gradient(cotangent, inputs, gamma):
+
+      def transposed(by_inputs, by_gamma, by_beta):
+        direct, _, _ = gradient_op(outputs, by_inputs, inputs, gamma)
+        scaled = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=by_gamma, offset=by_beta, mean=mean, variance=variance,
+            epsilon=epsilon, is_training=False).y
+        # The true second derivatives; in a graph that does not want them they fall away.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+          tape.watch([inputs, gamma])
+          results = gradient_op(outputs, cotangent, inputs, gamma)
+        return (direct + scaled, *tape.gradient(
+            results, [inputs, gamma], output_gradients=[by_inputs, by_gamma, by_beta]))
+
+      return gradient_op(outputs, cotangent, inputs, gamma), transposed
+
+    def backward(cotangent, *unused):
+      del unused
+      by_inputs, by_gamma, by_beta = gradient(cotangent, inputs, gamma)
+      return by_inputs, by_gamma, by_beta
+
+    return (outputs.y, mean, variance), backward
+
+  return normalized(inputs, gamma, beta)
+
+
 class BatchNorm(tf.keras.layers.Layer):
   """Batch normalization over `[N, H, W, C]`, statistics over the global batch.
 
@@ -135,11 +195,8 @@ class BatchNorm(tf.keras.layers.Layer):
       return outputs
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1 and fused:
-      outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-          inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True)
-      # The fused op normalizes by the biased variance but reports the unbiased one.
-      count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-      variance *= (count - 1) / count
+      outputs, mean, variance = fused_batch_norm(
+          inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon)
     else:
       mean, variance = self._statistics(inputs)
       outputs = self._normalize(inputs, mean, variance)

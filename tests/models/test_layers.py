@@ -67,6 +67,41 @@ class TestBatchNorm:
     np.testing.assert_array_equal(outputs, tf.cast(expected, tf.bfloat16))
 
 
+  @pytest.mark.parametrize('which', ['direct', 'transposed', 'second'])
+  def test_derivatives_of_the_fused_kernel(self, which):
+    """Its gradient, that gradient's transpose by the cotangent (what `soft` takes), and its own
+    derivative by the inputs, against automatic differentiation of the formula in float64."""
+    draw = np.random.RandomState(1).standard_normal
+
+    def formula(x, gamma, beta):
+      mean = tf.reduce_mean(x, [0, 1, 2])
+      variance = tf.reduce_mean(tf.square(x - mean), [0, 1, 2])
+      return (x - mean) * gamma * tf.math.rsqrt(variance + EPSILON) + beta
+
+    def fused(x, gamma, beta):
+      return layers.fused_batch_norm(x, gamma, beta, EPSILON)[0]
+
+    x, arguments = images(batch=3), ([.5, 1., 2.], [1., 0., -1.])
+    cotangent, directions = draw(x.shape), (draw(x.shape), draw(3), draw(3))
+
+    def derivative(function, dtype):
+      cast = lambda value: tf.constant(value, dtype)
+      inputs, dy = [cast(x), *map(cast, arguments)], cast(cotangent)
+      with tf.GradientTape(persistent=True) as outer:
+        outer.watch([dy, *inputs])
+        with tf.GradientTape() as inner:
+          inner.watch(inputs)
+          outputs = function(*inputs)
+        gradients = inner.gradient(outputs, inputs, output_gradients=dy)
+      if which == 'direct':
+        return gradients
+      source = dy if which == 'transposed' else inputs[0]
+      return [outer.gradient(gradients, source, output_gradients=list(map(cast, directions)))]
+
+    for found, expected in zip(derivative(fused, tf.float32), derivative(formula, tf.float64)):
+      np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
 class TestDropout:
 
   def test_keeps_and_scales_by_the_draw_of_its_name(self):
