@@ -19,6 +19,8 @@ import random
 import sys
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2.
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps

@@ -3,8 +3,9 @@
     python benchmarks/step_cost.py [--model_type=wrn-28-2] [--image_size=32] [--train_batch_size=16]
         [--uda_data=7] [--rounds=5] [--methods=release,soft,...] [--flag=value ...]
 
-A constant batch, one device; the methods take turns in every round, so that what else the machine
-does falls on all alike. Absolute times mean nothing on a shared machine: read the ratios, and the
+A constant batch, one device; a method written `release+input` is fed by the input pipeline instead:
+50,000 images in memory, shuffled, and both views of CIFAR's recipe made of each. The methods take
+turns in every round, so that what else the machine does falls on all alike. Absolute times mean nothing on a shared machine: read the ratios, and the
 spread of them over the rounds.
 """
 import os
@@ -21,20 +22,41 @@ import tensorflow as tf
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import methods
+from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import pipeline
+from meta_pseudo_labels.data import views
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.flag_table import FEEDBACKS
 
 CLASSES, SECONDS_A_TURN = 10, 2.
 KNOWN = (*FEEDBACKS, 'uda', 'supervised')
+INFO = datasets.info('cifar10')
+
+
+def real_input(config, supervised):
+  """An iterator over the training batches of 4,000 labeled and 50,000 unlabeled noise images."""
+  random, size = np.random.RandomState(0), config.image_size
+  images = random.randint(0, 256, [50000, size, size, 3]).astype(np.uint8)
+  dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
+  return iter(pipeline.train_batches(
+      images[:4000], random.randint(CLASSES, size=4000), None if supervised else images,
+      views=views.PadCrop(mean=INFO.mean, std=INFO.std, magnitude=config.augment_magnitude,
+                          dtype=dtype),
+      batch_size=config.train_batch_size, uda_data=config.uda_data, seed=0))
 
 
 def build_step(config, name):
-  """A compiled step of `name` (a feedback or a method) on a constant batch of its own."""
+  """A compiled step of `name` (a feedback or a method) on a constant batch of its own, or of
+  `<name>+input` on what the pipeline makes."""
+  name, _, fed = name.partition('+')
   config = (config.replace(method='mpl', mpl_feedback=name) if name in FEEDBACKS
             else config.replace(method=name))
   shape = [config.image_size, config.image_size, 3]
   model = lambda number: methods.build_model(config, number, tuple(shape), CLASSES)
   method = methods.from_config(config, model(0), model(1) if name in FEEDBACKS else None)
+  if fed:
+    iterator = real_input(config, supervised=name == 'supervised')
+    return tf.function(lambda: method.train_step(next(iterator)), autograph=False)
   dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
   draw = lambda count: tf.cast(tf.random.stateless_normal([count, *shape], [0, count]), dtype)
   size = config.train_batch_size
@@ -74,8 +96,9 @@ def main(argv):
   names = own['methods'].split(',')
   try:
     for name in names:
-      if name not in KNOWN:
-        raise UserError(f'--methods: unknown {name!r}; use some of {", ".join(KNOWN)}')
+      if name not in KNOWN and name.replace('+input', '', 1) not in KNOWN:
+        raise UserError(f'--methods: unknown {name!r}; use some of {", ".join(KNOWN)}, or with '
+                        '+input behind it')
     if not own['rounds'].isdigit() or own['rounds'] == '0':
       raise UserError(f'--rounds={own["rounds"]}: must be a whole number, 1 or more')
     config = config_lib.parse(flags)

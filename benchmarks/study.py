@@ -10,8 +10,8 @@ and the order of the data alike. Each run is a line of the output file as soon a
 is not run again. The table has each setting's mean accuracy over seeds, and its difference to
 its control, paired by seed, with the 95 % interval of Student's t. The control is a student that
 is distilled from a UDA teacher in the same way, without any feedback: `MPL 0` (soft labels) for
-`soft`, `release` and the baselines, `sampled 0` (labels drawn from the teacher) for `sampled` and
-`sampled_dot`, `argmax 0` for `argmax`, `slow 0` for `slow`. What is measured is the student's average
+`soft`, `late`, `release` and the baselines, `sampled 0` (labels drawn from the teacher) for `sampled`
+and `sampled_dot`, `argmax 0`, `slow 0`, `patient 0` for theirs. What is measured is the student's average
 on the recipe's --eval_split after training, before any finetune.
 
 A data set's name may end in what is done to its labeled examples, as many as before: `+noisy` gives a
@@ -49,19 +49,28 @@ SETTINGS = {
     'soft 10': mpl('soft', 10),
     'sampled 0': mpl('sampled', 0),
     'sampled 1': mpl('sampled', 1),
+    # Weight 1 is the release's mean over the unlabeled batch; the true gradient has the sum.
+    'sampled true': mpl('sampled', 1),
     'sampled_dot 1': mpl('sampled_dot', 1),
     'argmax 0': mpl('argmax', 0),
     'argmax 1': mpl('argmax', 1),
     # A student at a quarter of its rate.
     'slow 0': mpl('soft', 0, mpl_student_lr=.4),
     'slow 1': mpl('soft', 1, mpl_student_lr=.4),
+    # No feedback in the first half of the training.
+    'late 1': mpl('soft', 1),
+    'late 10': mpl('soft', 10),
+    # Four steps of the student between two of the teacher's.
+    'patient 0': mpl('soft', 0),
+    'patient 1': mpl('soft', 1),
 }
+PATIENCE = 4
 
 
 def control_of(setting):
   """The setting without feedback that a setting (or its teacher) is compared with."""
   name = setting.split(' ')[0].split('_')[0]
-  return f'{name} 0' if name in ('sampled', 'argmax', 'slow') else CONTROL
+  return f'{name} 0' if name in ('sampled', 'argmax', 'slow', 'patient') else CONTROL
 
 
 def noisy(labels, chosen, num_classes, random):
@@ -84,6 +93,45 @@ def imbalanced(labels, chosen, num_classes, random):
       for class_, count in enumerate(counts)]))
 
 
+def true_scale(method, config):
+  """The sum over the unlabeled batch in place of the mean."""
+  method.mpl_weight *= config.train_batch_size * config.uda_data
+
+
+def late(method, config):
+  """No feedback before half of the steps are made."""
+  import tensorflow as tf  # pylint: disable=import-outside-toplevel
+  weight = method.mpl_weight
+  method.mpl_weight = lambda step: tf.where(2 * step < config.num_train_steps, 0., weight)
+
+
+def patient(method, config):
+  """The teacher moves at every fourth step, by the mean of its gradients since it last did."""
+  del config
+  import tensorflow as tf  # pylint: disable=import-outside-toplevel
+  from meta_pseudo_labels import optimizers  # pylint: disable=import-outside-toplevel
+
+  class Gathering(optimizers.Optimizer):
+    """Another optimizer, whose steps are made on the mean of several gradients."""
+
+    def __init__(self, inner):
+      super().__init__(inner.learning_rate)
+      self.inner = inner
+      self.slot_starts = {'gathered': 0., **inner.slot_starts}
+
+    def update_one(self, gradient, value, rate, step, name, gathered, **slots):
+      gathered += gradient / PATIENCE
+      now = tf.equal((step + 1) % PATIENCE, 0)
+      moved, new_slots = self.inner.update_one(gathered, value, rate, step, name, **slots)
+      new_slots = {slot: tf.where(now, new_slots[slot], slots[slot]) for slot in slots}
+      return (tf.where(now, moved, value),
+              {'gathered': tf.where(now, tf.zeros_like(gathered), gathered), **new_slots})
+
+  method.set_optimizers(method.student_optimizer, Gathering(method.teacher_optimizer))
+
+
+PREPARED = {'sampled true': true_scale, 'late 1': late, 'late 10': late, 'patient 0': patient,
+            'patient 1': patient}
 VARIANTS = {'noisy': noisy, 'imbalanced': imbalanced}
 
 
@@ -97,8 +145,10 @@ def varied(problem, variant, seed):
       problem.split, labeled=chosen))
 
 
-def run_one(flags, seed, variant=''):
-  """Trains once in this process; returns {model's name: accuracy in [0, 1]} after training."""
+def run_one(flags, seed, variant='', prepare=None):
+  """Trains once in this process; returns {model's name: accuracy in [0, 1]} after training.
+
+  `prepare`: function (method, Config) that changes the method before it trains."""
   sys.path.insert(0, CHECKOUT)
   # pylint: disable=import-outside-toplevel
   import io
@@ -117,6 +167,8 @@ def run_one(flags, seed, variant=''):
     data = varied(problem.build(config), variant, seed)
     run = train.Run(config, data, tf.distribute.OneDeviceStrategy('CPU:0'),
                     progress.Progress(io.StringIO()))
+    if prepare:
+      prepare(run.phases[0].method, config)
     results = run.train()
     return {name: values['top1'] for name, values in results['phases']['train'].items()}
   finally:
@@ -143,7 +195,7 @@ def work(args, part):
     name, _, variant = dataset.partition('+')
     flags = [f'--flagfile={args.recipe}', *args.flags, f'--dataset_name={name}', *changes]
     line = {'dataset': dataset, 'setting': setting, 'seed': seed, 'flags': flags,
-            'accuracy': run_one(flags, seed, variant)}
+            'accuracy': run_one(flags, seed, variant, PREPARED.get(setting))}
     with open(args.output, 'a', encoding='utf-8') as file:
       file.write(json.dumps(line) + '\n')
 

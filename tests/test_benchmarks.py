@@ -15,6 +15,11 @@ import digits
 import step_cost
 import study
 
+from meta_pseudo_labels import config
+from meta_pseudo_labels import optimizers
+
+import tensorflow as tf
+
 
 def line(dataset, setting, seed, **accuracy):
   return (dataset, setting, seed), {'accuracy': accuracy}
@@ -52,6 +57,34 @@ def test_the_study_runs_each_setting_once(tmp_path, capsys):
   assert '| UDA | 1 |' in capsys.readouterr().out
 
 
+def test_settings_that_change_the_method():
+  class Method:
+    mpl_weight = 2.
+    student_optimizer, teacher_optimizer = None, optimizers.Momentum(.5, nesterov=False)
+
+    def set_optimizers(self, student, teacher):
+      self.teacher_optimizer = teacher
+
+  settings = config.Config(num_train_steps=10, train_batch_size=4, uda_data=3)
+  method = Method()
+  study.true_scale(method, settings)
+  assert method.mpl_weight == 24
+  study.late(method, settings)
+  assert [float(method.mpl_weight(tf.constant(step))) for step in (0, 4, 5)] == [0, 0, 24]
+  study.patient(method, settings)
+  optimizer, value = method.teacher_optimizer, tf.Variable([1.], name='w')
+  optimizer.build([value])
+  seen = []
+  for step, gradient in enumerate([4., 8., 0., 4., 40.]):
+    (new,), slots = optimizer.update([tf.constant([gradient])], [value], optimizer.slot_values(),
+                                     tf.constant(step))
+    value.assign(new)
+    optimizer.assign_slots(slots)
+    seen.append((float(new[0]), float(slots['momentum'][0][0]), float(slots['gathered'][0][0])))
+  # Only the fourth moves it: by .5 times their mean, 4.
+  assert seen == [(1, 0, 1), (1, 0, 3), (1, 0, 3), (-1, 4, 0), (-1, 4, 10)]
+
+
 def test_an_unknown_setting_is_refused(capsys):
   with pytest.raises(SystemExit) as stop:
     study.parse(['--settings=UDDA'])
@@ -81,11 +114,12 @@ def test_the_summary_of_digits_by_hand():
 
 def test_step_costs_are_ratios_to_the_first(capsys, monkeypatch):
   monkeypatch.setattr(step_cost, 'SECONDS_A_TURN', 0.)
-  step_cost.main(['--methods=release,uda', '--rounds=2', '--model_type=mlp-8x1',
+  step_cost.main(['--methods=release,uda,uda+input', '--rounds=2', '--model_type=mlp-8x1',
                   '--image_size=8', '--train_batch_size=2', '--uda_data=1'])
   lines = capsys.readouterr().out.splitlines()
   assert lines[1].split() == 'release 1.000 of release (1.000 to 1.000)'.split()
   assert lines[2].startswith('uda') and 0 < float(lines[2].split()[1])
+  assert lines[3].startswith('uda+input') and 0 < float(lines[3].split()[1])
 
 
 def test_augment_compares_the_views(capsys):

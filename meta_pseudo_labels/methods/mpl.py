@@ -48,7 +48,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       teacher, student: Keras models, inputs -> logits `[N, C]`.
       mpl_feedback: `soft`, `sampled`, `sampled_dot`, `argmax` or `release`
         (methods/feedback.py; `release` has no gradient, as in the release).
-      mpl_weight: of the feedback in the teacher's loss; not used by `release`.
+      mpl_weight: of the feedback in the teacher's loss: a number, or a function of the step
+        (integer scalar) to one; not used by `release`.
       **kwargs: `ConsistencyMethod`'s and `Method`'s.
 
     Raises:
@@ -199,7 +200,11 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     total = targets.shape[0] * self.replicas
     if self.mpl_feedback == 'release':
       return feedback.release(h=h, log_probs=log_probs, total=total)
-    return self.mpl_weight * feedback.sampled(h=h, labels=targets, total=total)
+    return self.feedback_weight() * feedback.sampled(h=h, labels=targets, total=total)
+
+  def feedback_weight(self):
+    """`mpl_weight` at this step: scalar."""
+    return self.mpl_weight(self.step) if callable(self.mpl_weight) else self.mpl_weight
 
   def student_pass(self, augmented, labeled, targets):
     """The student's pass over (augmented, labeled) and its gradients on the former: StudentPass."""
@@ -245,4 +250,4 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       teacher_feedback = feedback.sampled_dot(labels=targets, **arguments)
     dot_product = -distribute.sum_over_replicas(tf.reduce_sum(teacher_feedback))
     return (distribute.sum_over_replicas(share),
-            self.mpl_weight * tf.stop_gradient(teacher_feedback), dot_product)
+            self.feedback_weight() * tf.stop_gradient(teacher_feedback), dot_product)
