@@ -13,6 +13,7 @@ FREE = frozenset((
     'task_mode', 'output_dir', 'reset_output_dir', 'save_every', 'log_every', 'eval_batch_size',
     'steps_per_loop', 'strategy', 'num_virtual_devices', 'intra_op_threads', 'keep_checkpoints',
     'baselines', 'num_seeds', 'eval_split', 'select_per_class', 'cache', 'data_dir',
+    'dataset_service_address',
     'running_local_dev', 'use_vizier', 'master', 'tpu_platform', 'tpu_topology', 'use_tpu',
     'dataset_name', 'method', 'num_labeled', 'export_dir', 'export_weights', 'export_tflite',
     'input', 'output', 'format', 'saved_model', 'finetune_steps', 'finetune_lr',

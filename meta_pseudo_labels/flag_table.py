@@ -185,6 +185,8 @@ FLAG_TABLE = (
          'examples to train on (none: all).'),
     Flag('select_per_class', int, 1000, 'Unlabeled examples of each class that --task_mode=select '
          'chooses, the most probable ones.', COUNT),
+    Flag('dataset_service_address', str, None, 'Dispatcher (host:port) of a tf.data service whose '
+         'workers make the training batches.'),
     Flag('cache', bool, False, 'Keep encoded images in memory after reading them once.'),
     Flag('augment_stddev', float, 0.1, 'Standard deviation, in data units, of the noise that makes '
          'the augmented view of vector data such as two_moons.', NON_NEGATIVE),

@@ -45,7 +45,7 @@ OURS = dict(
     num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, finetune_steps=0, finetune_lr=1e-5,
     finetune_batch_size=512, baselines='', keep_checkpoints=3, augment_stddev=.1,
     jit_compile=False, deterministic=False, num_seeds=1, export_dir='', export_weights='ema',
-    export_tflite=False, input='', output='', format='', saved_model='')
+    export_tflite=False, input='', output='', format='', saved_model='', dataset_service_address=None)
 REQUIRED = ['main', '--dataset_name=digits_40_mpl', '--output_dir=/tmp/run']
 
 # The README's CIFAR-10-4K command; its ImageNet command differs as said below.

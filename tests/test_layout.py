@@ -28,7 +28,7 @@ ORDER = (
     'data',
     'data.problem',
     'data.pipeline',
-    'data.views',
+    'data.views data.service',
     'data.splits data.augment',
     'data.sources',
     'data.binary_files data.tfds_source data.folder data.arrays data.records',

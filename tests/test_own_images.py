@@ -1,10 +1,15 @@
 """One's own images through the command line: folders and .npz files, from training to resuming."""
+import csv
 import json
+import os
+import pathlib
+import signal
 
 import numpy as np
 from PIL import Image
 import pytest
 
+from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import main
 
 COLORS = {'blue': (40, 60, 200), 'green': (30, 190, 60), 'red': (210, 50, 40)}
@@ -38,12 +43,23 @@ def make_folder(root, test=True):
 @pytest.mark.parametrize('flags', [
     ['--image_size=8', '--model_type=wrn-10-1'],
     ['--image_size=12', '--views=resized_crop', '--cache']])
-def test_a_folder_trains_is_evaluated_and_goes_on(tmp_path, capsys, flags):
+def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, monkeypatch, flags):
   make_folder(tmp_path / 'images')
   argv = ['main', '--dataset_name=folder_mpl', f'--data_dir={tmp_path}/images',
           f'--output_dir={tmp_path}/run', *SMALL, *flags]
-  assert main.run([*argv, '--num_train_steps=4']) == 0
+  # Stopped at the checkpoint of step 2, and gone on with.
+  with monkeypatch.context() as patch:
+    save = checkpoints.Checkpoints.save
+
+    def save_and_stop(self, *args):
+      save(self, *args)
+      os.kill(os.getpid(), signal.SIGINT)
+
+    patch.setattr(checkpoints.Checkpoints, 'save', save_and_stop)
+    assert main.run(argv) == 130
+  assert main.run(argv) == 0
   printed = capsys.readouterr().out
+  assert 'Going on from step 2 of train' in printed
   assert '36 labeled images in 3 classes (12 to 12 each), 100 unlabeled, 0 validation, 60 test' in (
       printed)
   # A fifth of the labeled images is held out, and selects.
@@ -57,6 +73,13 @@ def test_a_folder_trains_is_evaluated_and_goes_on(tmp_path, capsys, flags):
   assert main.run([*argv, '--task_mode=eval']) == 0
   found = json.loads((tmp_path / 'run' / 'eval_test.json').read_text())
   assert found['step'] == 4 and found['models']['student']['examples'] == 60
+  photos = tmp_path / 'images' / 'test'
+  assert main.run([*argv, '--task_mode=predict', f'--input={photos}']) == 0
+  with open(tmp_path / 'run' / 'predictions.csv', encoding='utf-8', newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert sorted(row['path'] for row in rows) == sorted(map(str, photos.glob('*/*')))
+  right = np.mean([row['class'] == pathlib.Path(row['path']).parent.name for row in rows])
+  assert right == found['models']['student']['top1']
   # A file more or less among the labeled ones, and it is not the same run.
   (tmp_path / 'images' / 'labeled' / 'red' / '00.jpg').rename(
       tmp_path / 'images' / 'labeled' / 'red' / '99.jpg')

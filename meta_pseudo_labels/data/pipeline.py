@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_pseudo_labels import rng
+from meta_pseudo_labels.data import service
 
 
 # Batches in the making at once, at most: each holds its images several times over.
@@ -65,7 +66,8 @@ def _in_parallel(elements, function, prefetched):
 
 
 def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, seed, truth=None,
-                  start_step=0, replicas=1, first_replica=0, local_replicas=None):
+                  start_step=0, replicas=1, first_replica=0, local_replicas=None,
+                  service_address=None):
   """Training batches, one replica's share an element, the replicas of a step in a row.
 
   Args:
@@ -82,6 +84,8 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     start_step: the step of the first element.
     replicas: over all workers; divides batch_size.
     first_replica, local_replicas: those that this worker feeds (default: all).
+    service_address: of a tf.data service whose workers make the batches, or None. With several
+      of them batches can come a little early or late.
 
   Returns:
     An endless tf.data.Dataset of (labeled `[b, ...]`, labels `[b]` int32[, original
@@ -120,8 +124,13 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     result += views.unlabeled(read_unlabeled(chosen), key, offset, batch_size * uda_data)
     return result if truth is None else (*result, tf.gather(truth, chosen))
 
-  elements = tf.data.Dataset.zip((steps, *orders)).flat_map(replicas_of)
-  return _in_parallel(elements, batch, 2 * local_replicas)
+  steps = tf.data.Dataset.zip((steps, *orders))
+  if not service_address:
+    return _in_parallel(steps.flat_map(replicas_of), batch, 2 * local_replicas)
+  # All replicas' shares of a step come from one worker, together.
+  shares = _in_parallel(service.one_worker_s(steps).flat_map(replicas_of), batch, local_replicas)
+  return service.made_by(service_address, shares.batch(local_replicas)).unbatch().prefetch(
+      2 * local_replicas)
 
 
 def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica=0,

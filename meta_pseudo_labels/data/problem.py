@@ -10,6 +10,7 @@ from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.data import encoded
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import pipeline
+from meta_pseudo_labels.data import service
 from meta_pseudo_labels.data import sources
 from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.data import views as views_lib
@@ -34,6 +35,7 @@ class Problem:
     views: one of data/views.py.
     names: str `[N]`, what the inputs are called, or None (examples.Examples).
     unlabeled_names: str `[M]`, likewise.
+    service_address: of the tf.data service that makes the training batches, or None.
   """
   info: datasets.DatasetInfo
   split: splits.Split
@@ -45,6 +47,7 @@ class Problem:
   views: object
   names: Optional[np.ndarray] = None
   unlabeled_names: Optional[np.ndarray] = None
+  service_address: Optional[str] = None
 
   @property
   def input_shape(self):
@@ -89,7 +92,8 @@ class Problem:
     return pipeline.train_batches(
         inputs, labels, self.unlabeled if uda_data else None, views=self.views,
         batch_size=batch_size, uda_data=uda_data, seed=seed, start_step=start_step,
-        truth=self.truth if uda_data else None, **_replicas(replicas, context))
+        truth=self.truth if uda_data else None, service_address=self.service_address,
+        **_replicas(replicas, context))
 
   def eval_batches(self, split, *, batch_size, replicas=1, context=None):
     """`pipeline.eval_batches` of a split for this worker."""
@@ -141,6 +145,7 @@ def build(config, say=None):
     UserError: no such data set, not found, or the split asked for cannot be made.
   """
   info = datasets.info(config.dataset)
+  address = config.dataset_service_address and service.reached(config.dataset_service_address)
   kind = config.views or info.views or (
       'resized_crop' if config.image_size >= RESIZED_CROP_FROM else 'pad_crop')
   data = sources.load(info, config.data_dir, config.seed, image_size=config.image_size,
@@ -177,7 +182,7 @@ def build(config, say=None):
   return Problem(info=info, split=split, inputs=train.inputs, labels=train.labels,
                  unlabeled=unlabeled, truth=truth, evaluated=evaluated,
                  views=_views(config, info, train.inputs, kind), names=train.names,
-                 unlabeled_names=names)
+                 unlabeled_names=names, service_address=address)
 
 
 def _completed(info, data):

@@ -1,11 +1,15 @@
 """Batches against their definition: epochs, replicas, going on, evaluation's padding."""
+import socket
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels.data import pipeline
+from meta_pseudo_labels.data import service
 from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.errors import UserError
 
 IMAGES = np.random.RandomState(0).randint(0, 256, [50, 8, 8, 1]).astype(np.uint8)
 LABELS = np.arange(50).astype(np.int32)
@@ -39,6 +43,47 @@ def test_every_place_of_an_epoch_sees_every_example_equally_often():
   counts = np.array([np.bincount(place, minlength=10) for place in order.reshape(2000, 10).T])
   chi_square = ((counts - 200) ** 2 / 200).sum()  # 81 degrees of freedom.
   assert 40 < chi_square < 140
+
+
+@pytest.fixture(name='service_address', scope='module')
+def fixture_service_address():
+  """Of a tf.data service with two workers in this process."""
+  experimental, ports = tf.data.experimental.service, []
+  for _ in range(2):
+    with socket.socket() as free:
+      free.bind(('localhost', 0))
+      ports.append(free.getsockname()[1])
+  dispatcher = experimental.DispatchServer(experimental.DispatcherConfig(
+      worker_addresses=[f'localhost:{port}' for port in ports]))
+  address = dispatcher.target.split('://')[1]
+  workers = [experimental.WorkerServer(experimental.WorkerConfig(
+      dispatcher_address=address, worker_address=f'localhost:{port}', port=port))
+             for port in ports]
+  yield service.reached(address)
+  del workers, dispatcher
+
+
+@pytest.mark.parametrize('replicas', [1, 2])
+def test_a_service_s_workers_make_the_same_batches(service_address, replicas):
+  # Up to the places of some: each is found among those that this process makes itself.
+  alone = batches(120 * replicas, start_step=5, replicas=replicas)
+  made = batches(30 * replicas, start_step=5, replicas=replicas, service_address=service_address)
+  same = lambda one, other: all(np.array_equal(a, b) for a, b in zip(one, other))
+  places = [[index for index, own in enumerate(alone) if same(own, element)] for element in made]
+  assert all(len(found) == 1 for found in places)
+  places = np.reshape(places, [30, replicas])
+  assert len(set(places[:, 0])) == 30 and (places[:, 0] % replicas == 0).all()
+  assert (places[:, 1:] == places[:, :1] + 1).all()  # A step's replicas stay together.
+  steps = places[:, 0] // replicas
+  assert {*steps % 2} == {0, 1}  # Both had their share.
+
+
+@pytest.mark.parametrize('address, words', [
+    ('nowhere', "must be the dispatcher's host:port"), ('http://a:1', 'must be the dispatcher'),
+    ('localhost:1', 'no dispatcher answers'), ('localhost:99999', 'no dispatcher answers')])
+def test_a_service_that_is_not_there_is_named(address, words):
+  with pytest.raises(UserError, match=f'--dataset_service_address={address}: .*{words}'):
+    service.reached(address)
 
 
 def test_shapes_types_and_labels_that_stay_with_their_images():
