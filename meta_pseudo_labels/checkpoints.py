@@ -1,17 +1,21 @@
 """A run's folder: its checkpoints, what it was started with, and going on from them."""
+import contextlib
+import errno
 import json
 import os
-import shutil
+import re
 
 import tensorflow as tf
 
 from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import run_folder
 from meta_pseudo_labels.errors import UserError
 
 # Flags that may differ between a run and its continuation: they do not change what is computed.
 FREE = frozenset((
     'task_mode', 'output_dir', 'reset_output_dir', 'save_every', 'log_every', 'eval_batch_size',
     'steps_per_loop', 'strategy', 'num_virtual_devices', 'intra_op_threads', 'keep_checkpoints',
+    'save_retry_seconds', 'max_nonfinite_steps', 'max_restarts',
     'baselines', 'num_seeds', 'eval_split', 'select_per_class', 'cache', 'data_dir',
     'dataset_service_address',
     'running_local_dev', 'use_vizier', 'master', 'tpu_platform', 'tpu_topology', 'use_tpu',
@@ -26,26 +30,24 @@ DERIVED = ('dataset', 'method_name', 'labeled_count')
 def prepare_folder(config):
   """Makes `output_dir`, empties it if asked to, and writes `hparams.json` (the release's name).
 
+  Returns:
+    str: a line that says what was removed, or ''.
+
   Raises:
     UserError: it cannot be written, is not ours to empty, or holds a run of another kind.
   """
   folder = config.output_dir
   path = os.path.join(folder, 'hparams.json')
-  if config.reset_output_dir and os.path.isdir(folder) and os.listdir(folder):
-    if not os.path.isfile(path):
-      raise UserError(f'--reset_output_dir: {folder} has no hparams.json, so this program did not '
-                      'make it and will not empty it; give another --output_dir')
-    shutil.rmtree(folder)
+  removed = run_folder.reset(folder, config.data_dir) if config.reset_output_dir else ''
   try:
-    os.makedirs(folder, exist_ok=True)
+    run_folder.mark(folder)
     if os.path.isfile(path):
       with open(path, encoding='utf-8') as file:
         refuse_other_run(config_lib.from_json(file.read()), config)
-    with open(path, 'w', encoding='utf-8') as file:
-      file.write(config_lib.to_json(config))
+    write_text(path, config_lib.to_json(config))
   except OSError as error:
-    raise UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give a folder '
-                    'that can') from error
+    raise run_folder.cannot_be_written(folder, error) from error
+  return removed
 
 
 def refuse_other_run(before, now):
@@ -68,58 +70,172 @@ def refuse_other_data(folder, before, now):
                     'differ): give another folder, the same data, or --reset_output_dir')
 
 
-def write_json(path, value):
-  """Writes JSON in one move, so that a reader never sees half a file."""
+def write_text(path, text):
+  """Writes a file in one move, so that a reader never sees half of it. Raises OSError."""
   with open(path + '.tmp', 'w', encoding='utf-8') as file:
-    json.dump(value, file, indent=2, sort_keys=True)
-    file.write('\n')
+    file.write(text)
   os.replace(path + '.tmp', path)
 
 
+def write_json(path, value):
+  """Writes JSON in one move. Raises OSError."""
+  write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+
+
 def read_json(path):
-  """The value in a JSON file, or None where there is no such file."""
+  """The value in a JSON file, or None where there is no such file.
+
+  Raises:
+    UserError: it is damaged.
+  """
   if not os.path.isfile(path):
     return None
-  with open(path, encoding='utf-8') as file:
-    return json.load(file)
+  try:
+    with open(path, encoding='utf-8') as file:
+      return json.load(file)
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path}: cannot be read as JSON; remove it, and it is written again') from error
 
 
 class Checkpoints:
-  """`output_dir/ckpt_last` (the newest few) and `output_dir/ckpt_best` (one): release's names."""
+  """`output_dir/ckpt_last` (the newest few) and `output_dir/ckpt_best` (one): release's names.
 
-  def __init__(self, output_dir, keep, **objects):
-    """`keep`: how many of the newest; `objects`: trackable things that determine the future."""
+  A checkpoint is written, read back with its checksums, and only then named in the folder's
+  `checkpoint` file; what that file named before goes last. So at every moment it names whole ones.
+  Saving is not asynchronous: a copy of the values to write meanwhile costs about what writing
+  them into the operating system's cache does, and a checkpoint that is announced is there.
+  """
+
+  def __init__(self, output_dir, keep, say=lambda line: None, **objects):
+    """`keep`: how many of the newest; `say`: told in a line of a damaged one; `objects`: trackable
+    things that determine the future."""
     self._checkpoint = tf.train.Checkpoint(**objects)
-    make = lambda name, count: tf.train.CheckpointManager(
-        self._checkpoint, os.path.join(output_dir, name), max_to_keep=count,
-        checkpoint_name='ckpt')
-    self._last = make('ckpt_last', keep)
-    self._best = make('ckpt_best', 1)
+    self._output_dir = output_dir
+    self._last, self._best = (os.path.join(output_dir, name) for name in ('ckpt_last', 'ckpt_best'))
+    self._keep, self._say = keep, say
+
+  @property
+  def newest(self):
+    """Path of the newest checkpoint that is there, or None."""
+    return next(iter(named(self._last)), None)
 
   def save(self, number, best=False):
-    """Writes a checkpoint of this number (the steps made), as the best so far too if it is."""
-    self._last.save(checkpoint_number=number)
-    if best:
-      self._best.save(checkpoint_number=number)
-
-  def restore(self):
-    """Restores the newest checkpoint: its path, or None if there is none.
+    """Writes a checkpoint of this number (the steps made), as the best so far too if it is.
 
     Raises:
-      UserError: it was written by another version, which stored less.
+      OSError, tf.errors.OpError: it cannot be written; what was there before still is.
     """
-    return self._restore(self._last.latest_checkpoint)
+    if not run_folder.is_remote(self._output_dir) and not os.path.isdir(self._output_dir):
+      # A volume that was taken away must not be made anew, elsewhere, under its name.
+      raise FileNotFoundError(errno.ENOENT, 'the folder is gone', self._output_dir)
+    # The best first: a run killed in between does these steps again, and finds it best again.
+    if best:
+      self._write(self._best, number, 1)
+    self._write(self._last, number, self._keep)
+
+  def _write(self, folder, number, keep):
+    path = os.path.join(folder, f'ckpt-{number}')
+    before = [other for other in named(folder) if other != path]
+    try:
+      self._checkpoint.write(path)
+      check(path)
+    except BaseException:
+      _remove(path + '_temp')  # On a full disk it would be in the way of the next try.
+      raise
+    kept = (before[:keep - 1])[::-1] + [path]
+    names = [os.path.basename(other) for other in kept]
+    with tf.io.gfile.GFile(os.path.join(folder, 'checkpoint.tmp'), 'w') as file:
+      file.write(f'model_checkpoint_path: "{names[-1]}"\n' + ''.join(
+          f'all_model_checkpoint_paths: "{name}"\n' for name in names))
+    tf.io.gfile.rename(os.path.join(folder, 'checkpoint.tmp'), os.path.join(folder, 'checkpoint'),
+                       overwrite=True)
+    # All others, so that what a killed run left behind goes too.
+    for file in tf.io.gfile.listdir(folder):
+      if file.startswith('ckpt-') and file.rstrip('/').split('.')[0] not in names:
+        _remove(os.path.join(folder, file))
+
+  def restore(self):
+    """Restores the newest checkpoint that is whole: its path, or None if there is none.
+
+    Raises:
+      UserError: all are damaged, or it was written by another version, which stored less.
+    """
+    return self._restore(self._last)
 
   def restore_best(self):
-    """Restores the best checkpoint: its path, or None if there is none."""
-    return self._restore(self._best.latest_checkpoint)
+    """Restores the best checkpoint: its path, or None if there is none. Raises as `restore`."""
+    return self._restore(self._best)
 
-  def _restore(self, path):
-    if path:
+  def _restore(self, folder):
+    paths = named(folder)
+    for number, path in enumerate(paths):
       try:
-        self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-      except AssertionError as error:
+        check(path)
+      except (OSError, tf.errors.OpError) as error:
+        older = paths[number + 1:number + 2]
+        self._say(f'{path} is damaged ({reason(error)})'
+                  + (f': going on from {older[0]}' if older else ''))
+        continue
+      try:
+        self._checkpoint.read(path).assert_existing_objects_matched().expect_partial()
+      except (AssertionError, ValueError) as error:
         raise UserError(f'{path} lacks a part of what a run needs to go on: it is from another '
                         'version; give another --output_dir, and this one as '
                         f'--load_checkpoint={path}') from error
-    return path
+      return path
+    if paths:
+      raise UserError(f'{folder}: all {len(paths)} checkpoints there are damaged; restore them, or '
+                      'start again with --reset_output_dir or another --output_dir')
+    return None
+
+
+def named(folder):
+  """Paths of the checkpoints that a folder's `checkpoint` file names, newest first.
+
+  Where a machine that lost its power left that file empty, all that are there by their numbers.
+  """
+  path = os.path.join(folder, 'checkpoint')
+  if not tf.io.gfile.exists(path):
+    return []
+  with tf.io.gfile.GFile(path, 'rb') as file:
+    text = file.read().decode(errors='replace')
+  names = re.findall(r'^all_model_checkpoint_paths: "(.*)"$', text, re.MULTILINE)
+  if not names:
+    numbers = [re.fullmatch(r'ckpt-(\d+)\.index', name) for name in tf.io.gfile.listdir(folder)]
+    names = [f'ckpt-{number}' for number in sorted(int(found[1]) for found in numbers if found)]
+  return [os.path.join(folder, os.path.basename(name)) for name in reversed(names)]
+
+
+def check(path):
+  """Reads all of a checkpoint, with its checksums.
+
+  Raises:
+    OSError, tf.errors.OpError: it is damaged, or not all there.
+  """
+  try:
+    reader = tf.train.load_checkpoint(path)
+    keys = reader.get_variable_to_shape_map()
+    for key in keys:
+      reader.get_tensor(key)
+  except (IndexError, ValueError, RuntimeError) as error:  # A file that is too short, or no table.
+    raise OSError(errno.EIO, str(error)) from error
+  if not keys:
+    raise OSError(errno.EIO, 'it holds nothing')
+
+
+def reason(error):
+  """Why something could not be read or written, in a few words: str."""
+  if isinstance(error, tf.errors.OpError):
+    # TensorFlow's messages say which operation of which graph, the path, and at last the reason.
+    text = re.sub(r'\{\{.*?\}\}|\[Op:.*', '', error.message).strip().splitlines()
+    return text[0].rsplit('; ', 1)[-1].strip()[:200] if text else type(error).__name__
+  return error.strerror or str(error)
+
+
+def _remove(path):
+  """Removes a file or folder that may be there."""
+  with contextlib.suppress(tf.errors.OpError):
+    if tf.io.gfile.isdir(path):
+      tf.io.gfile.rmtree(path)
+    elif tf.io.gfile.exists(path):
+      tf.io.gfile.remove(path)

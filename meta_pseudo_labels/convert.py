@@ -14,6 +14,7 @@ import sys
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
 import tensorflow as tf
 
+from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import release_checkpoints
 from meta_pseudo_labels import train
@@ -67,7 +68,7 @@ def convert(output_dir, path):
     raise UserError(f'--output_dir={output_dir}: no hparams.json in it ({error.strerror}); give '
                     'the folder of a run') from error
   config_lib.validate(config)
-  newest = tf.train.latest_checkpoint(os.path.join(output_dir, 'ckpt_last'))
+  newest = next(iter(checkpoints.named(os.path.join(output_dir, 'ckpt_last'))), None)
   if not newest:
     raise UserError(f'--output_dir={output_dir}: no checkpoint in its ckpt_last; train first')
   try:
@@ -77,7 +78,7 @@ def convert(output_dir, path):
                     'train again') from error
   phases = train.build_phases(config, shapes(config, identity['class_names']))
   method = next(phase.method for phase in phases if phase.name == 'train')
-  tf.train.Checkpoint(train=method).restore(
+  tf.train.Checkpoint(train=method).read(
       newest).assert_existing_objects_matched().expect_partial()
   release_checkpoints.write(path, method)
   return train.steps_made(method)

@@ -75,6 +75,13 @@ def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master
   return _tpu_strategy(master, tpu_topology)
 
 
+def is_chief(strategy):
+  """Whether this process is the one of several workers that writes what all of them share."""
+  resolver = strategy.cluster_resolver
+  return resolver is None or not resolver.task_type or (
+      resolver.task_type in ('chief', 'master') or resolver.task_id in (0, None))
+
+
 def mirrored(devices):
   """MirroredStrategy over these devices' names.
 

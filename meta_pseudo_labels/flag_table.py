@@ -54,7 +54,8 @@ FLAG_TABLE = (
          'is CIFAR-10 with 4,000 labeled examples, trained by Meta Pseudo Labels.'),
     Flag('output_dir', str, None, 'Folder of checkpoints, logs and hparams.json; a run that finds '
          'a checkpoint in it goes on from there.'),
-    Flag('reset_output_dir', bool, False, 'Empty output_dir first. Not with eval tasks.'),
+    Flag('reset_output_dir', bool, False, 'Empty output_dir first, if this program made it. Not '
+         'with eval tasks.'),
     Flag('load_checkpoint', str, None, 'Checkpoint to start from when output_dir has none.'),
     Flag('load_checkpoint_and_restart_global_step', bool, False, 'Start counting steps at 0 after '
          'load_checkpoint.'),
@@ -202,6 +203,12 @@ FLAG_TABLE = (
     Flag('jit_compile', bool, False, 'Compile the training step with XLA.'),
     Flag('deterministic', bool, False, 'Slower, bit-identical op order.'),
     Flag('keep_checkpoints', int, 3, 'Newest checkpoints to keep, besides the best.', COUNT),
+    Flag('save_retry_seconds', int, 300, 'Seconds to go on trying to save when the disk is full or '
+         'gone, before the run ends.', NON_NEGATIVE),
+    Flag('max_nonfinite_steps', int, 10, 'Steps in a row whose update is left out, because a '
+         'gradient is not finite, that end the run (0: none do).', NON_NEGATIVE),
+    Flag('max_restarts', int, 3, 'Restarts from the newest checkpoint after failures that pass by '
+         'themselves, such as a worker that is gone.', NON_NEGATIVE),
     Flag('finetune_steps', int, 0, 'Steps of the student on labeled data alone after training (0: '
          'none).', NON_NEGATIVE),
     Flag('finetune_lr', float, 1e-5, 'Rate of that SGD itself, not per 256.', NON_NEGATIVE),

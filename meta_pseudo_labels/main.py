@@ -1,4 +1,5 @@
 """The command line: flags -> Config -> one task. `python -m meta_pseudo_labels.main --help`."""
+import contextlib
 import json
 import os
 import sys
@@ -16,13 +17,17 @@ from meta_pseudo_labels import distribute
 from meta_pseudo_labels import export
 from meta_pseudo_labels import predict
 from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels import run_folder
 from meta_pseudo_labels import select_images
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.data import splits
+from meta_pseudo_labels.errors import Failure
 from meta_pseudo_labels.errors import UserError
 
 EVAL_FOREVER_SECONDS = 30
+RESTARTS = 'META_PSEUDO_LABELS_RESTARTS'  # Environment variable: how many there were.
+RESTART_SECONDS = 5.  # Before the first one; each further one waits twice as long.
 
 
 def _train(config, problem, strategy, progress):
@@ -136,12 +141,64 @@ def _predict(config, progress):
                 progress=progress)
 
 
-def run(argv):
+def _run_task(config, progress):
+  """Carries out a task that builds its own problem: train, finetune, eval or eval_forever."""
+  distribute.set_threads(config.intra_op_threads)
+  strategy = distribute.create_strategy(
+      config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
+      master=config.master, tpu_topology=config.tpu_topology)
+  distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
+  problem = problem_lib.build(config, progress.say)
+  notes = config_lib.notes(config)
+  config = config.replace(num_classes=problem.num_classes)
+  writes = config.task in ('train', 'finetune') and distribute.is_chief(strategy)
+  with run_folder.lock(config.output_dir) if writes else contextlib.nullcontext():
+    if config.task in ('train', 'finetune'):
+      notes = [checkpoints.prepare_folder(config), *notes]
+    for note in filter(None, notes):
+      progress.say(note)
+    progress.say(f'{config.method_name} {config.model_type} on {config.dataset}, '
+                 f'{strategy.num_replicas_in_sync} replica(s)')
+    task = {'train': _train, 'finetune': _train, 'eval': _evaluate,
+            'eval_forever': _evaluate_forever}[config.task]
+    task(config, problem, strategy, progress)
+
+
+def restart_process(argv):
+  """Starts this process anew: after a worker was lost, TensorFlow's own state is of no more use."""
+  # What has been trained is not to be removed, and the newest checkpoint is there to go on from.
+  os.execv(sys.executable, [sys.executable, '-m', 'meta_pseudo_labels.main', *argv[1:],
+                            '--noreset_output_dir'])
+
+
+def _restart(config, argv, error, restart):
+  """Restarts after a failure that passes by itself; 1 if it has done so too often."""
+  reason = f'{type(error).__name__}: {checkpoints.reason(error)}'
+  made = int(os.environ.get(RESTARTS, '0'))
+  if restart is None or config.task not in ('train', 'finetune') or made >= config.max_restarts:
+    print(f'error: {reason}; restarted {made} times (--max_restarts={config.max_restarts}); the same '
+          'command goes on from the newest checkpoint', file=sys.stderr)
+    return 1
+  seconds = RESTART_SECONDS * 2 ** made
+  print(f'{reason}: restarting from the newest checkpoint in {seconds:g} s ({made + 1} of '
+        f'{config.max_restarts})', file=sys.stderr, flush=True)
+  time.sleep(seconds)
+  os.environ[RESTARTS] = str(made + 1)
+  restart(argv)
+  return 1
+
+
+def run(argv, restart=None):
   """Carries out a command line, program name first; returns the exit status.
 
-  0 done; 2 a request that cannot be carried out (one line on stderr); 130 or 143 stopped by
-  SIGINT or SIGTERM after saving. What fails otherwise raises.
+  0 done; 1 a failure that was foreseen, 2 a request that cannot be carried out (one line on stderr
+  each); 130 or 143 stopped by SIGINT or SIGTERM after saving. What fails otherwise raises.
+
+  Args:
+    argv: list of str.
+    restart: function of `argv` that starts the process anew, or None: never.
   """
+  config = None
   try:
     config = config_lib.parse(argv)
     config_lib.validate(config)
@@ -149,29 +206,23 @@ def run(argv):
     # One process trains several methods, each in functions of its own: no reason to warn.
     tf.get_logger().addFilter(lambda record: 'retracing' not in record.getMessage())
     progress = progress_lib.Progress()
-    if config.task in ('export', 'predict', 'select'):
-      {'export': _export, 'predict': _predict, 'select': _select}[config.task](config, progress)
-      return 0
-    distribute.set_threads(config.intra_op_threads)
-    strategy = distribute.create_strategy(
-        config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
-        master=config.master, tpu_topology=config.tpu_topology)
-    distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
-    problem = problem_lib.build(config, progress.say)
-    notes = config_lib.notes(config)
-    config = config.replace(num_classes=problem.num_classes)
-    if config.task in ('train', 'finetune'):
-      checkpoints.prepare_folder(config)
-    for note in notes:
-      progress.say(note)
-    progress.say(f'{config.method_name} {config.model_type} on {config.dataset}, '
-                 f'{strategy.num_replicas_in_sync} replica(s)')
-    task = {'train': _train, 'finetune': _train, 'eval': _evaluate,
-            'eval_forever': _evaluate_forever}[config.task]
-    task(config, problem, strategy, progress)
+    {'export': _export, 'predict': _predict, 'select': _select}.get(
+        config.task, _run_task)(config, progress)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+  except Failure as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+    return _restart(config, argv, error, restart)
+  except OSError as error:
+    # The files that saving does not wait for, such as table.json; others are a fault of ours.
+    if not config or not str(error.filename).startswith(config.output_dir or '/'):
+      raise
+    print(f'error: {error.filename}: {error.strerror}; the same command goes on when that is mended',
+          file=sys.stderr)
+    return 1
   except train.Interrupted as stop:
     return 128 + stop.signal
   except KeyboardInterrupt:
@@ -181,4 +232,4 @@ def run(argv):
 
 
 if __name__ == '__main__':
-  sys.exit(run(sys.argv))
+  sys.exit(run(sys.argv, restart_process))

@@ -1,4 +1,6 @@
 """What a person and a program see of a run: the progress line, metrics.jsonl, TensorBoard."""
+import contextlib
+import errno
 import json
 import os
 import sys
@@ -65,30 +67,30 @@ class Records:
   """`metrics.jsonl` and TensorBoard's `logs/train` and `logs/eval_<split>`.
 
   A line of metrics.jsonl has `kind` (train or eval), `phase`, `step` and the values; training
-  values have the release's log names.
+  values have the release's log names. What cannot be written waits for `flush`, which says why.
   """
 
   def __init__(self, output_dir, eval_split):
     self._path = os.path.join(output_dir, 'metrics.jsonl')
-    self._writers = {
-        kind: tf.summary.create_file_writer(os.path.join(output_dir, 'logs', folder))
-        for kind, folder in (('train', 'train'), ('eval', f'eval_{eval_split}'))}
-    self._offsets = {}
+    self._folders = {kind: os.path.join(output_dir, 'logs', folder)
+                     for kind, folder in (('train', 'train'), ('eval', f'eval_{eval_split}'))}
+    self._writers = {}
+    self._waiting = []
 
   def forget_after(self, phases, phase, step):
     """Drops the lines that lie after this step of this phase: they will be written again."""
     if not os.path.isfile(self._path):
       return
     order = {name: index for index, name in enumerate(phases)}
-    with open(self._path, encoding='utf-8') as file:
+    with open(self._path, encoding='utf-8', errors='replace') as file:
       lines = file.readlines()
 
     def keeps(line):
       try:
         values = json.loads(line)
-      except ValueError:
+        return (order.get(values['phase'], -1), values['step']) <= (order[phase], step)
+      except (ValueError, KeyError, TypeError):
         return False  # The last line of a run that was killed while it wrote.
-      return (order.get(values['phase'], -1), values['step']) <= (order[phase], step)
 
     with open(self._path + '.tmp', 'w', encoding='utf-8') as file:
       file.writelines(line for line in lines if keeps(line))
@@ -96,13 +98,35 @@ class Records:
 
   def write(self, kind, phase, step, offset, values):
     """One line, and one scalar a value at step `offset + step`, where the phases add up."""
-    with open(self._path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps({'kind': kind, 'phase': phase, 'step': step, **values}) + '\n')
-    with self._writers[kind].as_default():
-      for name, value in values.items():
-        tf.summary.scalar(name, value, step=offset + step)
+    self._waiting.append(json.dumps({'kind': kind, 'phase': phase, 'step': step, **values}) + '\n')
+    # The run goes on; saving, which has to succeed, meets the same fault and reports it.
+    with contextlib.suppress(OSError):
+      self._append()
+    with contextlib.suppress(tf.errors.OpError):
+      if kind not in self._writers:
+        self._writers[kind] = tf.summary.create_file_writer(self._folders[kind])
+      with self._writers[kind].as_default():
+        for name, value in values.items():
+          tf.summary.scalar(name, value, step=offset + step)
+
+  def _append(self):
+    """Appends the lines that wait, all or none of them. Raises OSError."""
+    with open(self._path, 'ab', buffering=0) as file:
+      end, text = file.tell(), ''.join(self._waiting).encode()
+      try:
+        if file.write(text) != len(text):
+          raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+      except OSError:
+        file.truncate(end)
+        raise
+    self._waiting = []
 
   def flush(self):
-    """Makes sure that all is on disk."""
+    """Makes sure that all lines are in the file. Raises OSError.
+
+    TensorBoard's events are a copy of them, and may lack what could not be written.
+    """
+    self._append()
     for writer in self._writers.values():
-      writer.flush()
+      with contextlib.suppress(tf.errors.OpError):
+        writer.flush()

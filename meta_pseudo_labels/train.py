@@ -2,7 +2,6 @@
 import dataclasses
 import math
 import os
-import signal
 import time
 
 import tensorflow as tf
@@ -14,42 +13,13 @@ from meta_pseudo_labels import methods
 from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import progress as progress_lib
 from meta_pseudo_labels import release_checkpoints
+from meta_pseudo_labels import stopping
+from meta_pseudo_labels.errors import Failure
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.stopping import Interrupted
 
 # A loop on the device returns to Python at least this often, to show progress and to be stopped.
 SECONDS_PER_LOOP = 2.
-
-
-class Interrupted(Exception):
-  """A signal asked the run to stop; it has saved. `signal`: its number."""
-
-  def __init__(self, number):
-    super().__init__(f'stopped by {signal.Signals(number).name}')
-    self.signal = number
-
-
-class StopSignals:
-  """Within it SIGINT and SIGTERM are noted in `received`; a second one acts at once."""
-
-  def __init__(self):
-    self.received = None
-
-  def __enter__(self):
-    try:
-      self._before = {number: signal.signal(number, self._note)
-                      for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-      self._before = {}  # Not in the main thread: the caller handles signals.
-    return self
-
-  def _note(self, number, frame):
-    del frame
-    self.received = number
-    signal.signal(number, self._before[number])
-
-  def __exit__(self, *error):
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
 
 
 @dataclasses.dataclass
@@ -134,7 +104,8 @@ def steps_made(method):
 
 
 def _make_loop(strategy, method, jit_compile):
-  """A function (iterator, number of steps as a tensor) -> logs of the last step."""
+  """A function (iterator, number of steps, most steps in a row without an update, as tensors) ->
+  logs of the last step; it returns early when there were so many such steps."""
   train_step = tf.function(method.train_step, jit_compile=True, autograph=False) if (
       jit_compile) else method.train_step
 
@@ -144,12 +115,14 @@ def _make_loop(strategy, method, jit_compile):
     return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
 
   @tf.function
-  def loop(iterator, num_steps):
+  def loop(iterator, num_steps, most_skipped):
     # Traced once, here; the loop needs the names of the logs before it begins.
     signature = step.get_concrete_function(iterator).structured_outputs
     logs = {name: tf.zeros(value.shape, value.dtype) for name, value in signature.items()}
     for _ in tf.range(num_steps):
       logs = step(iterator)
+      if method.skipped_in_a_row >= most_skipped:
+        break
     return logs
 
   return loop
@@ -180,8 +153,9 @@ class Run:
     self.seconds = tf.Variable(0., trainable=False, name='seconds')
     self.identity = tf.Variable(problem.identity, trainable=False, name='identity')
     self.checkpoints = checkpoints.Checkpoints(
-        config.output_dir, config.keep_checkpoints, phase=self.phase, best=self.best,
-        seconds=self.seconds, identity=self.identity, **{phase.name: phase.method for phase in self.phases})
+        config.output_dir, config.keep_checkpoints, self.progress.say, phase=self.phase,
+        best=self.best, seconds=self.seconds, identity=self.identity,
+        **{phase.name: phase.method for phase in self.phases})
     self.restored = self.checkpoints.restore()
     if self.restored:
       checkpoints.refuse_other_data(
@@ -233,6 +207,7 @@ class Run:
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; a checkpoint has been saved.
+      Failure: it could not be saved, or steps without an update came in a row.
     """
     self.records = progress_lib.Records(self.config.output_dir, self.monitored)
     path = os.path.join(self.config.output_dir, 'results.json')
@@ -240,26 +215,27 @@ class Run:
     results = results or {'method': self.config.method_name, 'phases': {}, 'steps': {}}
     if first_phase is not None:
       self.phase.assign(max(int(self.phase), self.names.index(first_phase)))
+    index = int(self.phase)
+    step = steps_made(self.phases[index].method)
     if self.restored:
-      index = int(self.phase)
-      step = steps_made(self.phases[index].method)
       self.progress.say(f'Going on from step {step} of {self.names[index]} ({self.restored})')
-      self.records.forget_after(self.names, self.names[index], step)
-    with StopSignals() as signals:
+    # Also where nothing was saved yet: a run that was killed before may have written lines.
+    self.records.forget_after(self.names, self.names[index], step)
+    with stopping.StopSignals() as self.signals:
       for index in range(int(self.phase), len(self.phases)):
         self._enter(index)
         phase = self.phases[index]
-        evaluation = self._train_phase(index, signals)
+        evaluation = self._train_phase(index)
         shown = self.reported if self.select == 'last' else self.monitored
         if evaluation is None or shown != self.monitored:
           evaluation = self.evaluate(phase, shown)
         results['phases'][phase.name] = evaluation
         results['steps'][phase.name] = self.steps_before(index + 1)
         results['seconds'] = float(self.seconds)
-        checkpoints.write_json(path, results)
+        self._keep_trying(lambda: checkpoints.write_json(path, results))
       if self.select != 'last' and 'selected' not in results:
         results['selected'] = self._selected()
-        checkpoints.write_json(path, results)
+        self._keep_trying(lambda: checkpoints.write_json(path, results))
     return results
 
   def _selected(self):
@@ -283,7 +259,7 @@ class Run:
         previous.average.copy_to_model()
     self.phase.assign(index)
 
-  def _train_phase(self, index, signals):
+  def _train_phase(self, index):
     """Trains one phase to its end: its last evaluation, or None if nothing was left to do."""
     phase, config = self.phases[index], self.config
     step = steps_made(phase.method)
@@ -305,7 +281,8 @@ class Run:
       to_save = config.save_every - step % config.save_every
       num_steps = min(num_steps, to_log, to_save, phase.num_steps - step, config.steps_per_loop)
       logs = {name: float(value) for name, value in loop(
-          iterator, tf.constant(num_steps)).items()}
+          iterator, tf.constant(num_steps), tf.constant(self.most_skipped, tf.int64)).items()}
+      self._check_updates(phase, logs)
       step += num_steps
       if steps_made(phase.method) != step:
         raise RuntimeError(f'step {steps_made(phase.method)} after {step} steps of {phase.name}')
@@ -317,13 +294,40 @@ class Run:
         self._log(phase, step, offset, logs, evaluation)
       if step % config.save_every == 0 or step == phase.num_steps:
         evaluation = self._evaluate_and_save(phase, step, offset)
-      if signals.received:
-        self.checkpoints.save(offset + step)
-        self.records.flush()
+      if self.signals.received:
+        self._save(offset + step)
         self.progress.say(f'Stopped at step {step} of {phase.name}, saved; the same command '
                           'goes on from here')
-        raise Interrupted(signals.received)
+        raise Interrupted(self.signals.received)
     return evaluation
+
+  @property
+  def most_skipped(self):
+    """The steps in a row without an update that stop the run: int."""
+    return self.config.max_nonfinite_steps or 2**62
+
+  def _check_updates(self, phase, logs):
+    """Raises Failure if the last steps, too many of them, had gradients that were not finite."""
+    skipped = int(phase.method.skipped_in_a_row.numpy())
+    if skipped >= self.most_skipped:
+      losses = ', '.join(f'{name} {value:.4g}' for name, value in logs.items()
+                         if 'loss' in name or 'cross_entropy' in name)
+      raise Failure(
+          f'step {steps_made(phase.method)} of {phase.name}: the gradient was not finite in {skipped} '
+          f'steps in a row (--max_nonfinite_steps), {losses}; the last good checkpoint is '
+          f'{self.checkpoints.newest or "not there yet"}; try a lower learning rate or --grad_bound')
+
+  def _keep_trying(self, write):
+    """Writes, again and again if need be: see `stopping.keep_trying`."""
+    stopping.keep_trying(write, seconds=self.config.save_retry_seconds, signals=self.signals,
+                         say=self.progress.say, newest=lambda: self.checkpoints.newest)
+
+  def _save(self, number, best=False):
+    """Writes what has been logged, then a checkpoint. Raises Failure if that cannot be done."""
+    def write():
+      self.records.flush()
+      self.checkpoints.save(number, best)
+    self._keep_trying(write)
 
   def _log(self, phase, step, offset, logs, evaluation):
     self.records.write('train', phase.name, step, offset, logs)
@@ -337,12 +341,11 @@ class Run:
     self.records.write('eval', phase.name, step, offset, {
         f'{name}/{measure}': value for name, measures in evaluation.items()
         for measure, value in measures.items()})
-    self.records.flush()
     accuracy = evaluation.get('student', {}).get('top1', -1.)
     best = accuracy > float(self.best)
     if best:
       self.best.assign(accuracy)
-    self.checkpoints.save(offset + step, best)
+    self._save(offset + step, best)
     self.progress.say(f'{phase.name} step {step}: {self.monitored} accuracy '
                       + percentages(evaluation))
     return evaluation

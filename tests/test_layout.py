@@ -17,6 +17,7 @@ ORDER = (
     '',  # The package itself, which hands out the public names.
     'compare',
     'train',
+    'stopping',
     'evaluate export predict select_images report progress pictures',
     'checkpoints release_checkpoints',
     'methods',
@@ -41,6 +42,7 @@ ORDER = (
     'distribute',
     'config',
     'flag_table',
+    'run_folder',
     'rng',
     'errors',
 )

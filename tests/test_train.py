@@ -170,7 +170,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path, capsys):
 def test_a_folder_that_is_not_ours_is_not_emptied(tmp_path, capsys):
   (tmp_path / 'thesis.tex').write_text('years of work')
   assert main.run(tiny(tmp_path, '--reset_output_dir')) == 2
-  assert 'no hparams.json' in capsys.readouterr().err
+  assert 'this program did not make it' in capsys.readouterr().err
   assert (tmp_path / 'thesis.tex').exists()
 
 

@@ -61,6 +61,11 @@ class Method(tf.keras.Model):
     self.seed = seed
     self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name='global_step',
                             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    counter = lambda name: tf.Variable(
+        0, trainable=False, dtype=tf.int64, name=name,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    self.skipped = counter('skipped')
+    self.skipped_in_a_row = counter('skipped_in_a_row')
     self.average = ema.MovingAverage(student.variables, ema_decay, ema_start)
     self.accuracy = tf.keras.metrics.SparseCategoricalAccuracy(name='accuracy')
 
@@ -174,6 +179,14 @@ class Method(tf.keras.Model):
         for slot, tensors in new_slots.items()})
     return Update(norm, pullback)
 
+  def count_step(self, *updates):
+    """Ends a step: counts it, and among those without an update if one of its own was none."""
+    finite = tf.reduce_all([tf.math.is_finite(update.norm) for update in updates])
+    skipped = 1 - tf.cast(finite, tf.int64)
+    self.skipped.assign_add(skipped)
+    self.skipped_in_a_row.assign(skipped * (self.skipped_in_a_row + 1))
+    self.step.assign_add(1)
+
   def one_hot(self, labels, logits):
     """Labels `[N]` integers, or `[N, C]` distributions as they are, in the logits' dtype."""
     if labels.dtype.is_integer:
@@ -186,6 +199,7 @@ class Method(tf.keras.Model):
         tf.stack([tf.cast(value, tf.float32) for value in shares.values()]))
     logs = dict(zip(shares, tf.unstack(summed)))
     logs.update({name: tf.cast(value, tf.float32) for name, value in common.items()})
+    logs['skipped_steps'] = tf.cast(self.skipped, tf.float32)
     logs['global_step'] = tf.cast(self.step, tf.float32)
     return logs
 

@@ -135,7 +135,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
         [loss, log_probs], self.teacher.trainable_variables,
         output_gradients=[tf.ones_like(loss), teacher_feedback])
     teacher_update = self.apply_update(self.teacher, self.teacher_optimizer, gradients)
-    self.step.assign_add(1)
+    self.count_step(update, teacher_update)
 
     return self.logs(
         {'cross_entropy/student_on_u': student.loss,
@@ -185,7 +185,9 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
   def above_average(self, dot_product):
     """(h: the dot product minus its moving average, which moves first, by a hundredth; the
     standard deviation around that average, corrected for its start at zero): scalars."""
-    moved = lambda average, value: average - .01 * (average - tf.cast(value, tf.float32))
+    # One value that is not finite would stay in the averages, and in all later feedback.
+    moved = lambda average, value: tf.where(
+        tf.math.is_finite(value), average - .01 * (average - tf.cast(value, tf.float32)), average)
     mean = moved(self.moving_dot_product, dot_product)
     square = moved(self.moving_dot_product_square, tf.square(dot_product))
     self.moving_dot_product.assign(mean)

@@ -40,7 +40,7 @@ class PseudoLabels(base.Method):
     gradients = tape.gradient(loss, self.student.trainable_variables)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
-    self.step.assign_add(1)
+    self.count_step(update)
     self.average.update(self.step)
     return self.logs({'loss/total': loss, 'loss/cross_entropy': loss_l,
                       'pseudo_labels/loss': loss_u},

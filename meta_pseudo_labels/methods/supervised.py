@@ -29,7 +29,7 @@ class Supervised(base.Method):
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
-    self.step.assign_add(1)
+    self.count_step(update)
     self.average.update(self.step)
     share = decay * self.weight_decay / self.replicas
     return self.logs(

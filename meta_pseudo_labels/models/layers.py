@@ -221,7 +221,9 @@ class BatchNorm(tf.keras.layers.Layer):
     return tf.cast(values, inputs.dtype)
 
   def _move(self, average, statistic):
-    average.assign(average + (1 - self.decay) * (tf.stop_gradient(statistic) - average))
+    # A batch that is not finite changes no weights; here it would stay for good.
+    moved = average + (1 - self.decay) * (tf.stop_gradient(statistic) - average)
+    average.assign(tf.where(tf.math.is_finite(moved), moved, average))
 
   def get_config(self):
     return {**super().get_config(), 'decay': self.decay, 'epsilon': self.epsilon}

@@ -111,6 +111,24 @@ def test_a_step_that_is_not_finite_changes_no_weights(name):
   for variable, value in zip(method.student_optimizer.slots['momentum'], slots):
     np.testing.assert_array_equal(variable, value)
   assert int(method.step) == 2
+  assert (int(method.skipped), int(method.skipped_in_a_row)) == (1, 1)
+
+
+@pytest.mark.parametrize('name', ('supervised', 'uda', 'release', 'soft'))
+def test_nothing_is_left_of_a_step_that_is_not_finite(name):
+  """Batch-norm averages, the moving average, the feedback's: NaN would stay in them for good."""
+  method = make(name)
+  data = tuple(tf.constant(x) for x in batch())
+  bad = tuple(x * np.nan if x.dtype.is_floating else x for x in data)
+  for step in (data, bad, bad, data):
+    logs = method.train_step(step)
+  for variable in method.variables:
+    if variable.dtype.is_floating:
+      assert np.isfinite(variable.numpy()).all(), variable.name
+  for key, value in logs.items():
+    assert np.isfinite(value.numpy()), key
+  assert (int(method.skipped), int(method.skipped_in_a_row)) == (2, 0)
+  assert int(logs['skipped_steps']) == 2
 
 
 def test_only_the_pass_that_trains_moves_the_student_s_batch_norm_averages():

@@ -1,0 +1,138 @@
+"""The output folder as a whole: who made it, who writes in it, and emptying it."""
+import contextlib
+import errno
+import fcntl
+import fnmatch
+import os
+import shutil
+
+from meta_pseudo_labels.errors import UserError
+
+# Says that this program made the folder, so that --reset_output_dir may empty it.
+MARKER = '.meta_pseudo_labels'
+LOCK = '.lock'
+# What runs write. A folder without a marker (older runs) is ours if it holds nothing else.
+OURS = ('.lock', 'ckpt_last', 'ckpt_best', 'logs', 'metrics.jsonl', 'hparams.json',
+        'labeled_split.json', 'results.json', 'table.json', 'decision_regions.png', 'baselines',
+        'seed_*', 'eval_*.json', 'predictions.csv', 'predictions.jsonl', 'selected.json',
+        'saved_model', 'report*', '*.tmp', '*.partial')
+
+
+def is_remote(folder):
+  """Whether a path is a bucket's (gs://...), where there are no locks."""
+  return '://' in folder
+
+
+def mark(folder):
+  """Makes the folder if need be, and marks it as made by this program if nothing was in it.
+
+  Raises:
+    OSError: it cannot be made or written.
+  """
+  os.makedirs(folder, exist_ok=True)
+  if not set(os.listdir(folder)) - {LOCK}:
+    with open(os.path.join(folder, MARKER), 'w', encoding='utf-8') as file:
+      file.write('Made by meta_pseudo_labels: --reset_output_dir may remove all that is here.\n')
+
+
+@contextlib.contextmanager
+def lock(folder):
+  """Within it no other process writes in the folder, which is made if need be.
+
+  The lock is the operating system's, on an open file: it ends with the process, however that ends.
+
+  Raises:
+    UserError: another process holds it, or the folder cannot be written.
+  """
+  if is_remote(folder):
+    yield
+    return
+  try:
+    mark(folder)
+    file = open(os.path.join(folder, LOCK), 'ab+', buffering=0)  # pylint: disable=consider-using-with
+  except OSError as error:
+    raise cannot_be_written(folder, error) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise UserError(f'--output_dir={folder}: process {file.read().decode().strip()} is '
+                      'writing there; wait for its end, stop it, or give another folder') from None
+    except OSError as error:
+      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+        raise cannot_be_written(folder, error) from error
+    # A full disk is for the saving to report, not for a note of who we are.
+    with contextlib.suppress(OSError):
+      file.truncate(0)
+      file.write(f'{os.getpid()}\n'.encode())
+    yield
+
+
+def cannot_be_written(folder, error):
+  """The UserError for an OSError met in the folder."""
+  return UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give a folder '
+                   'that can')
+
+
+def reset(folder, data_dir=None):
+  """Removes all that is in a folder that this program made, but for its marker and lock.
+
+  Args:
+    folder: str.
+    data_dir: where the data of the run are, or None.
+
+  Returns:
+    str, one line that says what was removed; '' if there was nothing.
+
+  Raises:
+    UserError: it is not ours, or holds what must not be lost.
+  """
+  names = sorted(set(os.listdir(folder)) - {MARKER, LOCK}) if os.path.isdir(folder) else []
+  if not names:
+    return ''
+  reason = _why_not(folder, names, data_dir)
+  if reason:
+    raise UserError(f'--reset_output_dir: {folder} {reason}; it is left as it is: give another '
+                    '--output_dir')
+  count, size = 0, 0
+  try:
+    for name in names:
+      path = os.path.join(folder, name)
+      for entry in _files(path):
+        count, size = count + 1, size + os.lstat(entry).st_size
+      if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+      else:
+        os.remove(path)
+  except OSError as error:
+    raise cannot_be_written(folder, error) from error
+  return (f'--reset_output_dir: removed {count} file(s), {size / 1e6:.1f} MB, from {folder}: '
+          + ', '.join(names))
+
+
+def _files(path):
+  """The files at or below a path; links are files."""
+  if os.path.islink(path) or not os.path.isdir(path):
+    return [path]
+  return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+
+
+def _why_not(folder, names, data_dir):
+  """Why a folder must not be emptied: words that follow its name, '' if it may."""
+  real = os.path.realpath(folder)
+  inside = lambda path: path and (os.path.realpath(path) + '/').startswith(real.rstrip('/') + '/')
+  if inside('/') or inside(os.path.expanduser('~')):
+    return 'is or holds a home or root folder'
+  if inside(data_dir):
+    return f'is or holds --data_dir={data_dir}'
+  if any(name == '.git' for _, folders, files in os.walk(real) for name in folders + files):
+    return 'is or holds a repository (.git)'
+  if inside(os.getcwd()):
+    return 'is or holds the current folder'
+  if MARKER in os.listdir(folder):
+    return ''
+  if 'hparams.json' not in names:
+    return f'has neither {MARKER} nor hparams.json, so this program did not make it'
+  strange = [name for name in names if not any(fnmatch.fnmatch(name, ours) for ours in OURS)]
+  return f'holds {strange[0]!r}, which this program did not write' if strange else ''
