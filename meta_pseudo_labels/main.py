@@ -216,6 +216,11 @@ def run(argv, restart=None):
     return 1
   except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
     return _restart(config, argv, error, restart)
+  except tf.errors.ResourceExhaustedError as error:
+    print(f'error: out of memory or disk ({checkpoints.reason(error)}); try a smaller '
+          '--train_batch_size, --uda_data or --model_type; the same command goes on from the newest '
+          'checkpoint', file=sys.stderr)
+    return 1
   except OSError as error:
     # The files that saving does not wait for, such as table.json; others are a fault of ours.
     if not config or not str(error.filename).startswith(config.output_dir or '/'):

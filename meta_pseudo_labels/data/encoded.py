@@ -6,6 +6,51 @@ Source: the release's data_utils.py for ImageNet (official-release.md, Data).
 import tensorflow as tf
 
 CHANNELS = 3
+# A few bytes can claim any size, and decoding asks for the memory of all of it.
+MAX_PIXELS = 200_000_000
+TOO_LARGE = f'it has more than {MAX_PIXELS:,} pixels'
+
+
+def _product(height, width):
+  """height * width of non-negative int64, kept from overflowing."""
+  return tf.minimum(height, 2 ** 31 - 1) * tf.minimum(width, 2 ** 31 - 1)
+
+
+def _claimed_pixels(encoded):
+  """int64 []: the pixels that the head of a PNG, GIF, BMP or JPEG file claims; 0 of other files.
+
+  Raises:
+    tf.errors.InvalidArgumentError: a JPEG without a head.
+  """
+  head = tf.strings.substr(tf.strings.substr(encoded, 0, 26) + '\0' * 26, 0, 26)
+  values = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int64)
+
+  def number(start, count, big_endian=False):
+    powers = [256 ** (count - 1 - i if big_endian else i) for i in range(count)]
+    return tf.reduce_sum(values[start:start + count] * tf.constant(powers, tf.int64))
+
+  def starts(text):
+    return tf.equal(tf.strings.substr(head, 0, len(text)), text)
+
+  def of_jpeg():
+    return tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64))
+
+  def of_others():
+    # A BMP's height may be negative: its rows begin at the top.
+    height = number(22, 4)
+    height = tf.minimum(height, 2 ** 32 - height)
+    return tf.where(starts(b'\x89PNG'), _product(number(16, 4, True), number(20, 4, True)),
+                    tf.where(starts(b'GIF8'), _product(number(6, 2), number(8, 2)),
+                             tf.where(starts(b'BM'), _product(number(18, 4), height), 0)))
+
+  return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_others)
+
+
+def _of_bearable_size(encoded):
+  """The image's bytes; raises tf.errors.InvalidArgumentError if it claims to be huge."""
+  check = tf.debugging.Assert(_claimed_pixels(encoded) <= MAX_PIXELS, [TOO_LARGE])
+  with tf.control_dependencies([] if check is None else [check]):
+    return tf.identity(encoded)
 
 
 def decode(encoded):
@@ -22,15 +67,16 @@ def decode(encoded):
     uint8 [H, W, 3] in 0..255.
 
   Raises:
-    tf.errors.InvalidArgumentError: it cannot be decoded.
+    tf.errors.InvalidArgumentError: it cannot be decoded, or claims more than MAX_PIXELS.
   """
-  image = tf.io.decode_image(encoded, channels=CHANNELS, expand_animations=False)
+  image = tf.io.decode_image(_of_bearable_size(encoded), channels=CHANNELS, expand_animations=False)
   return tf.ensure_shape(image, [None, None, CHANNELS])
 
 
 def _shape(encoded):
   """int32 `[3]`: height, width, and the channels that are stored in a JPEG (else 3)."""
-  return tf.cond(tf.io.is_jpeg(encoded), lambda: tf.io.extract_jpeg_shape(encoded),
+  return tf.cond(tf.io.is_jpeg(encoded),
+                 lambda: tf.io.extract_jpeg_shape(_of_bearable_size(encoded)),
                  lambda: tf.shape(decode(encoded)))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import encoded
 from meta_pseudo_labels.errors import UserError
 
 # Bytes of a TFRecord before (its length and that number's checksum) and after its content.
@@ -181,6 +182,8 @@ def one_line(error):
 def decoding_error(error):
   """Why TensorFlow could not decode an image, in one line, without the marks of the operations
   that it puts around its message (error: a tf.errors.OpError)."""
+  if encoded.TOO_LARGE in error.message:
+    return encoded.TOO_LARGE
   lines = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', error.message).strip().splitlines()
   return one_line(lines[0] if lines else error.message)
 

@@ -171,3 +171,32 @@ def test_a_random_crop_is_the_window_that_tensorflow_draws(kind):
   expected = tf.compat.v1.image.resize_bicubic(window[None], [32, 32])[0]
   found = encoded.random_crop(tf.constant(content), 32, tf.constant([5, 6]))
   np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def _claiming(kind, width, height):
+  """The bytes of a small image whose head claims another size."""
+  image = tf.zeros([4, 4, 3], tf.uint8)
+  if kind == 'png':
+    content = bytearray(tf.io.encode_png(image).numpy())
+    content[16:24] = width.to_bytes(4, 'big') + height.to_bytes(4, 'big')
+  elif kind == 'jpeg':
+    content = bytearray(tf.io.encode_jpeg(image).numpy())
+    start = content.index(b'\xff\xc0') + 5
+    content[start:start + 4] = height.to_bytes(2, 'big') + width.to_bytes(2, 'big')
+  elif kind == 'gif':
+    content = bytearray(b'GIF89a' + width.to_bytes(2, 'little') + height.to_bytes(2, 'little'))
+  else:
+    content = bytearray(b'BM' + bytes(16) + width.to_bytes(4, 'little')
+                        + (2**32 - height).to_bytes(4, 'little') + bytes(60))
+  return bytes(content)
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpeg', 'gif', 'bmp'])
+def test_a_head_that_claims_a_huge_image_is_refused_before_it_is_decoded(kind):
+  with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+    encoded.decode(_claiming(kind, 20000, 20000))
+  assert encoded.TOO_LARGE in str(caught.value)
+  in_graph = tf.function(encoded.central_crop).get_concrete_function(
+      tf.TensorSpec([], tf.string), 8)
+  with pytest.raises(tf.errors.InvalidArgumentError, match='pixels'):
+    in_graph(tf.constant(_claiming(kind, 60000, 60000)))
