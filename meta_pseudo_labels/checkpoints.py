@@ -3,10 +3,10 @@ import contextlib
 import errno
 import json
 import os
-import re
 
 import tensorflow as tf
 
+from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import run_folder
 from meta_pseudo_labels.errors import UserError
@@ -117,7 +117,7 @@ class Checkpoints:
   @property
   def newest(self):
     """Path of the newest checkpoint that is there, or None."""
-    return next(iter(named(self._last)), None)
+    return next(iter(checkpoint_files.named(self._last)), None)
 
   def save(self, number, best=False):
     """Writes a checkpoint of this number (the steps made), as the best so far too if it is.
@@ -135,10 +135,10 @@ class Checkpoints:
 
   def _write(self, folder, number, keep):
     path = os.path.join(folder, f'ckpt-{number}')
-    before = [other for other in named(folder) if other != path]
+    before = [other for other in checkpoint_files.named(folder) if other != path]
     try:
       self._checkpoint.write(path)
-      check(path)
+      checkpoint_files.check(path)
     except BaseException:
       _remove(path + '_temp')  # On a full disk it would be in the way of the next try.
       raise
@@ -167,69 +167,15 @@ class Checkpoints:
     return self._restore(self._best)
 
   def _restore(self, folder):
-    paths = named(folder)
-    for number, path in enumerate(paths):
-      try:
-        check(path)
-      except (OSError, tf.errors.OpError) as error:
-        older = paths[number + 1:number + 2]
-        self._say(f'{path} is damaged ({reason(error)})'
-                  + (f': going on from {older[0]}' if older else ''))
-        continue
+    path = checkpoint_files.newest_whole(folder, self._say)
+    if path:
       try:
         self._checkpoint.read(path).assert_existing_objects_matched().expect_partial()
       except (AssertionError, ValueError) as error:
         raise UserError(f'{path} lacks a part of what a run needs to go on: it is from another '
                         'version; give another --output_dir, and this one as '
                         f'--load_checkpoint={path}') from error
-      return path
-    if paths:
-      raise UserError(f'{folder}: all {len(paths)} checkpoints there are damaged; restore them, or '
-                      'start again with --reset_output_dir or another --output_dir')
-    return None
-
-
-def named(folder):
-  """Paths of the checkpoints that a folder's `checkpoint` file names, newest first.
-
-  Where a machine that lost its power left that file empty, all that are there by their numbers.
-  """
-  path = os.path.join(folder, 'checkpoint')
-  if not tf.io.gfile.exists(path):
-    return []
-  with tf.io.gfile.GFile(path, 'rb') as file:
-    text = file.read().decode(errors='replace')
-  names = re.findall(r'^all_model_checkpoint_paths: "(.*)"$', text, re.MULTILINE)
-  if not names:
-    numbers = [re.fullmatch(r'ckpt-(\d+)\.index', name) for name in tf.io.gfile.listdir(folder)]
-    names = [f'ckpt-{number}' for number in sorted(int(found[1]) for found in numbers if found)]
-  return [os.path.join(folder, os.path.basename(name)) for name in reversed(names)]
-
-
-def check(path):
-  """Reads all of a checkpoint, with its checksums.
-
-  Raises:
-    OSError, tf.errors.OpError: it is damaged, or not all there.
-  """
-  try:
-    reader = tf.train.load_checkpoint(path)
-    keys = reader.get_variable_to_shape_map()
-    for key in keys:
-      reader.get_tensor(key)
-  except (IndexError, ValueError, RuntimeError) as error:  # A file that is too short, or no table.
-    raise OSError(errno.EIO, str(error)) from error
-  if not keys:
-    raise OSError(errno.EIO, 'it holds nothing')
-
-
-def reason(error):
-  """Why something could not be read or written, in a few words: str."""
-  if isinstance(error, tf.errors.OpError):
-    # TensorFlow's messages say which operation of which graph, the path, and at last the reason.
-    text = re.sub(r'\{\{.*?\}\}|\[Op:.*', '', error.message).strip().splitlines()
-    return text[0].rsplit('; ', 1)[-1].strip()[:200] if text else type(error).__name__
-  return error.strerror or str(error)
+    return path
 
 
 def _remove(path):

@@ -14,7 +14,7 @@ import sys
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
 import tensorflow as tf
 
-from meta_pseudo_labels import checkpoints
+from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import release_checkpoints
 from meta_pseudo_labels import train
@@ -68,7 +68,7 @@ def convert(output_dir, path):
     raise UserError(f'--output_dir={output_dir}: no hparams.json in it ({error.strerror}); give '
                     'the folder of a run') from error
   config_lib.validate(config)
-  newest = next(iter(checkpoints.named(os.path.join(output_dir, 'ckpt_last'))), None)
+  newest = checkpoint_files.newest_whole(os.path.join(output_dir, 'ckpt_last'), print)
   if not newest:
     raise UserError(f'--output_dir={output_dir}: no checkpoint in its ckpt_last; train first')
   try:

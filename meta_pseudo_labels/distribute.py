@@ -100,7 +100,7 @@ def _tpu_strategy(master, tpu_topology):
     tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
   except (ValueError, tf.errors.OpError, RuntimeError) as error:
-    reason = str(error).strip().splitlines()[0]
+    reason = str(error).strip().splitlines()[0].split(' with these attrs')[0]
     raise UserError(f'--strategy=tpu --master={master or "local"}: no TPU answers ({reason}); '
                     'use --strategy=auto on a machine without one') from error
   if tpu_topology:

@@ -10,6 +10,7 @@ from absl import logging
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
 import tensorflow as tf
 
+from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import compare
 from meta_pseudo_labels import config as config_lib
@@ -173,7 +174,7 @@ def restart_process(argv):
 
 def _restart(config, argv, error, restart):
   """Restarts after a failure that passes by itself; 1 if it has done so too often."""
-  reason = f'{type(error).__name__}: {checkpoints.reason(error)}'
+  reason = f'{type(error).__name__}: {checkpoint_files.reason(error)}'
   made = int(os.environ.get(RESTARTS, '0'))
   if restart is None or config.task not in ('train', 'finetune') or made >= config.max_restarts:
     print(f'error: {reason}; restarted {made} times (--max_restarts={config.max_restarts}); the same '
@@ -217,7 +218,7 @@ def run(argv, restart=None):
   except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
     return _restart(config, argv, error, restart)
   except tf.errors.ResourceExhaustedError as error:
-    print(f'error: out of memory or disk ({checkpoints.reason(error)}); try a smaller '
+    print(f'error: out of memory or disk ({checkpoint_files.reason(error)}); try a smaller '
           '--train_batch_size, --uda_data or --model_type; the same command goes on from the newest '
           'checkpoint', file=sys.stderr)
     return 1

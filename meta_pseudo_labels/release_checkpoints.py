@@ -143,6 +143,15 @@ def open_checkpoint(path):
                   '.data-00000-of-00001, or a folder with a `checkpoint` file')
 
 
+def _tensor(path, reader, key):
+  """A tensor of a checkpoint, of which the index alone may be whole. Raises UserError."""
+  try:
+    return reader.get_tensor(key)
+  except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+    raise UserError(f'{path}: damaged ({" ".join(str(error).split())[:200]}); copy it again, its '
+                    '.data files too') from error
+
+
 def stored_keys(path, reader, method=None):
   """{release's name: key of the tensor in the checkpoint}.
 
@@ -157,7 +166,7 @@ def stored_keys(path, reader, method=None):
   if OBJECT_GRAPH not in shapes:
     return {name: name for name in shapes}
   graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-      reader.get_tensor(OBJECT_GRAPH))
+      _tensor(path, reader, OBJECT_GRAPH))
   phases = {child.local_name: child.node_id for child in graph.nodes[0].children}
   if method is None or 'train' not in phases:
     raise UserError(f'{path}: stores objects (tf.train.Checkpoint), not names, and is not of a '
@@ -218,12 +227,8 @@ def load(path, variables, method=None):
                     'give the model_type that it was trained with')
   reader = open_checkpoint(path)
   keys = stored_keys(path, reader, method)
-  try:
-    for name in report.found:
-      variables[name].assign(tf.cast(reader.get_tensor(keys[name]), variables[name].dtype))
-  except (tf.errors.OpError, ValueError, RuntimeError) as error:
-    raise UserError(f'{path}: damaged ({" ".join(str(error).split())[:200]}); copy it again, its '
-                    '.data files too') from error
+  for name in report.found:
+    variables[name].assign(tf.cast(_tensor(path, reader, keys[name]), variables[name].dtype))
   return report
 
 

@@ -4,7 +4,7 @@ import time
 
 import tensorflow as tf
 
-from meta_pseudo_labels import checkpoints
+from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels.errors import Failure
 
 SECONDS_BETWEEN_TRIES = 5.
@@ -63,7 +63,7 @@ def keep_trying(write, *, seconds, signals, say, newest):
         say('saved after all')
       return
     except (OSError, tf.errors.OpError) as error:
-      why = checkpoints.reason(error)
+      why = checkpoint_files.reason(error)
     left = end - time.time()
     if left <= 0 or signals.received:
       try:

@@ -20,8 +20,9 @@ import time
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 DIGITS = [f'--flagfile={CHECKOUT}/flags/digits_mpl.flags', '--baselines=uda', '--num_train_steps=120',
-          '--finetune_steps=40', '--save_every=10', '--log_every=5', '--num_validation=100',
+          '--finetune_steps=40', '--save_every=5', '--log_every=5', '--num_validation=100',
           '--keep_checkpoints=2']
+STARTING = 8.  # Seconds that a start takes, about.
 SAVES = ('ckpt_last', 'ckpt_best')
 
 
@@ -33,38 +34,32 @@ def start(folder, flags, log):
       env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'})
 
 
-def moment(number, rng, seconds):
-  """(what to wait for, seconds to wait after it) of a kill: by turns anything, saving, evaluating."""
-  if number % 3 == 0:
-    return 'start', rng.uniform(0, seconds)
-  # A save takes tens of milliseconds, the evaluation before it begins with a line in metrics.jsonl.
-  return ('saving', 'evaluating')[number % 3 - 1], rng.uniform(0, .05)
-
-
-def seen(folder, what):
-  """A value that changes when a run in the folder saves (a file of its own) or logs."""
-  if what == 'saving':
-    return {name for name in (str(path) for path in folder.glob('**/ckpt-*')) if '_temp' in name}
-  return {str(path): path.stat().st_size for path in folder.glob('**/metrics.jsonl')}
+def changed(folder, what):
+  """A value that changes when a run in the folder does something: `saving`: begins to write a
+  checkpoint; `evaluating`, `training`: writes a line, after which it evaluates or goes on."""
+  try:
+    if what == 'saving':
+      return {path for path in folder.glob('**/ckpt_*/*') if path.name.endswith('_temp')}
+    return {path: path.stat().st_size for path in folder.glob('**/metrics.jsonl')}
+  except OSError:
+    return {}  # What was listed has been moved since.
 
 
 def kill_once(folder, flags, log, number, rng, seconds):
   """Starts the run, kills it at some moment: that moment in words, or None if it ended before."""
   process = start(folder, flags, log)
-  what, wait = moment(number, rng, seconds)
-  began = time.time()
-  if what != 'start':
-    skip = rng.randrange(1, 6)  # How many such moments to let pass.
-    before = seen(folder, what)
-    while process.poll() is None and skip:
-      try:
-        now = seen(folder, what)
-      except OSError:
-        continue  # A file that was listed has been moved since.
-      if now != before and (now or what != 'saving'):
-        skip -= 1
-      before = now
-      time.sleep(.001)
+  what = ('saving', 'evaluating', 'training', 'starting')[number % 4]
+  # A save or an evaluation takes tens of milliseconds.
+  wait = rng.uniform(0, {'saving': .03, 'evaluating': .05, 'training': seconds,
+                         'starting': STARTING}[what])
+  began, skip = time.time(), 0 if what == 'starting' else rng.randint(1, 3)
+  before = changed(folder, what)
+  while process.poll() is None and skip:
+    now = changed(folder, what)
+    if now != before and now:
+      skip -= 1
+    before = now
+    time.sleep(.001)
   end = time.time() + wait
   while process.poll() is None and time.time() < end:
     time.sleep(.001)
@@ -118,8 +113,9 @@ def run(kills, seed, flags, folder, say=print):
       raise SystemExit(f'the run fails by itself: see {log.name}')
     seconds = time.time() - began
     say(f'whole: {seconds:.0f} s')
+    lifetime = max(0., seconds - STARTING) / (kills + 1)
     while killed < kills:
-      how = kill_once(folder / 'killed', flags, log, killed, rng, seconds)
+      how = kill_once(folder / 'killed', flags, log, killed, rng, lifetime)
       if how is None:
         say('done before it was killed often enough')
         break

@@ -8,6 +8,10 @@ from meta_pseudo_labels import distribute
 distribute.configure_devices(4)
 
 
+def pytest_addoption(parser):
+  parser.addoption('--write-table', action='store_true', help='write docs/bad_requests.md anew')
+
+
 def pytest_configure(config):
   config.addinivalue_line('markers', 'slow: takes minutes; run with -m slow')
 

@@ -7,7 +7,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import chaos  # pylint: disable=wrong-import-position
 
 TINY = ['--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--label_seed=1',
-        '--train_batch_size=4', '--uda_data=2', '--num_train_steps=400', '--save_every=20',
+        '--train_batch_size=4', '--uda_data=2', '--num_train_steps=200', '--save_every=20',
         '--log_every=10', '--mpl_feedback=sampled', '--mpl_student_lr_wait_steps=0',
         '--finetune_steps=40', '--finetune_batch_size=4', '--num_validation=200',
         '--strategy=one_device', '--intra_op_threads=1', '--ema_decay=0.9']

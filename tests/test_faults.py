@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import compare
 from meta_pseudo_labels import main
@@ -213,7 +214,7 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
     assert '--save_retry_seconds=1 are over; the last good checkpoint is ' in line
     assert printed.count('trying again for 1 s') == 1
     where = disk / 'away' if fault == 'gone' else folder
-    checkpoints.check(str(where / 'ckpt_last' / 'ckpt-2'))
+    checkpoint_files.check(str(where / 'ckpt_last' / 'ckpt-2'))
     undo[fault]()
     assert main.run(tiny(folder)) == 0
     assert 'Going on from step 2' in capsys.readouterr().out
@@ -226,14 +227,14 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
 
 def test_a_disk_that_comes_back(tmp_path, capsys, monkeypatch, before_second_save):
   monkeypatch.setattr(stopping, 'SECONDS_BETWEEN_TRIES', .01)
-  check, failures = checkpoints.check, [OSError(5, 'Input/output error')] * 3
+  check, failures = checkpoint_files.check, [OSError(5, 'Input/output error')] * 3
 
   def failing(path):
     if failures:
       raise failures.pop()
     check(path)
 
-  before_second_save(lambda: monkeypatch.setattr(checkpoints, 'check', failing))
+  before_second_save(lambda: monkeypatch.setattr(checkpoint_files, 'check', failing))
   assert main.run(tiny(tmp_path, '--save_retry_seconds=60')) == 0
   printed = capsys.readouterr().out
   assert printed.count('cannot save: Input/output error; trying again for 60 s') == 1

@@ -20,6 +20,7 @@ ORDER = (
     'stopping',
     'evaluate export predict select_images report progress pictures',
     'checkpoints release_checkpoints',
+    'checkpoint_files',
     'methods',
     'methods.mpl',
     'methods.uda methods.pseudo_labels methods.supervised',

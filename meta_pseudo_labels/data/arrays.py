@@ -74,6 +74,9 @@ def _read(path):
     if name and 'allow_pickle' in str(error):
       raise UserError(f'{path}: {examples.one_line(name)} holds Python objects: save it as an '
                       'array of numbers (or of str for class_names)') from error
+    if 'pickle' in str(error):  # NumPy's words advise to trust the file.
+      raise UserError(f'cannot read {path} as a .npz file: it is none: make it anew with '
+                      'numpy.savez') from error
     what = f'{examples.one_line(name)} of {path}' if name else f'{path} as a .npz file'
     raise UserError(f'cannot read {what}: {examples.one_line(error)}: make it anew with '
                     'numpy.savez') from error
