@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import pictures
+from meta_pseudo_labels import report
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import problem as problem_lib
@@ -128,7 +129,8 @@ def baseline(config, name):
 
 
 def train_one_seed(config, problem, strategy, progress, first_phase=None):
-  """Trains the baselines and the main method: (rows, {name in LABELS: its regions or None}).
+  """Trains the baselines and the main method: (rows, {name in LABELS: its regions or None}, the
+  main method's train.Run).
 
   Raises:
     Interrupted: a signal came.
@@ -154,7 +156,7 @@ def train_one_seed(config, problem, strategy, progress, first_phase=None):
     train.require_checkpoint(run)
   lines += rows(config.method_name, run.train(first_phase))
   regions[config.method_name] = decision_regions(run, problem)
-  return lines, regions
+  return lines, regions, run
 
 
 def decision_regions(run, problem):
@@ -174,6 +176,11 @@ def decision_regions(run, problem):
   return probabilities[:, 1].reshape(GRID, GRID)
 
 
+def write_table(folder, lines):
+  """Writes a list of rows to `table.json` in a folder."""
+  checkpoints.write_json(os.path.join(folder, 'table.json'), [row.to_json() for row in lines])
+
+
 def plane(problem):
   """((left, right), (low, high)) around all points of a problem in the plane."""
   lowest, highest = problem.inputs.min(axis=0) - .3, problem.inputs.max(axis=0) + .3
@@ -184,8 +191,9 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
   """Trains baselines and main method with every seed; writes and returns the table's rows.
 
   The first of `config.num_seeds` seeds lives in `output_dir`, each further one in
-  `output_dir/seed_<n>`, with `--seed` and `--label_seed` counted up. Writes `table.json`, and for
-  points in a plane `decision_regions.png`, of the first seed.
+  `output_dir/seed_<n>`, with `--seed` and `--label_seed` counted up. Each folder gets a `table.json`
+  and a `report.html` of its seed; the first one's table is that of all seeds. For points in a plane
+  `decision_regions.png` shows the first seed.
 
   Args:
     config, problem: of the first seed.
@@ -212,13 +220,15 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
       progress.say(f'Seed {config.seed} ({number + 1} of {first.num_seeds})')
     splits.write_manifest(os.path.join(config.output_dir, 'labeled_split.json'), problem.split,
                           dataset=config.dataset, labels=problem.labels, names=problem.names)
-    lines, regions = train_one_seed(config, problem, strategy, progress, first_phase)
+    lines, regions, run = train_one_seed(config, problem, strategy, progress, first_phase)
     if not number:
-      first_problem, first_regions = problem, regions
+      first_problem, first_regions, first_run = problem, regions, run
+    else:
+      write_table(config.output_dir, lines)
+      report.attempt(run, progress)
     seeds.append(lines)
   lines = merged(seeds)
-  checkpoints.write_json(os.path.join(first.output_dir, 'table.json'),
-                         [row.to_json() for row in lines])
+  write_table(first.output_dir, lines)
   drawn = {name: region for name, region in first_regions.items() if region is not None}
   if drawn:
     accuracy = {row.name: row.accuracy() for row in lines}
@@ -229,4 +239,5 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
         plane=plane(first_problem), unlabeled=first_problem.inputs, labeled=first_problem.labeled,
         note=f'{first_problem.reported(first.eval_split)} accuracy of {first.num_seeds} seed(s); '
              'regions of the first')
+  report.attempt(first_run, progress)
   return lines

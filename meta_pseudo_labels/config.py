@@ -17,7 +17,7 @@ from absl import flags
 
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.flag_table import (
-    BASELINES, EFFICIENTNETS, FLAG_TABLE, Flag, LATER_TASKS, METHODS, Rule, SEED, TASKS)
+    BASELINES, EFFICIENTNETS, FLAG_TABLE, Flag, METHODS, Rule, SEED)
 
 _BY_NAME = {flag.name: flag for flag in FLAG_TABLE}
 _RELEASE_CLASSES = {'imagenet': 1000, 'cifar100': 100, 'cifar10': 10}
@@ -200,8 +200,6 @@ def validate(config: Config) -> None:
   for name in _required(config):
     if not getattr(config, name):
       raise UserError(f'--{name}: required and not given; add --{name}=...')
-  if config.task in LATER_TASKS:
-    raise UserError(f'--task_mode={config.task}: not there yet; use one of {_choices(TASKS)}')
   for flag in FLAG_TABLE:
     _validate_value(flag, getattr(config, flag.name))
   if config.task == 'finetune' and not config.finetune_steps:
@@ -228,7 +226,7 @@ def validate(config: Config) -> None:
 
 def _required(config: Config) -> Tuple[str, ...]:
   """The names of the flags that a task cannot do without."""
-  if config.task in ('export', 'select'):
+  if config.task in ('export', 'report', 'select'):
     return ('output_dir',)  # The run there knows the rest.
   if config.task == 'predict':
     to = 'output' if config.saved_model and not config.output_dir else 'output_dir'

@@ -1,8 +1,36 @@
-"""Exact accuracy over a whole split, on any strategy."""
+"""Exact accuracy over a whole split, on any strategy; and the same example by example."""
+import dataclasses
+
+import numpy as np
 import tensorflow as tf
 
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import losses
+
+NUM_BINS = 15  # Of calibration, as in Guo et al. 2017, "On calibration of modern neural networks".
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcomes:
+  """What a model says of each of N examples.
+
+  Attributes:
+    labels, predicted: int32 `[N]`; the most probable class.
+    confidence: float32 `[N]`, its probability.
+  """
+  labels: np.ndarray
+  predicted: np.ndarray
+  confidence: np.ndarray
+
+  @property
+  def right(self):
+    """bool `[N]`."""
+    return self.labels == self.predicted
+
+  def mistakes(self, count):
+    """Positions of the `count` most confident mistakes, the most confident one first: int64."""
+    wrong = np.flatnonzero(~self.right)
+    return wrong[np.argsort(-self.confidence[wrong], kind='stable')][:count]
 
 
 class Evaluator:
@@ -39,7 +67,24 @@ class Evaluator:
         result += strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None)
       return result
 
-    self._total = total
+    @tf.autograph.experimental.do_not_convert
+    def rows(inputs, labels, weights):
+      # Each replica's rows of the global batch, zeros elsewhere: a sum over replicas, which every
+      # strategy has, puts them together in order. Classes up to 2^24 are exact in float32.
+      logits = tf.cast(model(inputs, training=False), tf.float32)
+      values = tf.stack([
+          tf.cast(labels, tf.float32), tf.cast(tf.argmax(logits, axis=-1), tf.float32),
+          tf.reduce_max(tf.nn.softmax(logits), axis=-1), weights], axis=-1)
+      replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+      return tf.scatter_nd([[replica]], values[tf.newaxis],
+                           [strategy.num_replicas_in_sync, *values.shape])
+
+    @tf.function(autograph=False)
+    def outcomes(iterator):
+      shares = strategy.run(rows, args=next(iterator))
+      return tf.reshape(strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None), [-1, 4])
+
+    self._total, self._outcomes = total, outcomes
 
   def __call__(self):
     """{'top1', 'top5': fractions in [0, 1], 'loss': nats, 'examples': int} of the model now."""
@@ -47,3 +92,62 @@ class Evaluator:
         iter(self._batches), tf.constant(self._num_batches)).numpy().tolist()
     return {'top1': top / count, 'top5': top_5 / count, 'loss': loss / count,
             'examples': int(count)}
+
+  def outcomes(self):
+    """The `Outcomes` of the model now, in the order of the split."""
+    iterator = iter(self._batches)
+    rows = np.concatenate([self._outcomes(iterator).numpy() for _ in range(self._num_batches)])
+    labels, predicted, confidence, weights = rows.T
+    real = weights > 0
+    return Outcomes(labels[real].astype(np.int32), predicted[real].astype(np.int32),
+                    np.nan_to_num(confidence[real]))
+
+
+def confusion(outcomes, num_classes):
+  """int64 `[C, C]`: how many examples of the class of the row are taken for that of the column."""
+  cells = outcomes.labels.astype(np.int64) * num_classes + outcomes.predicted
+  return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def calibration(outcomes, num_bins=NUM_BINS):
+  """How far confidence is from accuracy (Guo et al. 2017).
+
+  Args:
+    outcomes: Outcomes.
+    num_bins: of equal width; the i-th (from 0) holds confidences in (i, i + 1] / num_bins.
+
+  Returns:
+    {'ece': the mean over examples of the distance between accuracy and mean confidence in their
+    bin, 'num_bins', 'bins': [{'from', 'to', 'examples', 'confidence', 'accuracy'}], the last two
+    None in an empty bin}.
+  """
+  confidence = outcomes.confidence.astype(np.float64)
+  chosen = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+  bins, ece = [], 0.
+  for number in range(num_bins):
+    inside = chosen == number
+    count = int(inside.sum())
+    mean, accuracy = ((float(values[inside].mean()) for values in (confidence, outcomes.right))
+                      if count else (None, None))
+    if count:
+      ece += count / len(confidence) * abs(accuracy - mean)
+    bins.append({'from': number / num_bins, 'to': (number + 1) / num_bins, 'examples': count,
+                 'confidence': mean, 'accuracy': accuracy})
+  return {'ece': ece, 'num_bins': num_bins, 'bins': bins}
+
+
+def details(outcomes, class_names):
+  """Outcomes as numbers for JSON.
+
+  Returns:
+    {'per_class': [{'class', 'examples', 'right', 'accuracy' (None without examples)}],
+    'confusion': rows of `confusion`, 'calibration': see there}.
+  """
+  matrix = confusion(outcomes, len(class_names))
+  per_class = []
+  for number, (name, row) in enumerate(zip(class_names, matrix)):
+    count, right = int(row.sum()), int(row[number])
+    per_class.append({'class': name, 'examples': count, 'right': right,
+                      'accuracy': right / count if count else None})
+  return {'per_class': per_class, 'confusion': matrix.tolist(),
+          'calibration': calibration(outcomes)}

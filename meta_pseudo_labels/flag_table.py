@@ -11,8 +11,7 @@ METHODS = ('supervised', 'pseudo_labels', 'uda', 'mpl')
 FEEDBACKS = ('release', 'soft', 'sampled', 'sampled_dot', 'argmax')
 STRATEGIES = ('auto', 'one_device', 'mirrored', 'multi_worker', 'tpu')
 BASELINES = METHODS + ('mpl_without_uda', 'label_spreading')
-TASKS = ('train', 'finetune', 'eval', 'eval_forever', 'export', 'predict', 'select')
-LATER_TASKS = ('report',)
+TASKS = ('train', 'finetune', 'eval', 'eval_forever', 'export', 'predict', 'report', 'select')
 EFFICIENTNETS = ('bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
                  'b6-mpl')
 VIEWS = ('pad_crop', 'resized_crop')
@@ -48,8 +47,7 @@ class Flag:
 
 FLAG_TABLE = (
     # The release's: what to run, and where.
-    Flag('task_mode', str, None, 'What to do (none: train; evals means eval). Not there yet: '
-         'report.', TASKS + ('evals',)),
+    Flag('task_mode', str, None, 'What to do (none: train; evals means eval).', TASKS + ('evals',)),
     Flag('dataset_name', str, None, 'Data set, as <name>[_<labels>][_<method>]: cifar10_4000_mpl '
          'is CIFAR-10 with 4,000 labeled examples, trained by Meta Pseudo Labels.'),
     Flag('output_dir', str, None, 'Folder of checkpoints, logs and hparams.json; a run that finds '

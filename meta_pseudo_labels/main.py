@@ -15,9 +15,11 @@ from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import compare
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import distribute
+from meta_pseudo_labels import evaluate
 from meta_pseudo_labels import export
 from meta_pseudo_labels import predict
 from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels import report
 from meta_pseudo_labels import run_folder
 from meta_pseudo_labels import select_images
 from meta_pseudo_labels import train
@@ -44,24 +46,41 @@ def _train(config, problem, strategy, progress):
   for what, name in (('checkpoints', 'ckpt_last'), ('best checkpoint', 'ckpt_best'),
                      ('TensorBoard', 'logs'), ('metrics', 'metrics.jsonl'),
                      ('settings', 'hparams.json'), ('labeled split', 'labeled_split.json'),
-                     ('results', 'results.json'), ('picture', 'decision_regions.png')):
+                     ('results', 'results.json'), ('picture', 'decision_regions.png'),
+                     ('report', 'report.html')):
     path = os.path.join(config.output_dir, name)
     if os.path.exists(path):
       progress.say(f'{what + ":":17}{path}')
 
 
 def _evaluate(config, problem, strategy, progress):
-  """Task eval: evaluates the newest checkpoint, prints it and writes `eval_<split>.json`."""
+  """Task eval: evaluates the newest checkpoint, prints it, and writes `eval_<split>.json` and three
+  pictures, `eval_<split>_<what>.png`. Their details are of the student, or of a teacher that has
+  none yet."""
   run = train.Run(config, problem, strategy, progress)
   train.require_checkpoint(run)
   phase = run.phases[int(run.phase)]
   results = {'checkpoint': run.restored, 'phase': phase.name,
              'step': train.steps_made(phase.method),
              'models': run.evaluate(phase)}
-  checkpoints.write_json(
-      os.path.join(config.output_dir, f'eval_{run.reported}.json'), results)
   progress.say(json.dumps(results, indent=2))
+  phase, name = report.student(run)
+  details = evaluate.details(run.outcomes(phase, name), problem.info.class_names)
+  place = os.path.join(config.output_dir, f'eval_{run.reported}')
+  checkpoints.write_json(f'{place}.json', {**results, 'details': {'model': name, **details}})
+  for what, png in report.figures(details).items():
+    with open(f'{place}_{what}.png', 'wb') as file:
+      file.write(png)
+  progress.say(f'expected calibration error of the {name} {100 * details["calibration"]["ece"]:.2f}%; '
+               f'per class, confusions, calibration: {place}.json, {place}_*.png')
   return results
+
+
+def _report(config, problem, strategy, progress):
+  """Task report: writes the run's `report.html` from what is in its folder."""
+  run = train.Run(config, problem, strategy, progress)
+  train.require_checkpoint(run)
+  progress.say(f'report: {report.write(run)}')
 
 
 def _evaluate_forever(config, problem, strategy, progress):
@@ -143,7 +162,9 @@ def _predict(config, progress):
 
 
 def _run_task(config, progress):
-  """Carries out a task that builds its own problem: train, finetune, eval or eval_forever."""
+  """Carries out a task on a problem and a strategy: train, finetune, eval, eval_forever, report."""
+  if config.task == 'report':
+    config = export.as_trained(config)
   distribute.set_threads(config.intra_op_threads)
   strategy = distribute.create_strategy(
       config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
@@ -161,7 +182,7 @@ def _run_task(config, progress):
     progress.say(f'{config.method_name} {config.model_type} on {config.dataset}, '
                  f'{strategy.num_replicas_in_sync} replica(s)')
     task = {'train': _train, 'finetune': _train, 'eval': _evaluate,
-            'eval_forever': _evaluate_forever}[config.task]
+            'eval_forever': _evaluate_forever, 'report': _report}[config.task]
     task(config, problem, strategy, progress)
 
 

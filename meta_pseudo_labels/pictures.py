@@ -1,9 +1,21 @@
 """Pictures of results, as PNG files."""
+import io
+import warnings
+
 import matplotlib
 from matplotlib import figure
+from matplotlib import ticker
+import numpy as np
 
 # One colour a class, that the colour-blind can tell apart.
 CLASS_COLORS = ('#0072b2', '#d55e00')
+# The same for lines, and different dashes for those who see none.
+COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#8c6d00', '#56b4e9')
+DASHES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1)))
+INK, GRID = '#24292f', '#d8dee4'
+WIDTH, HEIGHT, DPI = 4.6, 2.9, 180  # Inches that are read at about 100 pixels each.
+MAX_NUMBERED = 20  # Classes: a larger confusion matrix has no numbers in its cells.
+MAX_BARS = 30  # Classes in a picture of bars.
 
 
 def decision_regions(path, panels, *, plane, unlabeled, labeled, note=''):
@@ -37,3 +49,138 @@ def decision_regions(path, panels, *, plane, unlabeled, labeled, note=''):
     axis.set_yticks([])
   drawing.supxlabel(note, fontsize=9)
   drawing.savefig(path)
+
+
+def short(text, length=16):
+  """A text that fits beside an axis: its first letters where it is long."""
+  text = str(text).encode('utf-8', 'replace').decode()
+  return text if len(text) <= length else text[:length - 1] + '\u2026'
+
+
+def _chart(title, width=WIDTH, height=HEIGHT):
+  """(figure, axes) in the report's looks."""
+  drawing = figure.Figure(figsize=(width, height), dpi=DPI, layout='constrained')
+  axes = drawing.subplots()
+  axes.set_title(title, fontsize=10, color=INK, loc='left', fontweight='bold', parse_math=False)
+  axes.tick_params(labelsize=8, colors=INK, length=2)
+  for side in axes.spines:
+    axes.spines[side].set_visible(side in ('left', 'bottom'))
+    axes.spines[side].set_color(INK)
+  axes.grid(color=GRID, linewidth=.6)
+  axes.set_axisbelow(True)
+  return drawing, axes
+
+
+def _png(drawing):
+  """The bytes of a figure."""
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph')  # A class's name in a script the font lacks.
+    file = io.BytesIO()
+    drawing.savefig(file, format='png')
+  return file.getvalue()
+
+
+def lines(title, series, *, percent=False, xlabel='step'):
+  """Curves: PNG bytes.
+
+  Args:
+    title: str.
+    series: {name: (x, y)}, lists of numbers of one length; up to six.
+    percent: whether y are fractions, to be shown in percent.
+    xlabel: str.
+  """
+  drawing, axes = _chart(title)
+  values = np.concatenate([np.asarray(y, float) for _, y in series.values()])
+  for (name, (x, y)), color, dashes in zip(series.items(), COLORS, DASHES):
+    axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.4, label=short(name, 40),
+              marker='o' if len(x) <= 12 else None, markersize=3)
+  finite = values[np.isfinite(values)]
+  # What falls over orders of magnitude is seen on a logarithmic axis.
+  if finite.size and finite.min() > 0 and not percent and finite.max() > 30 * finite.min():
+    axes.set_yscale('log')
+  if percent:
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=None))
+  axes.set_xlabel(xlabel, fontsize=8, color=INK)
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  drawing.legend(loc='outside lower left', ncols=2, fontsize=8, frameon=False, labelcolor=INK)
+  return _png(drawing)
+
+
+def confusion(matrix, names):
+  """The confusion matrix, coloured by shares of the true class: PNG bytes.
+
+  Args:
+    matrix: int `[C, C]`, rows: true classes.
+    names: C str.
+  """
+  matrix, count = np.asarray(matrix), len(names)
+  drawing, axes = _chart('Confusion matrix', height=WIDTH)
+  shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+  axes.imshow(shares, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
+  axes.grid(False)
+  axes.set_xlabel('predicted', fontsize=9, color=INK)
+  axes.set_ylabel('true', fontsize=9, color=INK)
+  if count > MAX_NUMBERED:
+    return _png(drawing)
+  labels = [short(name) for name in names]
+  turned = dict(rotation=45, ha='right', rotation_mode='anchor') if max(map(len, labels)) > 3 else {}
+  axes.set_xticks(range(count), labels, parse_math=False, **turned)
+  axes.set_yticks(range(count), labels, parse_math=False)
+  for row, column in zip(*np.nonzero(matrix)):
+    axes.text(column, row, matrix[row, column], ha='center', va='center', fontsize=8,
+              color='white' if shares[row, column] > .5 else INK)
+  return _png(drawing)
+
+
+def per_class(entries):
+  """Bars of each class's accuracy, of many classes the lowest: PNG bytes.
+
+  Args:
+    entries: `evaluate.details`' per_class.
+  """
+  known = [entry for entry in entries if entry['examples']]
+  title = 'Accuracy by class'
+  if len(known) > MAX_BARS:
+    known = sorted(known, key=lambda entry: entry['accuracy'])[:MAX_BARS]
+    title += f', the {MAX_BARS} lowest of {len(entries)}'
+  drawing, axes = _chart(title, height=max(HEIGHT, .6 + .23 * len(known)))
+  places = np.arange(len(known))
+  axes.barh(places, [entry['accuracy'] for entry in known], color=COLORS[0], height=.7)
+  for place, entry in zip(places, known):
+    inside = entry['accuracy'] > .3
+    axes.text(entry['accuracy'] + (-.01 if inside else .01), place,
+              f'{100 * entry["accuracy"]:.1f}% of {entry["examples"]}', va='center', fontsize=8,
+              ha='right' if inside else 'left', color='white' if inside else INK)
+  axes.set_yticks(places, [short(entry['class']) for entry in known], parse_math=False)
+  axes.invert_yaxis()
+  axes.set_xlim(0, 1)
+  axes.xaxis.set_major_formatter(ticker.PercentFormatter(1))
+  return _png(drawing)
+
+
+def reliability(calibration):
+  """Accuracy over confidence, and how many examples each bin has: PNG bytes.
+
+  Args:
+    calibration: `evaluate.calibration`'s result.
+  """
+  drawing, axes = _chart(f'Reliability, {calibration["num_bins"]} bins; calibration error '
+                         f'{100 * calibration["ece"]:.2f}%', height=WIDTH * .8)
+  bins = [entry for entry in calibration['bins'] if entry['examples']]
+  total = sum(entry['examples'] for entry in bins)
+  width = 1 / calibration['num_bins']
+  left = [entry['from'] for entry in bins]
+  axes.bar(left, [entry['accuracy'] for entry in bins], width, align='edge', color=COLORS[0],
+           edgecolor='white', label='accuracy')
+  axes.bar(left, [entry['examples'] / total for entry in bins], width * .35, align='edge',
+           color=COLORS[5], label='share of the examples')
+  axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle='--', label='as confident as right')
+  axes.plot([entry['confidence'] for entry in bins], [entry['accuracy'] for entry in bins], 'o',
+            color=COLORS[1], markersize=3, label='mean confidence')
+  axes.set_xlim(0, 1)
+  axes.set_ylim(0, 1.02)
+  axes.xaxis.set_major_formatter(ticker.PercentFormatter(1))
+  axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+  axes.set_xlabel('confidence', fontsize=8, color=INK)
+  drawing.legend(loc='outside lower left', ncols=2, fontsize=8, frameon=False, labelcolor=INK)
+  return _png(drawing)

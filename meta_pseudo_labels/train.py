@@ -1,4 +1,5 @@
 """The outer loop: phases (train, then finetune), evaluation, checkpoints, records, going on."""
+import contextlib
 import dataclasses
 import math
 import os
@@ -179,21 +180,26 @@ class Run:
     (None: the one that is reported)."""
     results, split = {}, split or self.reported
     for name, (model, average) in phase.models.items():
-      if (id(model), split) not in self._evaluators:
-        batch = self.config.eval_batch_size
-        with self.strategy.scope():
-          self._evaluators[id(model), split] = evaluate.Evaluator(
-              self.strategy, model,
-              lambda context: self.problem.eval_batches(
-                  split, batch_size=batch, replicas=self.replicas, context=context),
-              math.ceil(len(self.problem.evaluated[split]) / batch))
-      evaluator = self._evaluators[id(model), split]
-      if average is None:
-        results[name] = evaluator()
-      else:
-        with average.applied():
-          results[name] = evaluator()
+      with average.applied() if average else contextlib.nullcontext():
+        results[name] = self._evaluator(model, split)()
     return results
+
+  def outcomes(self, phase, name):
+    """evaluate.Outcomes of one of a phase's models now, on the split that is reported."""
+    model, average = phase.models[name]
+    with average.applied() if average else contextlib.nullcontext():
+      return self._evaluator(model, self.reported).outcomes()
+
+  def _evaluator(self, model, split):
+    if (id(model), split) not in self._evaluators:
+      batch = self.config.eval_batch_size
+      with self.strategy.scope():
+        self._evaluators[id(model), split] = evaluate.Evaluator(
+            self.strategy, model,
+            lambda context: self.problem.eval_batches(
+                split, batch_size=batch, replicas=self.replicas, context=context),
+            math.ceil(len(self.problem.evaluated[split]) / batch))
+    return self._evaluators[id(model), split]
 
   def train(self, first_phase=None):
     """Trains what is left of the phases, from `first_phase` (a name) on.

@@ -251,9 +251,7 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
      'lars'),
     ('--eval_split=train', '--eval_split=train: unknown value; use one of validation, test'),
     ('--task_mode=trian', "--task_mode=trian: unknown value (did you mean 'train'?); use one of "
-     'train, finetune, eval, eval_forever, export, predict, select, evals'),
-    ('--task_mode=report', '--task_mode=report: not there yet; use one of train, finetune, eval, '
-     'eval_forever, export, predict, select'),
+     'train, finetune, eval, eval_forever, export, predict, report, select, evals'),
     ('--baselines=uda,suprvised', "--baselines=uda,suprvised: unknown method 'suprvised' (did you "
      "mean 'supervised'?); use supervised, pseudo_labels, uda, mpl, mpl_without_uda, "
      'label_spreading'),

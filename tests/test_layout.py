@@ -16,9 +16,11 @@ ORDER = (
     'main convert',
     '',  # The package itself, which hands out the public names.
     'compare',
+    'report',
+    'curves',
     'train',
     'stopping',
-    'evaluate export predict select_images report progress pictures',
+    'evaluate export predict select_images progress pictures page samples',
     'checkpoints release_checkpoints',
     'checkpoint_files',
     'methods',
