@@ -124,8 +124,8 @@ def _what(run):
   devices = sorted({device.device_type for device in tf.config.list_logical_devices()})
   model = student(run)[0].models[student(run)[1]][0]
   per_class = np.bincount(problem.labeled[1], minlength=problem.num_classes)
-  # Of TensorFlow 2.15 it is a package of its own that tf.keras does not name.
-  keras = getattr(tf.keras, '__version__', None) or sys.modules['keras'].__version__
+  # Where tf.keras comes from; it does not tell its version itself.
+  keras = sys.modules.get('tf_keras') or sys.modules['keras']
   spread = f'{per_class.min()} to {per_class.max()} a class'
   facts = [
       ('data', f'{info.name}, {problem.num_classes} classes. License: {info.license}'),
@@ -135,7 +135,7 @@ def _what(run):
       ('network', f'{config.model_type}, {model.count_params():,} parameters'),
       ('devices', f'{", ".join(devices)}; {run.replicas} replica(s)'),
       ('versions', f'Python {platform.python_version()}, TensorFlow {tf.__version__}, '
-       f'Keras {keras}, NumPy {np.__version__}, {sys.platform}'),
+       f'Keras {keras.__version__}, NumPy {np.__version__}, {sys.platform}'),
       ('folder', os.path.abspath(config.output_dir)),
       ('this page', datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC'))]
   differing = [(page.tag('code', f'--{name}'), str(value), str(default))
