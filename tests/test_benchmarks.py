@@ -12,6 +12,7 @@ sys.path.insert(0, str(CHECKOUT / 'benchmarks'))
 # pylint: disable=wrong-import-position
 import augment
 import digits
+import predict as predict_benchmark
 import step_cost
 import study
 
@@ -120,6 +121,17 @@ def test_step_costs_are_ratios_to_the_first(capsys, monkeypatch):
   assert lines[1].split() == 'release 1.000 of release (1.000 to 1.000)'.split()
   assert lines[2].startswith('uda') and 0 < float(lines[2].split()[1])
   assert lines[3].startswith('uda+input') and 0 < float(lines[3].split()[1])
+
+
+def test_predict_is_a_ratio_to_the_bare_network(capsys):
+  predict_benchmark.main(['--images=30', '--rounds=1', '--model_type=mlp-8x1', '--image_size=8',
+                          '--eval_batch_size=8'])
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1].startswith('predict makes ') and 0 < float(lines[1].split()[2])
+  for argv, words in ((['--images=0'], '--images=0: must be'), (['--model_type=x'], '--model_type=x')):
+    with pytest.raises(SystemExit) as stop:
+      predict_benchmark.main(argv)
+    assert stop.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_augment_compares_the_views(capsys):

@@ -1,0 +1,114 @@
+"""What predict adds to the bare network: images a second from files to a CSV file, as a ratio.
+
+    python benchmarks/predict.py [--images=10000] [--model_type=wrn-28-2] [--image_size=32]
+        [--eval_batch_size=128] [--rounds=3]
+
+Small JPEG files are written to a temporary folder, and `predict.write` classifies them, reading,
+decoding and writing included. Its peer is the same network on one constant batch, as often. Both
+take turns, so that what else the machine does falls on both alike: read the ratio, and the spread of
+it over the rounds. On a machine that others use at the same time the second ratio says more, that of
+the CPU's own seconds: it is what the first one would be on cores that are never idle.
+"""
+import os
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+import numpy as np
+
+import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
+import tensorflow as tf
+
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import export
+from meta_pseudo_labels import methods
+from meta_pseudo_labels import predict
+from meta_pseudo_labels import progress
+from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import views
+from meta_pseudo_labels.errors import UserError
+
+
+def write_images(folder, count, size):
+  """Writes `count` JPEG files of size x size pixels, 500 different ones: their paths."""
+  random = np.random.RandomState(0)
+  different = [tf.io.encode_jpeg(random.randint(0, 256, [size, size, 3]).astype(np.uint8)).numpy()
+               for _ in range(min(count, 500))]
+  paths = [os.path.join(folder, f'{number:06d}.jpg') for number in range(count)]
+  for number, path in enumerate(paths):
+    with open(path, 'wb') as file:
+      file.write(different[number % len(different)])
+  return paths
+
+
+def parse(argv):
+  """(images, rounds, Config) of a command line. Raises UserError."""
+  own = {'images': 10000, 'rounds': 3}
+  rest = []
+  for argument in argv:
+    name, _, value = argument.lstrip('-').partition('=')
+    if name in own:
+      if not value.isdigit() or not int(value):
+        raise UserError(f'--{name}={value}: must be a whole number, 1 or more')
+      own[name] = int(value)
+    else:
+      rest.append(argument)
+  config = config_lib.parse(['predict', '--dataset_name=cifar10', '--output_dir=unused', *rest])
+  config_lib.validate(config)
+  return own['images'], own['rounds'], config
+
+
+def compare(config, count, rounds, folder):
+  """Prints a line a round, and the median ratio at last."""
+  size, info = config.image_size, datasets.info('cifar10')
+  paths = write_images(folder, count, size)
+  model = methods.build_model(config, 0, (size, size, 3), info.num_classes)
+  classifier = export.Classifier(model, views.PadCrop(mean=info.mean, std=info.std),
+                                 (size, size, 3), info.class_names)
+  batch_size = min(config.eval_batch_size, count)
+  batch = tf.zeros([batch_size, size, size, 3])
+  bare = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+
+  def write():
+    with open(os.devnull, 'w', encoding='utf-8') as nowhere:
+      predict.write(classifier, paths, os.path.join(folder, 'predictions.csv'), 'csv',
+                    batch_size=batch_size, progress=progress.Progress(nowhere))
+
+  def constant():
+    for _ in range(-(-count // batch_size)):
+      bare(batch).numpy()
+
+  def taken(function):
+    began = np.array([time.time(), time.process_time()])
+    function()
+    return np.array([time.time(), time.process_time()]) - began
+
+  write(), constant()  # Traced.
+  ratios = []
+  for number in range(rounds):
+    # The order changes, so that a machine that slows down harms neither.
+    order = (write, constant) if number % 2 else (constant, write)
+    seconds = {function: taken(function) for function in order}
+    ratios.append(seconds[constant] / seconds[write])
+    print(f'predict {count / seconds[write][0]:8.1f} images/s, the bare network on a constant batch '
+          f'{count / seconds[constant][0]:8.1f}: {ratios[-1][0]:.3f}; by CPU seconds '
+          f'{ratios[-1][1]:.3f}', flush=True)
+  for what, of in zip(('images/s', 'images per CPU second'), np.transpose(ratios)):
+    print(f'predict makes {np.median(of):.3f} of the bare network\'s {what} '
+          f'({of.min():.3f} to {of.max():.3f}), {config.model_type} at {size} pixels')
+
+
+def main(argv):
+  try:
+    count, rounds, config = parse(argv)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+  with tempfile.TemporaryDirectory() as folder:
+    compare(config, count, rounds, folder)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
