@@ -150,8 +150,41 @@ def test_an_older_export_is_replaced_and_tflite_and_warmup_come_with_it(run, dig
   np.testing.assert_allclose(tf.nn.softmax(logits), expected['ema'][:20], atol=1e-4)
   warmup = tmp_path / 'served' / 'assets.extra' / 'tf_serving_warmup_requests'
   record, = tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator()
-  # Field 6 (predict_log) holds field 1 (request); both lengths take two bytes here.
-  assert record[0] == 6 << 3 | 2 and b'image_bytes' in record and b'\x89PNG' in record
+  # tensorflow_serving/apis: PredictionLog.predict_log, PredictLog.request, then PredictRequest's
+  # model_spec (its name) and inputs, a map.
+  (predict_log,), = fields(record, 6)
+  (request,), = fields(predict_log, 1)
+  (model_spec,), (entry,) = fields(request, 1, 2)
+  assert fields(model_spec, 1) == [[b'default']]
+  (name,), (tensor,) = fields(entry, 1, 2)
+  assert name == b'image_bytes'
+  image, = tf.make_ndarray(type(tf.make_tensor_proto(0)).FromString(tensor))
+  loaded = tf.saved_model.load(str(tmp_path / 'served'))
+  found = loaded.signatures['serving_default'](image_bytes=tf.constant([image]))
+  assert found['classes'].shape == [1]
+
+
+def fields(message, *numbers):
+  """The values of a protocol buffer message whose fields all are of these numbers and hold bytes:
+  a list of bytes for each number."""
+  def varint():
+    nonlocal place
+    value = shift = 0
+    while True:
+      byte, place = message[place], place + 1
+      value |= (byte & 127) << shift
+      shift += 7
+      if byte < 128:
+        return value
+  place, found = 0, {number: [] for number in numbers}
+  while place < len(message):
+    key = varint()
+    assert key & 7 == 2
+    length = varint()
+    found[key >> 3].append(message[place:place + length])
+    assert len(found[key >> 3][-1]) == length
+    place += length
+  return list(found.values())
 
 
 def classifier(views, shape, model_type='wrn-10-1', num_classes=3):
