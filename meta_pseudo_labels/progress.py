@@ -121,6 +121,12 @@ class Records:
         raise
     self._waiting = []
 
+  def show(self, name, step, image, text):
+    """An image, uint8 `[H, W, C]`, and a line about it, for TensorBoard alone."""
+    with self._writers['train'].as_default():
+      tf.summary.image(name, image[None], step=step)
+      tf.summary.text(name, text, step=step)
+
   def flush(self):
     """Makes sure that all lines are in the file. Raises OSError.
 

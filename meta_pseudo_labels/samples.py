@@ -29,6 +29,12 @@ class Samples:
   source: str
 
 
+def grid(taken):
+  """One image uint8 `[2 S, N S, C]` of `Samples`: original views above augmented ones."""
+  return np.concatenate([np.concatenate(list(views), axis=1)
+                         for views in (taken.original, taken.augmented)])
+
+
 def pixels(views, inputs):
   """What a network sees, `[N, S, S, C]` normalized -> uint8, the other way around."""
   images = tf.cast(inputs, tf.float32) * tf.constant(views.std) + tf.constant(views.mean)

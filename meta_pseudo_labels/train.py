@@ -14,11 +14,14 @@ from meta_pseudo_labels import methods
 from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import progress as progress_lib
 from meta_pseudo_labels import release_checkpoints
+from meta_pseudo_labels import samples
 from meta_pseudo_labels import stopping
 from meta_pseudo_labels.errors import Failure
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.stopping import Interrupted
 
+# Evaluations between two pictures of views for TensorBoard; the last one of a phase has one, too.
+EVALUATIONS_PER_PICTURE = 5
 # A loop on the device returns to Python at least this often, to show progress and to be stopped.
 SECONDS_PER_LOOP = 2.
 
@@ -347,6 +350,7 @@ class Run:
     self.records.write('eval', phase.name, step, offset, {
         f'{name}/{measure}': value for name, measures in evaluation.items()
         for measure, value in measures.items()})
+    self._show_views(phase, step, offset)
     accuracy = evaluation.get('student', {}).get('top1', -1.)
     best = accuracy > float(self.best)
     if best:
@@ -355,6 +359,20 @@ class Run:
     self.progress.say(f'{phase.name} step {step}: {self.monitored} accuracy '
                       + percentages(evaluation))
     return evaluation
+
+  def _show_views(self, phase, step, offset):
+    """Some unlabeled images and their pseudo labels, for TensorBoard. One replica alone: they are
+    no reason for several to wait for each other."""
+    due = step == phase.num_steps or step // self.config.save_every % EVALUATIONS_PER_PICTURE == 0
+    if not due or not phase.uda_data or self.replicas > 1:
+      return
+    taken = samples.take(phase.method, self.problem, self.config.seed)
+    if taken is not None:
+      names = self.problem.info.class_names
+      labels = ', '.join(f'{names[label]} {100 * confidence:.0f}%' for label, confidence in zip(
+          taken.predicted, taken.confidence))
+      self.records.show('views', offset + step, samples.grid(taken), (
+          f'Original views above augmented ones; labels by {taken.source}: {labels}'))
 
 
 def require_checkpoint(run):

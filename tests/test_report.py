@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
 
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import curves
@@ -179,6 +180,20 @@ def test_outcomes_are_in_order_on_every_strategy(tmp_path):
     wrong = found.mistakes(3)
     assert (found.predicted[wrong] != test.labels[wrong]).all()
     assert found.confidence[wrong[0]] == found.confidence[~found.right].max()
+
+
+def test_tensorboard_gets_the_views(run):
+  images, texts = [], []
+  for path in (run / 'logs' / 'train').iterdir():
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+      for value in event_pb2.Event.FromString(record).summary.value:
+        if value.tag == 'views':
+          found = tf.make_ndarray(value.tensor)
+          (images if value.metadata.plugin_data.plugin_name == 'images' else texts).append(found)
+  (width, height, picture), = images  # At the end of the one phase that has views.
+  assert (width, height) == (b'96', b'16')  # Twelve pairs of 8 pixels.
+  assert tf.io.decode_png(picture).shape == (16, 96, 1)
+  assert b'labels by the teacher, on the augmented views: ' in texts[0].item()
 
 
 def test_calibration_by_hand():
