@@ -100,6 +100,7 @@ class ResizedCrop(Images):
   """
   size: int = 224
   eval_size: int = 224
+  flip: bool = True
 
   def plain(self, inputs):
     """The central crop: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
