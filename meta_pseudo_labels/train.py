@@ -20,7 +20,7 @@ from meta_pseudo_labels.errors import Failure
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.stopping import Interrupted
 
-# Evaluations between two pictures of views for TensorBoard; the last one of a phase has one, too.
+# Every so many evaluations TensorBoard gets a picture of views: they take the better part of a second.
 EVALUATIONS_PER_PICTURE = 5
 # A loop on the device returns to Python at least this often, to show progress and to be stopped.
 SECONDS_PER_LOOP = 2.
@@ -363,7 +363,7 @@ class Run:
   def _show_views(self, phase, step, offset):
     """Some unlabeled images and their pseudo labels, for TensorBoard. One replica alone: they are
     no reason for several to wait for each other."""
-    due = step == phase.num_steps or step // self.config.save_every % EVALUATIONS_PER_PICTURE == 0
+    due = step % (self.config.save_every * EVALUATIONS_PER_PICTURE) == 0
     if not due or not phase.uda_data or self.replicas > 1:
       return
     taken = samples.take(phase.method, self.problem, self.config.seed)

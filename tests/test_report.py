@@ -60,7 +60,9 @@ def read(folder):
 def fixture_run(tmp_path_factory):
   """The folder of a run on digits, with a name that HTML gives a meaning to."""
   folder = tmp_path_factory.mktemp('run') / '<b>"a" & b</b>'
-  assert main.run(['main', f'--output_dir={folder}', *TINY, *DIGITS]) == 0
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, 'EVALUATIONS_PER_PICTURE', 2)
+    assert main.run(['main', f'--output_dir={folder}', *TINY, *DIGITS]) == 0
   return folder
 
 
@@ -190,7 +192,7 @@ def test_tensorboard_gets_the_views(run):
         if value.tag == 'views':
           found = tf.make_ndarray(value.tensor)
           (images if value.metadata.plugin_data.plugin_name == 'images' else texts).append(found)
-  (width, height, picture), = images  # At the end of the one phase that has views.
+  (width, height, picture), = images  # At the second of two evaluations, of the one phase that has views.
   assert (width, height) == (b'96', b'16')  # Twelve pairs of 8 pixels.
   assert tf.io.decode_png(picture).shape == (16, 96, 1)
   assert b'labels by the teacher, on the augmented views: ' in texts[0].item()
