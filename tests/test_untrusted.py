@@ -34,10 +34,15 @@ def dangers(text):
   return found
 
 
+# After a lost worker main.py starts itself anew, by the interpreter and with the arguments that it had.
+ALLOWED = {'main.py': ['os.execv']}
+
+
 @pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')),
                          ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_runs_data(path):
-  assert dangers(path.read_text(encoding='utf-8')) == []
+  found = [what for _, what in dangers(path.read_text(encoding='utf-8'))]
+  assert found == ALLOWED.get(str(path.relative_to(PACKAGE)), [])
 
 
 @pytest.mark.parametrize('text', [
