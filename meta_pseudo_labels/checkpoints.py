@@ -42,8 +42,8 @@ def prepare_folder(config):
   try:
     run_folder.mark(folder)
     if os.path.isfile(path):
-      with open(path, encoding='utf-8') as file:
-        refuse_other_run(config_lib.from_json(file.read()), config)
+      with open(path, 'rb') as file:
+        refuse_other_run(config_lib.from_json(file.read(), path), config)
     write_text(path, config_lib.to_json(config))
   except OSError as error:
     raise run_folder.cannot_be_written(folder, error) from error
@@ -91,9 +91,9 @@ def read_json(path):
   if not os.path.isfile(path):
     return None
   try:
-    with open(path, encoding='utf-8') as file:
+    with open(path, 'rb') as file:
       return json.load(file)
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f'{path}: cannot be read as JSON; remove it, and it is written again') from error
 
 

@@ -9,8 +9,9 @@ import json
 import math
 import os
 import re
+import struct
 import sys
-from typing import List, Optional, Tuple
+from typing import List, Optional, Tuple, Union
 
 from absl import app
 from absl import flags
@@ -23,6 +24,7 @@ _BY_NAME = {flag.name: flag for flag in FLAG_TABLE}
 _RELEASE_CLASSES = {'imagenet': 1000, 'cifar100': 100, 'cifar10': 10}
 _TYPE_WORDS = {bool: 'true or false', int: 'a whole number in digits, such as 300000',
                float: 'a number', str: 'a text'}
+LARGEST = 2**31 - 1  # Of every whole number: TensorFlow counts many things in int32.
 
 _Fields = dataclasses.make_dataclass(
     '_Fields', frozen=True, fields=[
@@ -74,7 +76,7 @@ class Config(_Fields):
 
 def _split_name(dataset_name: Optional[str]) -> Tuple[str, Optional[int], str]:
   """'cifar10_4000_mpl' -> ('cifar10', 4000, 'mpl'); a missing part is None or ''."""
-  pattern = r'(.*?)(?:_(\d+))?(?:_(%s))?' % '|'.join(METHODS)
+  pattern = r'(.*?)(?:_([0-9]+))?(?:_(%s))?' % '|'.join(METHODS)
   name, count, method = re.fullmatch(pattern, (dataset_name or '').lower(), re.DOTALL).groups()
   return name, None if count is None else int(count), method or ''
 
@@ -127,7 +129,8 @@ def parse(argv: List[str], flag_values=flags.FLAGS) -> Config:
     rest = flag_values(_without_flagfiles(argv))[1:]
   except flags.UnrecognizedFlagError as error:
     name = '--' + error.flagname
-    known = suggest(name, ['--' + known for known in flag_values])
+    known = suggest(name, ['--' + known for known in flag_values
+                           if known not in _BY_NAME or not _BY_NAME[known].unread])
     raise UserError(f'{name}: unknown flag{known}; --helpfull lists all flags') from None
   except (flags.Error, ValueError) as error:
     raise UserError(_value_error_line(str(error))) from None
@@ -158,6 +161,8 @@ def _without_flagfiles(argv: List[str], base: str = '', inside: Tuple[str, ...] 
       continue
     value = match.group(1) if match.group(1) is not None else next(rest, '')
     path = os.path.join(base, os.path.expanduser(value))
+    if not value or '\0' in value:
+      raise UserError(f'--flagfile={value}: no path; give that of a file with one flag a line')
     try:
       with open(path, encoding='utf-8') as file:
         lines = [line.strip() for line in file]
@@ -234,37 +239,65 @@ def _required(config: Config) -> Tuple[str, ...]:
   return 'dataset_name', 'output_dir'
 
 
+def _has_type(flag: Flag, value) -> bool:
+  """Whether `value` has the flag's type, or is the None of a flag that is not given."""
+  if value is None:
+    return flag.default is None
+  accepted = (int, float) if flag.type is float else flag.type
+  return isinstance(value, accepted) and (flag.type is bool or not isinstance(value, bool))
+
+
 def _validate_value(flag: Flag, value) -> None:
   """Raises UserError unless `value` has the flag's type and satisfies its rule."""
-  if value is None and flag.default is None:
-    return
-  accepted = (int, float) if flag.type is float else flag.type
-  if not isinstance(value, accepted) or (isinstance(value, bool) and flag.type is not bool):
+  if not _has_type(flag, value):
     raise UserError(f'--{flag.name}={value}: must be {_TYPE_WORDS[flag.type]}')
+  if value is None:
+    return
   if flag.type is float and not math.isfinite(value):
     raise UserError(f'--{flag.name}={value}: must be a finite number')
-  if isinstance(flag.rule, Rule):
-    if not flag.rule.holds(value):
-      raise UserError(f'--{flag.name}={value}: must be {flag.rule.words}')
-  elif flag.rule and value not in flag.rule:
+  if flag.type is str and '\0' in value:
+    raise UserError(f'--{flag.name}={value}: must be without the character of code 0')
+  if isinstance(flag.rule, Rule) and not flag.rule.holds(value):
+    raise UserError(f'--{flag.name}={value}: must be {flag.rule.words}')
+  if flag.type is int and abs(value) > LARGEST:
+    raise UserError(f'--{flag.name}={value}: must be at most {LARGEST}')
+  if flag.type is float:
+    _validate_float32(flag, value)
+  if isinstance(flag.rule, tuple) and value not in flag.rule:
     raise UserError(f'--{flag.name}={value}: unknown value{suggest(value, flag.rule)}; use one of '
                     f'{_choices(flag.rule)}')
 
 
+def _validate_float32(flag: Flag, value) -> None:
+  """Raises UserError if the number breaks the flag's rule once it is a float32, as in training."""
+  try:
+    rounded, = struct.unpack('<f', struct.pack('<f', value))
+  except OverflowError:
+    raise UserError(f'--{flag.name}={value}: must be at most 3.4e38, the largest float32') from None
+  if flag.rule and not flag.rule.holds(rounded):
+    raise UserError(f'--{flag.name}={value}: must be {flag.rule.words}, but a float32 rounds it to '
+                    f'{rounded}')
+
+
 def _validate_model_type(model_type: str) -> None:
-  """Raises UserError unless the name follows one of the known patterns."""
+  """Raises UserError unless the name follows one of the known patterns, with sizes in reason."""
   names = ['wrn-28-2', 'wrn-28-10', 'wrn-28-large', 'resnet-50', 'mlp-8x2']
   names += ['efficientnet-' + variant for variant in EFFICIENTNETS]
-  wide = re.fullmatch(r'wrn-(\d+)-([1-9]\d*)', model_type)
+  wide = re.fullmatch(r'wrn-([0-9]+)-([1-9][0-9]*)', model_type)
+  mlp = re.fullmatch(r'mlp-([1-9][0-9]*)x([1-9][0-9]*)', model_type)
   if wide:
     depth = int(wide.group(1))
     if depth < 10 or depth % 6 != 4:
       raise UserError(f'--model_type={model_type}: the depth {depth} must be 6n+4, '
                       'such as 10, 16, 22, 28')
-  elif model_type not in names and not re.fullmatch(r'mlp-[1-9]\d*x[1-9]\d*', model_type):
+  elif model_type not in names and not mlp:
     raise UserError(f'--model_type={model_type}: unknown model{suggest(model_type, names)}; use '
                     'wrn-<depth>-<width>, wrn-28-large, resnet-50, efficientnet-<variant> or '
                     'mlp-<units>x<layers>')
+  for match, limits in ((wide, (1000, 100)), (mlp, (65536, 100))):
+    if match and any(int(size) > limit for size, limit in zip(match.groups(), limits)):
+      raise UserError(f'--model_type={model_type}: too large; the numbers go up to {limits[0]} and '
+                      f'{limits[1]}')
 
 
 def notes(config: Config) -> List[str]:
@@ -291,19 +324,24 @@ def to_json(config: Config) -> str:
   return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True) + '\n'
 
 
-def from_json(text: str) -> Config:
+def from_json(text: Union[str, bytes], where: str = 'hparams.json') -> Config:
   """The Config of an hparams.json; a field it does not name has its default. Not validated.
 
+  `where`: what an error calls it.
+
   Raises:
-    UserError: not a JSON object, or a name that is no flag.
+    UserError: not a JSON object, a name that is no flag, or a value of another type than its flag.
   """
   try:
     values = json.loads(text)
-  except ValueError as error:
-    raise UserError(f'hparams.json: not JSON ({error}); restore it or remove it') from None
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{where}: not JSON ({error}); restore it or remove it') from None
   if not isinstance(values, dict):
-    raise UserError(f'hparams.json: must hold a JSON object, holds a {type(values).__name__}')
+    raise UserError(f'{where}: must hold a JSON object, holds a {type(values).__name__}')
   for name in values:
     if name not in _BY_NAME:
-      raise UserError(f'hparams.json: unknown name {name!r}{suggest(name, _BY_NAME)}; remove it')
+      raise UserError(f'{where}: unknown name {name!r}{suggest(name, _BY_NAME)}; remove it')
+    if not _has_type(_BY_NAME[name], values[name]):
+      raise UserError(f'{where}: {name} is {values[name]!r}, but must be '
+                      f'{_TYPE_WORDS[_BY_NAME[name].type]}; restore it')
   return Config(**values)

@@ -60,7 +60,7 @@ def convert(output_dir, path):
     UserError: no run or no checkpoint there, or `path` cannot be written.
   """
   try:
-    with open(os.path.join(output_dir, 'hparams.json'), encoding='utf-8') as file:
+    with open(os.path.join(output_dir, 'hparams.json'), 'rb') as file:
       config = config_lib.from_json(file.read()).replace(
           output_dir=output_dir, load_checkpoint=None, mpl_teacher_checkpoint=None,
           mpl_student_checkpoint=None)

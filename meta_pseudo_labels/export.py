@@ -33,8 +33,8 @@ def as_trained(config):
   """
   path = os.path.join(config.output_dir, 'hparams.json')
   try:
-    with open(path, encoding='utf-8') as file:
-      trained = config_lib.from_json(file.read())
+    with open(path, 'rb') as file:
+      trained = config_lib.from_json(file.read(), path)
   except OSError as error:
     raise UserError(f'--output_dir={config.output_dir}: no run there (hparams.json: '
                     f'{error.strerror}), which --task_mode={config.task} needs; train '

@@ -32,6 +32,9 @@ FRACTION = Rule('between 0 and 1', lambda v: 0 <= v <= 1)
 BELOW_ONE = Rule('at least 0 and below 1', lambda v: 0 <= v < 1)
 CLASSES = Rule('2 or more', lambda v: v >= 2)
 SEED = Rule('between 0 and 2147483647', lambda v: 0 <= v < 2**31)
+# More is a slip of the keyboard, on which memory would run out instead of a message coming.
+PIXELS = Rule('between 1 and 2048', lambda v: 1 <= v <= 2048)
+FEW = Rule('between 0 and 1024', lambda v: 0 <= v <= 1024)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,7 @@ FLAG_TABLE = (
     Flag('model_type', str, 'wrn-28-2', 'Network of teacher and student: wrn-<depth 6n+4>-<width '
          'factor>, wrn-28-large, resnet-50, efficientnet-<bs, b0-b8, l2, b5-mpl, b6-mpl>, '
          'mlp-<units>x<hidden layers>.'),
-    Flag('image_size', int, 32, 'Height and width of the images, in pixels.', COUNT),
+    Flag('image_size', int, 32, 'Height and width of the images, in pixels.', PIXELS),
     Flag('num_classes', int, 10, 'Number of classes; the data set\'s own number replaces it.',
          CLASSES),
     Flag('train_batch_size', int, 128, 'Labeled examples in a step, over all replicas.', COUNT),
@@ -193,10 +196,9 @@ FLAG_TABLE = (
     Flag('seed', int, 0, 'Seed of weights, data order, augmentation and dropout.', SEED),
     Flag('strategy', str, 'auto', 'How to distribute over devices.', STRATEGIES),
     Flag('intra_op_threads', int, 0, 'CPU threads that one operation may use (0: as many as cores). '
-         'With 1, operations run beside each other instead: faster for small networks.',
-         NON_NEGATIVE),
+         'With 1, operations run beside each other instead: faster for small networks.', FEW),
     Flag('num_virtual_devices', int, 0, 'CPU devices to split the CPU into, for trying a strategy '
-         'without GPUs (0: leave it whole).', NON_NEGATIVE),
+         'without GPUs (0: leave it whole).', FEW),
     Flag('steps_per_loop', int, 100, 'Steps that run without returning to Python.', COUNT),
     Flag('jit_compile', bool, False, 'Compile the training step with XLA.'),
     Flag('deterministic', bool, False, 'Slower, bit-identical op order.'),

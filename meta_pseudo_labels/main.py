@@ -161,6 +161,12 @@ def _predict(config, progress):
                 progress=progress)
 
 
+def _in_one_line(error):
+  """A message as any terminal can show it: line ends and control characters, which a path or a
+  flag's value may have, as Python writes them (str)."""
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+
+
 def _run_task(config, progress):
   """Carries out a task on a problem and a strategy: train, finetune, eval, eval_forever, report."""
   if config.task == 'report':
@@ -231,10 +237,10 @@ def run(argv, restart=None):
     {'export': _export, 'predict': _predict, 'select': _select}.get(
         config.task, _run_task)(config, progress)
   except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
+    print(f'error: {_in_one_line(error)}', file=sys.stderr)
     return 2
   except Failure as error:
-    print(f'error: {error}', file=sys.stderr)
+    print(f'error: {_in_one_line(error)}', file=sys.stderr)
     return 1
   except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
     return _restart(config, argv, error, restart)

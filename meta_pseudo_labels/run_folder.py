@@ -14,7 +14,7 @@ LOCK = '.lock'
 # What runs write. A folder without a marker (older runs) is ours if it holds nothing else.
 OURS = ('.lock', 'ckpt_last', 'ckpt_best', 'logs', 'metrics.jsonl', 'hparams.json',
         'labeled_split.json', 'results.json', 'table.json', 'decision_regions.png', 'baselines',
-        'seed_*', 'eval_*.json', 'predictions.csv', 'predictions.jsonl', 'selected.json',
+        'seed_*', 'eval_*.json', 'eval_*.png', 'predictions.csv', 'predictions.jsonl', 'selected.json',
         'saved_model', 'report*', '*.tmp', '*.partial')
 
 

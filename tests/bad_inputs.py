@@ -48,6 +48,7 @@ def make(folder):
   (folder / 'itself.flags').write_text(f'--flagfile={folder}/itself.flags\n')
   (folder / 'image.flags').write_bytes(b'\xff\xd8\xff\xe0')
   (folder / 'wrong.flags').write_text('--lr\n{}\n')
+  (folder / 'deep.json').write_text('[' * 100000)
   (folder / 'other_selection.json').write_text(
       json.dumps({'dataset': 'digits', 'of': 5, 'positions': [1]}))
   (folder / 'empty').mkdir()
@@ -55,7 +56,8 @@ def make(folder):
   (folder / 'work' / 'thesis.tex').write_text('years of work')
   (folder / 'repository' / '.git').mkdir(parents=True)
   (folder / 'repository' / 'hparams.json').write_text('{}')
-  for name, text in (('bad_hparams', '{"seed": 5'), ('old_hparams', '{"sead": 5}')):
+  for name, text in (('bad_hparams', '{"seed": 5'), ('old_hparams', '{"sead": 5}'),
+                     ('list_hparams', '{"num_labeled": []}')):
     (folder / name).mkdir()
     (folder / name / 'hparams.json').write_text(text)
   _folders_of_images(folder)
@@ -89,6 +91,7 @@ def _folders_of_images(folder):
   images('bad_image', bad=b'no image')
   images('cut_image', cut=image[:40])
   images('bomb', bomb=bomb)
+  images('webp', webp=b'RIFF\x1a\0\0\0WEBPVP8L' + bytes(20))
   images('all_bad', count=0, bad=b'no image')
   (folder / 'all_bad' / 'labeled' / 'b' / 'good.png').write_bytes(image)
 
@@ -97,6 +100,7 @@ def _flat_files(folder):
   names = [f'{split}-{what}-ubyte' for split in ('train', 't10k')
            for what in ('images-idx3', 'labels-idx1')]
   for kind, content in (('wrong', b'no idx file at all'),
+                        ('negative', bytes([0, 0, 8, 3, *[255] * 8, 0, 0, 0, 28]) + bytes(28)),
                         ('short', bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28]))):
     (folder / f'idx_{kind}').mkdir()
     for name in names:

@@ -42,6 +42,16 @@ train
 --lr=-1
 --lr=nan
 --grad_bound=inf
+--lr=1e39
+--uda_temp=1e-320
+--ema_decay=.9999999999
+--num_train_steps=999999999999999999999999999999
+--image_size=100000
+--num_virtual_devices=100000
+--model_type=mlp-999999999x2
+--dataset_name=digits_४०
+--output_dir=DIR/a\0b
+--flagfile=
 --ema_decay=1
 --uda_temp=0
 --uda_threshold=1.5
@@ -81,7 +91,7 @@ SETTINGS = '''
 --num_validation=5000
 --eval_split=validation
 --select=validation
---select=best_on_test --num_validation=0 --dataset_name=npz --data_dir=DIR/no_test.npz --eval_split=test --num_labeled=4
+--num_validation=0 --dataset_name=npz --data_dir=DIR/no_test.npz --num_labeled=4
 --views=resized_crop
 --strategy=mirrored --train_batch_size=6 --eval_batch_size=8
 --strategy=mirrored --train_batch_size=8 --eval_batch_size=6
@@ -91,6 +101,7 @@ SETTINGS = '''
 --unlabeled_manifest=/no/such.json
 --unlabeled_manifest=DIR/wrong.flags
 --unlabeled_manifest=DIR/other_selection.json
+--unlabeled_manifest=DIR/deep.json
 --baselines=label_spreading --dataset_name=folder --data_dir=DIR/images --views=resized_crop
 '''
 FOLDERS = '''
@@ -104,11 +115,13 @@ FOLDERS = '''
 --dataset_name=folder --data_dir=DIR/bad_image
 --dataset_name=folder --data_dir=DIR/cut_image
 --dataset_name=folder --data_dir=DIR/bomb
+--dataset_name=folder --data_dir=DIR/webp
 --dataset_name=folder --data_dir=DIR/all_bad --skip_bad_images
 --dataset_name=folder --data_dir=DIR/images --num_labeled=1000
 --dataset_name=fashion_mnist --data_dir=DIR/idx_wrong
 --dataset_name=fashion_mnist --data_dir=DIR/idx_short
 --dataset_name=fashion_mnist --data_dir=DIR/idx_gzip
+--dataset_name=fashion_mnist --data_dir=DIR/idx_negative
 --dataset_name=cifar10 --data_dir=DIR/cifar_short
 --dataset_name=cifar10 --data_dir=DIR/cifar_part
 --dataset_name=imagenet_10_percent_mpl --data_dir=/no/such
@@ -125,6 +138,7 @@ FOLDER_FLAGS = '''
 --output_dir=DIR/images --dataset_name=folder --data_dir=DIR/images --reset_output_dir
 --output_dir=DIR/bad_hparams
 --output_dir=DIR/old_hparams
+--output_dir=DIR/list_hparams
 --task_mode=trian
 --task_mode=report
 --task_mode=eval
@@ -192,7 +206,7 @@ def section(capsys, folder, title, requests):
 
 
 def row(request, line, status):
-  escape = lambda text: text.replace('|', '\\|')
+  escape = lambda text: text.replace('|', '\\|').replace('\0', '\\0')
   return f'| `{escape(request)}` | {escape(line)} | {status} |'
 
 

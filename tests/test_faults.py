@@ -1,4 +1,5 @@
 """Faults put in on purpose: damaged checkpoints, full and lost disks, NaN, second writers."""
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import compare
 from meta_pseudo_labels import main
+from meta_pseudo_labels import progress
 from meta_pseudo_labels import run_folder
 from meta_pseudo_labels import stopping
 from meta_pseudo_labels import train
@@ -258,7 +260,8 @@ def poisoned(first, count):
 @pytest.mark.parametrize('method', ['supervised', 'mpl'])
 def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
   monkeypatch.setattr(problem_lib.Problem, 'train_batches', poisoned(3, 100))
-  flags = [f'--method={method}', '--max_nonfinite_steps=4', '--num_train_steps=50', '--mpl_feedback=soft']
+  flags = [f'--method={method}', '--max_nonfinite_steps=4', '--num_train_steps=50',
+           '--mpl_feedback=soft']
   assert main.run(tiny(tmp_path, *flags)) == 1
   line, _ = one_error_line(capsys)
   assert line.startswith('error: step 7 of train: the gradient was not finite in 4 steps in a row')
@@ -267,6 +270,34 @@ def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
   lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   # Steps 1 to 3 were whole; the first bad one is the fourth.
   assert [line['skipped_steps'] for line in lines if line['kind'] == 'train'] == [0, 0, 0, 1, 2, 3]
+
+
+def test_a_loop_on_the_device_ends_at_the_last_step_that_is_allowed(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(problem_lib.Problem, 'train_batches', poisoned(3, 1000))
+  flags = ['--max_nonfinite_steps=9', '--num_train_steps=500', '--log_every=500', '--save_every=500']
+  assert main.run(tiny(tmp_path, *flags)) == 1
+  line, _ = one_error_line(capsys)
+  assert line.startswith('error: step 12 of train: ') and 'checkpoint is not there yet' in line
+
+
+def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
+  """A disk that fills up in the middle of a line: later it is written once, and whole."""
+  class Half(io.FileIO):
+    """Writes half, as a full disk lets one."""
+
+    def write(self, text):
+      return super().write(text[:len(text) // 2])
+
+  records = progress.Records(str(tmp_path), 'test')
+  records.write('train', 'train', 1, 0, {'loss': 1.})
+  with monkeypatch.context() as patch:
+    patch.setattr(progress, 'open', lambda path, *args, **kwargs: Half(path, 'ab'), raising=False)
+    records.write('train', 'train', 2, 0, {'loss': 2.})
+    with pytest.raises(OSError, match='No space left'):
+      records.flush()
+  records.write('train', 'train', 3, 0, {'loss': 3.})
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 2, 3]
 
 
 def test_a_few_nan_steps_are_left_out_and_counted(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def _read_idx(folder, stem):
     raise UserError(f'{path} is not an IDX file of unsigned bytes in {rank} dimensions')
   shape = np.frombuffer(content, '>i4', count=rank, offset=4)
   values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
-  if len(values) != np.prod(shape, dtype=np.int64):
+  if shape.min() < 0 or len(values) != np.prod(shape, dtype=np.int64):
     raise UserError(f'{path} is damaged: its header says {shape.tolist()}, but {len(values)} bytes '
                     'follow: fetch it again')
   return values.reshape(shape)

@@ -6,9 +6,16 @@ Source: the release's data_utils.py for ImageNet (official-release.md, Data).
 import tensorflow as tf
 
 CHANNELS = 3
+HEADS = JPEG, PNG, GIF, BMP = b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM'
+NO_IMAGE = b'neither JPEG, PNG, GIF nor BMP'
 # A few bytes can claim any size, and decoding asks for the memory of all of it.
 MAX_PIXELS = 200_000_000
 TOO_LARGE = f'it has more than {MAX_PIXELS:,} pixels'
+
+
+def _starts(content, text):
+  """Whether a string scalar starts with some bytes: bool []."""
+  return tf.equal(tf.strings.substr(content, 0, len(text)), text)
 
 
 def _product(height, width):
@@ -29,9 +36,6 @@ def _claimed_pixels(encoded):
     powers = [256 ** (count - 1 - i if big_endian else i) for i in range(count)]
     return tf.reduce_sum(values[start:start + count] * tf.constant(powers, tf.int64))
 
-  def starts(text):
-    return tf.equal(tf.strings.substr(head, 0, len(text)), text)
-
   def of_jpeg():
     return tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64))
 
@@ -39,18 +43,24 @@ def _claimed_pixels(encoded):
     # A BMP's height may be negative: its rows begin at the top.
     height = number(22, 4)
     height = tf.minimum(height, 2 ** 32 - height)
-    return tf.where(starts(b'\x89PNG'), _product(number(16, 4, True), number(20, 4, True)),
-                    tf.where(starts(b'GIF8'), _product(number(6, 2), number(8, 2)),
-                             tf.where(starts(b'BM'), _product(number(18, 4), height), 0)))
+    return tf.where(_starts(head, PNG), _product(number(16, 4, True), number(20, 4, True)),
+                    tf.where(_starts(head, GIF), _product(number(6, 2), number(8, 2)),
+                             tf.where(_starts(head, BMP), _product(number(18, 4), height), 0)))
 
   return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_others)
 
 
 def _of_bearable_size(encoded):
-  """The image's bytes; raises tf.errors.InvalidArgumentError if it claims to be huge."""
+  """The image's bytes; NO_IMAGE for other kinds of file, some of which newer decoders would take.
+
+  Raises:
+    tf.errors.InvalidArgumentError: it claims to be huge.
+  """
   check = tf.debugging.Assert(_claimed_pixels(encoded) <= MAX_PIXELS, [TOO_LARGE])
   with tf.control_dependencies([] if check is None else [check]):
-    return tf.identity(encoded)
+    known = tf.reduce_any([_starts(encoded, text) for text in HEADS])
+    known |= tf.equal(tf.strings.length(encoded), 0)  # The decoder says it in better words.
+    return tf.cond(known, lambda: tf.identity(encoded), lambda: tf.constant(NO_IMAGE))
 
 
 def decode(encoded):

@@ -191,7 +191,11 @@ def _read(paths, size):
     (uint8 [N, size, size, 3], or None without a size; a list of N str: why an image cannot be
     read, or '').
   """
-  images = None if size is None else np.empty([len(paths), size, size, 3], np.uint8)
+  try:
+    images = None if size is None else np.empty([len(paths), size, size, 3], np.uint8)
+  except MemoryError as error:
+    raise UserError(f'--image_size={size}: {len(paths)} images of that size do not fit into memory; '
+                    'give a smaller one, or --views=resized_crop') from error
 
   def read(position):
     try:

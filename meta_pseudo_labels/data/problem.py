@@ -128,7 +128,11 @@ def _prepared(found, config):
     return dataclasses.replace(found, inputs=examples.held(inputs)) if config.cache else found
   if inputs.ndim != 4 or inputs.shape[1:3] == (size, size):
     return found
-  resized = np.empty((len(inputs), size, size, inputs.shape[3]), np.uint8)
+  try:
+    resized = np.empty((len(inputs), size, size, inputs.shape[3]), np.uint8)
+  except MemoryError as error:
+    raise UserError(f'--image_size={size}: {len(inputs)} images of that size do not fit into '
+                    'memory; give a smaller one') from error
   for first in range(0, len(inputs), 1000):  # In pieces: the results are float32 for a moment.
     resized[first:first + 1000] = stretched(inputs[first:first + 1000], size)
   return dataclasses.replace(found, inputs=resized)

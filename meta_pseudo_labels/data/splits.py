@@ -234,7 +234,7 @@ def read_selection(path, *, dataset, count, names=None):
     same = (found['dataset'], found['of']) == (dataset, count) and positions.ndim == 1
   except OSError as error:
     raise UserError(f'{where}: {error.strerror}; make it with --task_mode=select') from error
-  except (ValueError, KeyError, TypeError, OverflowError) as error:
+  except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
     raise UserError(f'{where}: not a list of examples; make it with --task_mode=select') from error
   same = same and positions.size and positions.min() >= 0 and positions.max() < count
   if same and names is not None:

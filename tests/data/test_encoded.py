@@ -191,6 +191,13 @@ def _claiming(kind, width, height):
   return bytes(content)
 
 
+@pytest.mark.parametrize('content', [b'\x89', b'RIFF\x1a\0\0\0WEBPVP8L', b'\xff\x0a', b'no image'])
+def test_other_kinds_of_file_are_not_decoded(content):
+  """Newer decoders take WebP and JPEG XL, whatever the suffix says; their sizes are not checked."""
+  with pytest.raises(tf.errors.InvalidArgumentError, match='Unknown image file format'):
+    encoded.decode(content)
+
+
 @pytest.mark.parametrize('kind', ['png', 'jpeg', 'gif', 'bmp'])
 def test_a_head_that_claims_a_huge_image_is_refused_before_it_is_decoded(kind):
   with pytest.raises(tf.errors.InvalidArgumentError) as caught:
