@@ -9,12 +9,13 @@ import tensorflow as tf
 from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import run_folder
+from meta_pseudo_labels import workers
 from meta_pseudo_labels.errors import UserError
 
 # Flags that may differ between a run and its continuation: they do not change what is computed.
 FREE = frozenset((
     'task_mode', 'output_dir', 'reset_output_dir', 'save_every', 'log_every', 'eval_batch_size',
-    'steps_per_loop', 'strategy', 'num_virtual_devices', 'intra_op_threads', 'keep_checkpoints',
+    'steps_per_loop', 'strategy', 'remat', 'num_virtual_devices', 'intra_op_threads', 'keep_checkpoints',
     'save_retry_seconds', 'max_nonfinite_steps', 'max_restarts',
     'baselines', 'num_seeds', 'eval_split', 'select_per_class', 'cache', 'data_dir',
     'dataset_service_address',
@@ -106,13 +107,22 @@ class Checkpoints:
   them into the operating system's cache does, and a checkpoint that is announced is there.
   """
 
-  def __init__(self, output_dir, keep, say=lambda line: None, **objects):
-    """`keep`: how many of the newest; `say`: told in a line of a damaged one; `objects`: trackable
-    things that determine the future."""
+  def __init__(self, output_dir, keep, say=lambda line: None, strategy=None, **objects):
+    """Prepares; nothing is read or written yet.
+
+    Args:
+      output_dir: str; a worker's own folder where there are several (workers.py): what it writes is
+        thrown away, since values that all replicas share take all workers to be read, and what it
+        restores is the chief's.
+      keep: int, how many of the newest.
+      say: function of a line, told of a damaged one.
+      strategy: tf.distribute.Strategy, or None.
+      **objects: trackable things that determine the future.
+    """
     self._checkpoint = tf.train.Checkpoint(**objects)
     self._output_dir = output_dir
     self._last, self._best = (os.path.join(output_dir, name) for name in ('ckpt_last', 'ckpt_best'))
-    self._keep, self._say = keep, say
+    self._keep, self._say, self._strategy = keep, say, strategy
 
   @property
   def newest(self):
@@ -167,7 +177,11 @@ class Checkpoints:
     return self._restore(self._best)
 
   def _restore(self, folder):
-    path = checkpoint_files.newest_whole(folder, self._say)
+    folder = workers.shared(folder)
+    found = workers.prepare(
+        self._strategy, lambda: checkpoint_files.newest_whole(folder, self._say))
+    number = workers.of_chief(self._strategy, int(found.rsplit('-', 1)[1]) if found else -1)
+    path = os.path.join(folder, f'ckpt-{number}') if number >= 0 else None
     if path:
       try:
         self._checkpoint.read(path).assert_existing_objects_matched().expect_partial()

@@ -60,26 +60,16 @@ def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master
       return _tpu_strategy(master, tpu_topology)
     except UserError as error:
       logging.warning('--use_tpu: %s', error)
+  # Before the devices are listed: several workers must be known before TensorFlow starts them.
+  if name == 'multi_worker' or (name == 'auto' and _workers() > 1):
+    return _multi_worker()
+  if name == 'tpu':
+    return _tpu_strategy(master, tpu_topology)
   gpus = tf.config.list_logical_devices('GPU')
-  cpus = tf.config.list_logical_devices('CPU')
-  if name == 'auto':
-    workers = json.loads(os.environ.get('TF_CONFIG') or '{}').get('cluster', {}).get('worker', [])
-    several = len(gpus) > 1 or len(cpus) > 1
-    name = 'multi_worker' if len(workers) > 1 else 'mirrored' if several else 'one_device'
-  if name == 'one_device':
-    return tf.distribute.OneDeviceStrategy((gpus or cpus)[0].name)
-  if name == 'mirrored':
-    return mirrored([device.name for device in gpus or cpus])
-  if name == 'multi_worker':
-    return tf.distribute.MultiWorkerMirroredStrategy()
-  return _tpu_strategy(master, tpu_topology)
-
-
-def is_chief(strategy):
-  """Whether this process is the one of several workers that writes what all of them share."""
-  resolver = strategy.cluster_resolver
-  return resolver is None or not resolver.task_type or (
-      resolver.task_type in ('chief', 'master') or resolver.task_id in (0, None))
+  devices = [device.name for device in gpus or tf.config.list_logical_devices('CPU')]
+  if name == 'mirrored' or (name == 'auto' and len(devices) > 1):
+    return mirrored(devices)
+  return tf.distribute.OneDeviceStrategy(devices[0])
 
 
 def mirrored(devices):
@@ -92,6 +82,32 @@ def mirrored(devices):
   on_cpu = all('CPU' in device for device in devices)
   return tf.distribute.MirroredStrategy(
       devices, cross_device_ops=tf.distribute.ReductionToOneDevice() if on_cpu else None)
+
+
+def _workers():
+  """How many workers the environment variable TF_CONFIG names: int.
+
+  Raises:
+    UserError: it is no cluster's description.
+  """
+  text = os.environ.get('TF_CONFIG') or '{}'
+  try:
+    cluster = json.loads(text).get('cluster', {})
+    return sum(len(cluster.get(kind, ())) for kind in ('chief', 'worker'))
+  except (ValueError, AttributeError, TypeError) as error:
+    raise UserError(f'TF_CONFIG={text}: must be JSON such as {{"cluster": {{"worker": ["host0:2222", '
+                    '"host1:2222"]}, "task": {"type": "worker", "index": 0}}') from error
+
+
+def _multi_worker():
+  if not _workers():
+    raise UserError('--strategy=multi_worker: the environment variable TF_CONFIG names no workers; '
+                    'set it on each of them, see docs/scaling.md')
+  try:
+    return tf.distribute.MultiWorkerMirroredStrategy()
+  except (ValueError, KeyError) as error:
+    raise UserError(f'TF_CONFIG={os.environ["TF_CONFIG"]}: TensorFlow refuses it '
+                    f'({str(error).strip().splitlines()[0]})') from error
 
 
 def _tpu_strategy(master, tpu_topology):
@@ -149,7 +165,8 @@ def datasets(strategy, dataset_fn):
   devices = strategy.extended.worker_devices
   if len(devices) == 1 and strategy.num_replicas_in_sync == 1 and 'CPU' in devices[0]:
     return dataset_fn(tf.distribute.InputContext())
-  return strategy.distribute_datasets_from_function(dataset_fn)
+  # Endless ones: of others several workers would take the last batch to be of unknown size.
+  return strategy.distribute_datasets_from_function(lambda context: dataset_fn(context).repeat())
 
 
 def sum_over_replicas(tensors):

@@ -201,6 +201,8 @@ FLAG_TABLE = (
          'without GPUs (0: leave it whole).', FEW),
     Flag('steps_per_loop', int, 100, 'Steps that run without returning to Python.', COUNT),
     Flag('jit_compile', bool, False, 'Compile the training step with XLA.'),
+    Flag('remat', bool, False, 'Keep less of the networks\' passes in memory and compute it again, '
+         'block by block: slower, same results.'),
     Flag('deterministic', bool, False, 'Slower, bit-identical op order.'),
     Flag('keep_checkpoints', int, 3, 'Newest checkpoints to keep, besides the best.', COUNT),
     Flag('save_retry_seconds', int, 300, 'Seconds to go on trying to save when the disk is full or '

@@ -23,6 +23,7 @@ from meta_pseudo_labels import report
 from meta_pseudo_labels import run_folder
 from meta_pseudo_labels import select_images
 from meta_pseudo_labels import train
+from meta_pseudo_labels import workers
 from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.errors import Failure
@@ -179,10 +180,15 @@ def _run_task(config, progress):
   problem = problem_lib.build(config, progress.say)
   notes = config_lib.notes(config)
   config = config.replace(num_classes=problem.num_classes)
-  writes = config.task in ('train', 'finetune') and distribute.is_chief(strategy)
-  with run_folder.lock(config.output_dir) if writes else contextlib.nullcontext():
+  with contextlib.ExitStack() as stack:
     if config.task in ('train', 'finetune'):
-      notes = [checkpoints.prepare_folder(config), *notes]
+      notes.insert(0, workers.prepare(strategy, lambda: _take_folder(config, stack)))
+    config = config.replace(
+        output_dir=stack.enter_context(workers.folder(strategy, config.output_dir)))
+    if not workers.is_chief(strategy):
+      progress.say('worker %d of %d, counted from 0: the chief, worker 0, tells the rest'
+                   % workers.number(strategy))
+      progress = progress_lib.Progress(stack.enter_context(open(os.devnull, 'w', encoding='utf-8')))
     for note in filter(None, notes):
       progress.say(note)
     progress.say(f'{config.method_name} {config.model_type} on {config.dataset}, '
@@ -190,6 +196,12 @@ def _run_task(config, progress):
     task = {'train': _train, 'finetune': _train, 'eval': _evaluate,
             'eval_forever': _evaluate_forever, 'report': _report}[config.task]
     task(config, problem, strategy, progress)
+
+
+def _take_folder(config, stack):
+  """Locks the output folder until the stack unwinds, and prepares it: the line about that, or ''."""
+  stack.enter_context(run_folder.lock(config.output_dir))
+  return checkpoints.prepare_folder(config)
 
 
 def restart_process(argv):

@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 import time
 
 import tensorflow as tf
@@ -16,6 +17,7 @@ from meta_pseudo_labels import progress as progress_lib
 from meta_pseudo_labels import release_checkpoints
 from meta_pseudo_labels import samples
 from meta_pseudo_labels import stopping
+from meta_pseudo_labels import workers
 from meta_pseudo_labels.errors import Failure
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.stopping import Interrupted
@@ -157,7 +159,7 @@ class Run:
     self.seconds = tf.Variable(0., trainable=False, name='seconds')
     self.identity = tf.Variable(problem.identity, trainable=False, name='identity')
     self.checkpoints = checkpoints.Checkpoints(
-        config.output_dir, config.keep_checkpoints, self.progress.say, phase=self.phase,
+        config.output_dir, config.keep_checkpoints, self.progress.say, strategy, phase=self.phase,
         best=self.best, seconds=self.seconds, identity=self.identity,
         **{phase.name: phase.method for phase in self.phases})
     self.restored = self.checkpoints.restore()
@@ -288,7 +290,8 @@ class Run:
       began = time.time()
       to_log = config.log_every - step % config.log_every
       to_save = config.save_every - step % config.save_every
-      num_steps = min(num_steps, to_log, to_save, phase.num_steps - step, config.steps_per_loop)
+      num_steps = workers.of_chief(self.strategy, min(
+          num_steps, to_log, to_save, phase.num_steps - step, config.steps_per_loop))
       logs = {name: float(value) for name, value in loop(
           iterator, tf.constant(num_steps), tf.constant(self.most_skipped, tf.int64)).items()}
       self._check_updates(phase, logs)
@@ -303,11 +306,12 @@ class Run:
         self._log(phase, step, offset, logs, evaluation)
       if step % config.save_every == 0 or step == phase.num_steps:
         evaluation = self._evaluate_and_save(phase, step, offset)
-      if self.signals.received:
+      if workers.summed(self.strategy, self.signals.received is not None):
         self._save(offset + step)
         self.progress.say(f'Stopped at step {step} of {phase.name}, saved; the same command '
                           'goes on from here')
-        raise Interrupted(self.signals.received)
+        # Another worker's signal, perhaps: one that is taken away stops them all.
+        raise Interrupted(self.signals.received or signal.SIGTERM)
     return evaluation
 
   @property

@@ -42,7 +42,7 @@ OURS = dict(
     method='', mpl_feedback='release', mpl_weight=1., num_labeled=None, label_seed=None,
     num_validation=None, eval_split='test', select='', views='', skip_bad_images=False, cache=False,
     unlabeled_manifest=None, select_per_class=1000, seed=0, data_dir=None, strategy='auto',
-    num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, finetune_steps=0, finetune_lr=1e-5,
+    num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, remat=False, finetune_steps=0, finetune_lr=1e-5,
     finetune_batch_size=512, baselines='', keep_checkpoints=3, save_retry_seconds=300,
     max_nonfinite_steps=10, max_restarts=3, augment_stddev=.1,
     jit_compile=False, deterministic=False, num_seeds=1, export_dir='', export_weights='ema',

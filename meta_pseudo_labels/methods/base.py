@@ -10,6 +10,7 @@ from meta_pseudo_labels import ema
 from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.models import layers
+from meta_pseudo_labels.models import remat as remat_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,21 @@ class Update:
   pullback: Callable
 
 
+class Passes:
+  """The training passes of models, as they are or rematerialized. Nothing that checkpoints hold."""
+
+  def __init__(self, remat):
+    self._remat, self._models = remat, {}
+
+  def prepare(self, model):
+    """Has to come before the model's first pass. Raises ValueError as `remat.boundaries` does."""
+    if self._remat:
+      self._models[id(model)] = remat_lib.Rematerialized(model)
+
+  def __call__(self, model, inputs):
+    return self._models[id(model)](inputs) if self._remat else model(inputs, training=True)
+
+
 class Method(tf.keras.Model):
   """Base of the training methods: a Keras model that trains a student.
 
@@ -34,7 +50,7 @@ class Method(tf.keras.Model):
   """
 
   def __init__(self, student, *, weight_decay=0., grad_bound=1e9, label_smoothing=0.,
-               ema_decay=0., ema_start=0, num_train_steps=1, seed=0, name=None):
+               ema_decay=0., ema_start=0, num_train_steps=1, seed=0, remat=False, name=None):
     """Wraps a built Keras classifier.
 
     Args:
@@ -45,10 +61,11 @@ class Method(tf.keras.Model):
       ema_decay, ema_start: of the student's moving average, see `ema.decay`.
       num_train_steps: the planned number of steps; only a logged mask depends on it.
       seed: int; with the step it determines every random draw.
+      remat: keep less of the networks' training passes and compute it again (models/remat.py).
       name: of this Keras model.
 
     Raises:
-      ValueError: the student has no weights yet.
+      ValueError: the student has no weights yet, or `remat` is not for it.
     """
     super().__init__(name=name)
     if not student.built:
@@ -59,6 +76,8 @@ class Method(tf.keras.Model):
     self.label_smoothing = label_smoothing
     self.num_train_steps = num_train_steps
     self.seed = seed
+    self._passes = Passes(remat)
+    self._passes.prepare(student)
     self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name='global_step',
                             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
     counter = lambda name: tf.Variable(
@@ -123,7 +142,7 @@ class Method(tf.keras.Model):
     inputs = inputs[0] if len(inputs) == 1 else tf.concat(inputs, axis=0)
     sections = [(f'{role}/{view}', size) for view, size in zip(views, sizes)]
     with layers.noise(rng.key(self.seed, self.step), sections):
-      logits = model(inputs, training=True)
+      logits = self._passes(model, inputs)
     if logits.dtype != tf.float64:
       logits = tf.cast(logits, tf.float32)
     return dict(zip(views, tf.split(logits, sizes)))

@@ -61,6 +61,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     if not teacher.built:
       raise ValueError(f'{teacher.name} has no weights yet: build it, or call it on one batch')
     self.teacher = teacher
+    self._passes.prepare(teacher)
     self.mpl_feedback = mpl_feedback
     self.mpl_weight = mpl_weight
     average = lambda name: tf.Variable(
@@ -134,6 +135,10 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     gradients = teacher_tape.gradient(
         [loss, log_probs], self.teacher.trainable_variables,
         output_gradients=[tf.ones_like(loss), teacher_feedback])
+    # Before the update: a rematerialized pass is made with the weights as they are then.
+    pulls = diagnostics.gradients(
+        teacher_tape, self.teacher.trainable_variables, feedback=(log_probs, teacher_feedback),
+        labeled=(out.cross_entropy_l, None), unlabeled=(loss_u, None))
     teacher_update = self.apply_update(self.teacher, self.teacher_optimizer, gradients)
     self.count_step(update, teacher_update)
 
@@ -148,11 +153,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
         {'cross_entropy/student_on_l': new, **rates,
          'grad_norm/student': update.norm, 'grad_norm/teacher': teacher_update.norm,
          'mpl/dot_product': h, 'mpl/moving_dot_product': self.moving_dot_product,
-         'mpl/dot_product_std': deviation, 'uda/weight': weight,
-         **diagnostics.gradients(
-             teacher_tape, self.teacher.trainable_variables, feedback=(
-                 log_probs, teacher_feedback), labeled=(out.cross_entropy_l, None),
-             unlabeled=(loss_u, None))})
+         'mpl/dot_product_std': deviation, 'uda/weight': weight, **pulls})
 
   def pseudo_labels(self, log_probs):
     """The student's targets `[n, C]`, constants, from the teacher's log probabilities."""

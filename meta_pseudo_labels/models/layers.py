@@ -14,6 +14,7 @@ import tensorflow as tf
 from meta_pseudo_labels import rng
 
 _NOISE = contextvars.ContextVar('noise', default=None)
+_AGAIN = contextvars.ContextVar('again', default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,23 @@ def noise(key, sections):
     yield source
   finally:
     _NOISE.reset(token)
+
+
+def current_noise():
+  """The surrounding `Noise`, or None."""
+  return _NOISE.get()
+
+
+@contextlib.contextmanager
+def again(source):
+  """Within it a pass is made a second time: with the noise of the first one, and without moving the
+  batch-norm averages. `source`: Noise, or None."""
+  noise_token, again_token = _NOISE.set(source), _AGAIN.set(True)
+  try:
+    yield
+  finally:
+    _NOISE.reset(noise_token)
+    _AGAIN.reset(again_token)
 
 
 def layer_seed(seed, name):
@@ -151,6 +169,36 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
   return normalized(inputs, gamma, beta)
 
 
+def leaky_relu(inputs, slope):
+  """max(x, slope * x) of any shape; slope in (0, 1).
+
+  Its gradient is taken by the output, which has the input's sign and which the next convolution
+  keeps anyway: the input, a tensor as large, can go.
+  """
+  @tf.custom_gradient
+  def activated(inputs):
+    outputs = tf.nn.leaky_relu(inputs, slope)
+    backward = lambda cotangent: tf.raw_ops.LeakyReluGrad(
+        gradients=cotangent, features=outputs, alpha=slope)
+    return outputs, backward
+
+  return activated(inputs)
+
+
+class LeakyReLU(tf.keras.layers.Layer):
+  """`leaky_relu` as a layer."""
+
+  def __init__(self, slope=.2, name=None, **kwargs):
+    super().__init__(name=name, **kwargs)
+    self.slope = slope
+
+  def call(self, inputs):
+    return leaky_relu(inputs, self.slope)
+
+  def get_config(self):
+    return {**super().get_config(), 'slope': self.slope}
+
+
 class BatchNorm(tf.keras.layers.Layer):
   """Batch normalization over `[N, H, W, C]`, statistics over the global batch.
 
@@ -221,6 +269,8 @@ class BatchNorm(tf.keras.layers.Layer):
     return tf.cast(values, inputs.dtype)
 
   def _move(self, average, statistic):
+    if _AGAIN.get():
+      return
     # A batch that is not finite changes no weights; here it would stay for good.
     moved = average + (1 - self.decay) * (tf.stop_gradient(statistic) - average)
     average.assign(tf.where(tf.math.is_finite(moved), moved, average))

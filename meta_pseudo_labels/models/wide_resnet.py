@@ -36,17 +36,17 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
 
   def norm_relu(x, path):
     x = layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon)(x)
-    return x, tf.keras.layers.LeakyReLU(.2, name=f'{path}/relu')(x)
+    return layers.LeakyReLU(.2, name=f'{path}/relu')(x)
 
   def block(x, filters, strides, path):
     changed = strides != 1 or x.shape[-1] != filters
-    normed, h = norm_relu(x, f'{path}/conv_3x3_1')
-    h = layers.conv2d(filters, 3, f'{path}/conv_3x3_1/conv2d', strides=strides, seed=seed)(h)
-    _, h = norm_relu(h, f'{path}/conv_3x3_2')
+    activated = norm_relu(x, f'{path}/conv_3x3_1')
+    h = layers.conv2d(filters, 3, f'{path}/conv_3x3_1/conv2d', strides=strides, seed=seed)(
+        activated)
+    h = norm_relu(h, f'{path}/conv_3x3_2')
     h = layers.conv2d(filters, 3, f'{path}/conv_3x3_2/conv2d', seed=seed)(h)
     if changed:
-      x = tf.keras.layers.LeakyReLU(.2, name=f'{path}/residual/relu')(normed)
-      x = layers.conv2d(filters, 1, f'{path}/residual/conv2d', strides=strides, seed=seed)(x)
+      x = layers.conv2d(filters, 1, f'{path}/residual/conv2d', strides=strides, seed=seed)(activated)
     return tf.keras.layers.Add(name=f'{path}/add')([h, x])
 
   images = tf.keras.Input(input_shape, name='images')
@@ -57,7 +57,7 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
       number += 1
       strides = 2 if group > 0 and index == 0 else 1
       x = block(x, filters, strides, f'{name}/block_{number}')
-  _, x = norm_relu(x, f'{name}/head')
+  x = norm_relu(x, f'{name}/head')
   x = tf.keras.layers.GlobalAveragePooling2D(name=f'{name}/head/pool')(x)
   x = layers.Dropout(dropout, name=f'{name}/head/dropout')(x)
   x = layers.dense(num_classes, f'{name}/head/dense', seed=seed)(x)

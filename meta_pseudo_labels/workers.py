@@ -1,0 +1,114 @@
+"""Several workers, one process each, that train in step (MultiWorkerMirroredStrategy).
+
+The chief writes the run's folder, and all workers go on from it: it must be one that they all see.
+What depends on a clock, a signal or a file is decided by all together or by the chief, so that
+no worker waits for a step that another one does not make.
+"""
+import contextlib
+import functools
+import os
+import tempfile
+
+import tensorflow as tf
+
+from meta_pseudo_labels.errors import UserError
+
+# In a worker's own folder: the one of the run, which the chief writes.
+SHARED = '.shared'
+
+
+def number(strategy):
+  """(this worker's index, how many there are): ints; (0, 1) unless there are several."""
+  resolver = strategy.cluster_resolver
+  if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
+    return 0, 1
+  workers = resolver.cluster_spec().as_dict()
+  chief = len(workers.get('chief', ()))
+  count = max(1, chief + len(workers.get('worker', ())))
+  return (resolver.task_id or 0) + (chief if resolver.task_type == 'worker' else 0), count
+
+
+def is_chief(strategy):
+  """Whether this process is the one of several workers that writes what all of them share."""
+  return number(strategy)[0] == 0
+
+
+def summed(strategy, value):
+  """The sum of all workers' values: int. Each worker waits here for the others."""
+  if number(strategy)[1] == 1:
+    return int(value)
+  return int(_sum(strategy)(tf.constant(value, tf.int64)))
+
+
+@functools.lru_cache(maxsize=None)
+def _sum(strategy):
+  """A traced function of one int64 scalar a worker to their sum."""
+  @tf.function(autograph=False)
+  def over_workers(value):
+
+    def share():
+      # Of a worker's replicas the first one speaks.
+      replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+      local = strategy.num_replicas_in_sync // number(strategy)[1]
+      return tf.where(replica % local == 0, value, tf.zeros_like(value))
+
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(share), axis=None)
+
+  return over_workers
+
+
+def of_chief(strategy, value):
+  """The chief's value: int, the same on all workers, which wait here for it."""
+  return summed(strategy, value if is_chief(strategy) else 0)
+
+
+@contextlib.contextmanager
+def folder(strategy, output_dir):
+  """Where this worker writes: `output_dir` itself for the chief, else a folder that goes at the end."""
+  if is_chief(strategy):
+    yield output_dir
+    return
+  with tempfile.TemporaryDirectory(prefix='meta_pseudo_labels_worker_') as own:
+    with open(os.path.join(own, SHARED), 'w', encoding='utf-8') as file:
+      file.write(os.path.abspath(output_dir) if '://' not in output_dir else output_dir)
+    yield own
+
+
+def shared(path):
+  """The path in the run's folder that one in a worker's own folder stands for; the chief's: itself."""
+  place, below = path, ''
+  while place != os.path.dirname(place):
+    marker = os.path.join(place, SHARED)
+    if os.path.isfile(marker):
+      with open(marker, encoding='utf-8') as file:
+        return os.path.join(file.read(), below) if below else file.read()
+    below = os.path.join(os.path.basename(place), below) if below else os.path.basename(place)
+    place = os.path.dirname(place)
+  return path
+
+
+def prepare(strategy, action):
+  """Lets the chief do something first; the others wait.
+
+  Args:
+    strategy: tf.distribute.Strategy.
+    action: function without arguments, which may raise UserError.
+
+  Returns:
+    What it returns, on the chief; None on the others.
+
+  Raises:
+    UserError: the chief's on the chief; on the others one that says to look there.
+  """
+  result = error = None
+  if is_chief(strategy):
+    try:
+      result = action()
+    except UserError as refusal:
+      error = refusal
+  failed = of_chief(strategy, error is not None)
+  if error is not None:
+    raise error
+  if failed:
+    raise UserError('the chief worker cannot start: its own output says why')
+  return result

@@ -1,0 +1,89 @@
+"""Rematerialized passes train what plain ones train, in every method and model."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import methods
+from meta_pseudo_labels import models
+from meta_pseudo_labels.models import remat
+
+CLASSES = 3
+
+
+def train(method, model_type, size, steps, **options):
+  """({log: value} of the last step, values of all variables) after some steps."""
+  config = config_lib.Config(
+      dataset_name='digits', output_dir='unused', method=method, model_type=model_type,
+      train_batch_size=4, uda_data=2, num_train_steps=10, dense_dropout_rate=.3, lr=.5,
+      mpl_student_lr=.5, mpl_teacher_lr=4., mpl_student_lr_wait_steps=0, num_warmup_steps=0,
+      mpl_student_lr_warmup_steps=0, mpl_teacher_lr_warmup_steps=0, uda_steps=0, uda_threshold=0.,
+      stochastic_depth_drop_rate=.5, ema_decay=.9, **options)
+  build = lambda number: methods.build_model(config, number, (size, size, 3), CLASSES)
+  student, teacher = build(1), build(0)
+  trained = methods.from_config(config, student, teacher)
+  draw = lambda count, step: tf.random.stateless_normal([count, size, size, 3], [count, step])
+  step = tf.function(trained.train_step, autograph=False)
+  for number in range(steps):
+    logs = step((draw(4, number), tf.range(4) % CLASSES, draw(8, number), draw(8, number + 100)))
+  return ({name: float(value) for name, value in logs.items()},
+          [v.numpy() for v in (*student.variables, *teacher.variables)])
+
+
+@pytest.mark.parametrize('method, feedback, model_type, size', [
+    ('supervised', 'release', 'wrn-10-1', 8),
+    ('uda', 'release', 'efficientnet-bs', 32),
+    ('pseudo_labels', 'release', 'mlp-8x2', 4),
+    ('mpl', 'release', 'wrn-10-1', 8),
+    ('mpl', 'soft', 'wrn-10-1', 8),
+])
+def test_remat_changes_no_result(method, feedback, model_type, size):
+  steps = 1 if model_type.startswith('efficientnet') else 2
+  logs, values = train(method, model_type, size, steps, mpl_feedback=feedback)
+  again_logs, again_values = train(method, model_type, size, steps, mpl_feedback=feedback,
+                                   remat=True)
+  for name, value in logs.items():
+    np.testing.assert_allclose(again_logs[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+  for value, again in zip(values, again_values, strict=True):
+    np.testing.assert_allclose(again, value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name, size, blocks', [
+    ('wrn-10-1', 8, ['stem', 'block_1', 'block_2', 'block_3', 'head']),
+    ('mlp-8x2', 4, ['hidden_1', 'hidden_2', 'head']),
+    ('efficientnet-bs', 32, ['stem', *(f'block_{number}' for number in range(16)), 'head']),
+])
+def test_boundaries_lie_between_blocks(name, size, blocks):
+  model = models.build(name, num_classes=CLASSES, input_shape=(size, size, 3))
+  ends = remat.boundaries(model)
+  assert [tensor.name.split('/')[1] for tensor in ends] == blocks
+
+
+def test_a_block_is_computed_again_after_the_cotangent_is_there():
+  """Each convolution of a block stands in the graph once more, behind a control dependency, without
+  which TensorFlow would merge the two."""
+  model = models.build('wrn-10-1', num_classes=CLASSES, input_shape=(8, 8, 3))
+  passes = {False: lambda x: model(x, training=True), True: remat.Rematerialized(model)}
+
+  def convolutions(again):
+    @tf.function(autograph=False)
+    def gradient(x):
+      with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(passes[again](x) ** 2)
+      return tape.gradient(loss, model.trainable_variables)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec([2, 8, 8, 3])).graph
+    return [op for op in graph.get_operations() if op.type == 'Conv2D'], graph
+
+  once, _ = convolutions(False)
+  twice, graph = convolutions(True)
+  assert len(twice) == 2 * len(once)
+  waiting = [op for op in graph.get_operations() if op.control_inputs and 'again' in op.name]
+  assert len(waiting) == len(remat.boundaries(model))
+
+
+def test_a_model_without_blocks_is_refused():
+  inputs = tf.keras.Input([4])
+  model = tf.keras.Model(inputs, tf.keras.layers.Dense(2)(inputs))
+  with pytest.raises(ValueError, match='not named by blocks'):
+    methods.Supervised(model, remat=True)

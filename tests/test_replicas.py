@@ -1,0 +1,84 @@
+"""N replicas equal one: losses and weights of every method, on devices and on worker processes."""
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_pseudo_labels import distribute
+import replicas
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(name='alone', scope='module')
+def fixture_alone():
+  """{kind: what one replica makes}."""
+  strategy = tf.distribute.OneDeviceStrategy('CPU:0')
+  return {kind: replicas.train(strategy, kind) for kind in replicas.KINDS}
+
+
+def assert_same(found, expected):
+  logs, values = found
+  expected_logs, expected_values = expected
+  assert set(logs) == set(expected_logs)
+  for name, value in logs.items():
+    np.testing.assert_allclose(value, expected_logs[name], rtol=1e-4, atol=1e-6, err_msg=name)
+  for value, other in zip(values, expected_values, strict=True):
+    np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('count', [2, 4])
+@pytest.mark.parametrize('kind', replicas.KINDS)
+def test_devices_train_what_one_trains(alone, kind, count):
+  strategy = distribute.mirrored([f'CPU:{index}' for index in range(count)])
+  assert_same(replicas.train(strategy, kind), alone[kind])
+
+
+def test_the_comparison_is_about_something(alone):
+  """The gradient is clipped, the student moves, and the feedbacks differ."""
+  for kind, (logs, _) in alone.items():
+    norm = logs['grad_norm/student' if kind in replicas.FEEDBACKS else 'loss/grad_norm']
+    assert (norm > .1).any(), kind
+    assert all(np.isfinite(value).all() for value in logs.values()), kind
+  weights = {kind: values[0] for kind, (_, values) in alone.items()}
+  for kind, other in (('soft', 'release'), ('sampled', 'sampled_dot'), ('soft', 'argmax')):
+    assert np.abs(weights[kind] - weights[other]).max() > 1e-4
+
+
+def free_ports(count):
+  """Ports of localhost that nobody listens at."""
+  sockets = [socket.socket() for _ in range(count)]
+  for one in sockets:
+    one.bind(('localhost', 0))
+  ports = [one.getsockname()[1] for one in sockets]
+  for one in sockets:
+    one.close()
+  return ports
+
+
+def start_workers(command, count=2):
+  """Processes that run a command as workers of one cluster on this machine, the chief first."""
+  cluster = {'worker': [f'localhost:{port}' for port in free_ports(count)]}
+  return [subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=CHECKOUT, env={
+          **os.environ, 'TF_CONFIG': json.dumps(
+              {'cluster': cluster, 'task': {'type': 'worker', 'index': index}})})
+          for index in range(count)]
+
+
+def test_worker_processes_train_what_one_trains(alone, tmp_path):
+  path = tmp_path / 'workers.npz'
+  processes = start_workers([sys.executable, 'tests/replicas.py', str(path)])
+  outputs = [process.communicate(timeout=900)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], outputs
+  with np.load(path) as arrays:
+    for kind, (logs, values) in alone.items():
+      found = ({name: arrays[f'{kind} log {name}'] for name in logs},
+               [arrays[f'{kind} variable {number}'] for number in range(len(values))])
+      assert_same(found, (logs, values))
