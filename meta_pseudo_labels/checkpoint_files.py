@@ -72,6 +72,7 @@ def reason(error):
   """Why something could not be read or written, in a few words: str."""
   if isinstance(error, tf.errors.OpError):
     # TensorFlow's messages say which operation of which graph, the path, and at last the reason.
-    text = re.sub(r'\{\{.*?\}\}|\[Op:.*', '', error.message).strip().splitlines()
+    text = error.message.replace('Graph execution error:', '')
+    text = re.sub(r'\{\{.*?\}\}|\[Op:.*', '', text).strip().splitlines()
     return text[0].rsplit('; ', 1)[-1].strip()[:200] if text else type(error).__name__
   return error.strerror or str(error)

@@ -213,7 +213,7 @@ def restart_process(argv):
 
 def _restart(config, argv, error, restart):
   """Restarts after a failure that passes by itself; 1 if it has done so too often."""
-  reason = f'{type(error).__name__}: {checkpoint_files.reason(error)}'
+  reason = f'{type(error).__name__}, as when another worker is gone ({checkpoint_files.reason(error)})'
   made = int(os.environ.get(RESTARTS, '0'))
   if restart is None or config.task not in ('train', 'finetune') or made >= config.max_restarts:
     print(f'error: {reason}; restarted {made} times (--max_restarts={config.max_restarts}); the same '

@@ -18,10 +18,13 @@ SHARED = '.shared'
 
 
 def number(strategy):
-  """(this worker's index, how many there are): ints; (0, 1) unless there are several."""
-  resolver = strategy.cluster_resolver
-  if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
+  """(this worker's index, how many there are): ints; (0, 1) unless there are several.
+
+  `strategy`: tf.distribute.Strategy, or None.
+  """
+  if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
     return 0, 1
+  resolver = strategy.cluster_resolver
   workers = resolver.cluster_spec().as_dict()
   chief = len(workers.get('chief', ()))
   count = max(1, chief + len(workers.get('worker', ())))

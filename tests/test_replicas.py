@@ -65,11 +65,22 @@ def free_ports(count):
 def start_workers(command, count=2):
   """Processes that run a command as workers of one cluster on this machine, the chief first."""
   cluster = {'worker': [f'localhost:{port}' for port in free_ports(count)]}
-  return [subprocess.Popen(
-      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=CHECKOUT, env={
-          **os.environ, 'TF_CONFIG': json.dumps(
-              {'cluster': cluster, 'task': {'type': 'worker', 'index': index}})})
+  return [start(command, json.dumps({'cluster': cluster, 'task': {'type': 'worker', 'index': index}}))
           for index in range(count)]
+
+
+def start(command, cluster):
+  """A process that runs a command with this TF_CONFIG."""
+  process = subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=CHECKOUT,
+      env={**os.environ, 'TF_CONFIG': cluster})
+  process.cluster = cluster
+  return process
+
+
+def start_again(process):
+  """One of `start_workers`' processes, from its beginning."""
+  return start(process.args, process.cluster)
 
 
 def test_worker_processes_train_what_one_trains(alone, tmp_path):
