@@ -66,14 +66,15 @@ name one that is, or unset PYTHON"
   case $VENV in /*) ;; *) VENV=$PWD/$VENV ;; esac
 }
 
-wanted_requirements() {  # wanted_requirements SYSTEM_VERSION: requirements.txt for this machine
+wanted_requirements() {  # wanted_requirements SYSTEM_VERSION: both files for this machine
+  local files=("$CHECKOUT/requirements.txt" "$CHECKOUT/requirements-test.txt")
   if [ -n "$1" ]; then  # the TensorFlow that is there stays, and tf-keras follows it
     sed -e "s/^tensorflow==[^ ;]*/tensorflow==$1/" \
-      -e "s/^tf-keras==[^ ;]*/tf-keras==${1%.*}.*/" "$CHECKOUT/requirements.txt"
+      -e "s/^tf-keras==[^ ;]*/tf-keras==${1%.*}.*/" "${files[@]}"
   elif command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-    sed -e 's/^tensorflow==/tensorflow[and-cuda]==/' "$CHECKOUT/requirements.txt"
+    sed -e 's/^tensorflow==/tensorflow[and-cuda]==/' "${files[@]}"
   else
-    cat "$CHECKOUT/requirements.txt"
+    cat "${files[@]}"
   fi
 }
 
@@ -112,7 +113,7 @@ set_up_environment() {
   fi
   wanted="# Python $version"$'\n'$(wanted_requirements "$system")
   if [ ! -e "$VENV/.requirements" ] || [ "$(<"$VENV/.requirements")" != "$wanted" ]; then
-    printf 'installing requirements.txt into %s (once; some minutes)\n' "$VENV" >&2
+    printf 'installing requirements.txt and requirements-test.txt into %s (once; some minutes)\n' "$VENV" >&2
     rm -f "$VENV/.requirements"
     printf '%s\n' "$wanted" >"$VENV/.requirements.wanted"
     "$PY" -m pip install --disable-pip-version-check -r "$VENV/.requirements.wanted" >&2 ||

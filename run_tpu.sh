@@ -11,8 +11,8 @@ usage: run_tpu.sh [FLAGFILE] [--dry_run] [--flag=value ...]
 
 Run it on a TPU VM whose image carries TensorFlow (tpu-vm-tf-2.15.1-pjrt; tpu-vm-tf-2.15.1-pod-pjrt
 on every host of a pod). It keeps that TensorFlow, which is built for TPUs, installs the rest of
-requirements.txt into .venv-tpu, and trains the recipe in FLAGFILE (flags/digits_mpl.flags if none
-is given) with --use_tpu --strategy=tpu.
+requirements.txt and requirements-test.txt into .venv-tpu, and trains the recipe in FLAGFILE
+(flags/digits_mpl.flags if none is given) with --use_tpu --strategy=tpu.
 
   run_tpu.sh flags/cifar10_4000_mpl.flags --data_dir=gs://bucket/data --output_dir=gs://bucket/run
   run_tpu.sh --dry_run                          print what would be done, and do nothing

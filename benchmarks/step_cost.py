@@ -5,8 +5,8 @@
 
 A constant batch, one device; a method written `release+input` is fed by the input pipeline instead:
 50,000 images in memory, shuffled, and both views of CIFAR's recipe made of each. The methods take
-turns in every round, so that what else the machine does falls on all alike. Absolute times mean nothing on a shared machine: read the ratios, and the
-spread of them over the rounds.
+turns in every round, so that what else the machine does falls on all alike. Absolute times mean
+nothing on a shared machine: read the ratios, and the spread of them over the rounds.
 """
 import os
 import sys

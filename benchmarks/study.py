@@ -11,8 +11,8 @@ is not run again. The table has each setting's mean accuracy over seeds, and its
 its control, paired by seed, with the 95 % interval of Student's t. The control is a student that
 is distilled from a UDA teacher in the same way, without any feedback: `MPL 0` (soft labels) for
 `soft`, `late`, `release` and the baselines, `sampled 0` (labels drawn from the teacher) for `sampled`
-and `sampled_dot`, `argmax 0`, `slow 0`, `patient 0` for theirs. What is measured is the student's average
-on the recipe's --eval_split after training, before any finetune.
+and `sampled_dot`, `argmax 0`, `slow 0`, `patient 0` for theirs. What is measured is the student's
+average on the recipe's --eval_split after training, before any finetune.
 
 A data set's name may end in what is done to its labeled examples, as many as before: `+noisy` gives a
 quarter of them a wrong label; `+imbalanced` draws five of six from the first half of the classes.

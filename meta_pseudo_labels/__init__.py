@@ -2,6 +2,8 @@
 import importlib.util
 import os
 
+__version__ = '0.1.0'  # pyproject.toml, CITATION.cff and CHANGELOG.md follow it.
+
 # TensorFlow 2.16 and later bring Keras 3 as tf.keras unless this is set before the import; the
 # methods here are Keras 2 models, which tf-keras carries on. Without tf-keras TensorFlow 2.15
 # must not see it: it would look for that package.

@@ -50,14 +50,16 @@ def make_images(root):
 def make_checkout(root):
   """A checkout whose environment is the one that these tests run in, taken for complete."""
   root.mkdir()
-  for name in ('environment.sh', 'run_gpu.sh', 'requirements.txt', 'flags', 'meta_pseudo_labels'):
+  requirements = ('requirements.txt', 'requirements-test.txt')
+  for name in ('environment.sh', 'run_gpu.sh', 'flags', 'meta_pseudo_labels', *requirements):
     (root / name).symlink_to(ROOT / name)
   (root / '.venv' / 'bin').mkdir(parents=True)
   python = root / '.venv' / 'bin' / 'python'
   python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
   python.chmod(0o755)
   (root / '.venv' / '.requirements').write_text(
-      '# Python %d.%d\n' % sys.version_info[:2] + (ROOT / 'requirements.txt').read_text())
+      '# Python %d.%d\n' % sys.version_info[:2]
+      + ''.join((ROOT / name).read_text() for name in requirements))
 
 
 def test_from_a_folder_of_images_to_predictions_by_the_readmes_commands(tmp_path):

@@ -205,7 +205,8 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
 
   actions = {'full': fill, 'read_only': read_only,
              'gone': lambda: folder.rename(disk / 'away')}
-  undo = {'full': lambda: filler.unlink(), 'read_only': lambda: subprocess.run(['umount', folder], check=True),
+  undo = {'full': lambda: filler.unlink(),
+          'read_only': lambda: subprocess.run(['umount', folder], check=True),
           'gone': lambda: (disk / 'away').rename(folder)}
   before_second_save(actions[fault])
   try:

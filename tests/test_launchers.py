@@ -32,6 +32,7 @@ def make_checkout(folder):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / name, folder / name)
   (folder / 'requirements.txt').write_text('# nothing\n')
+  (folder / 'requirements-test.txt').write_text('# nothing for tests\n')
   (folder / 'flags').mkdir()
   (folder / 'flags/digits_mpl.flags').write_text('--seed=1\n')
   (folder / 'meta_pseudo_labels').mkdir()
@@ -264,6 +265,7 @@ def test_tpu_keeps_the_systems_tensorflow(bare):
   assert 'include-system-site-packages = true' in (bare / '.venv-tpu/pyvenv.cfg').read_text()
   installed = (bare / '.venv-tpu/.requirements').read_text()
   assert 'tensorflow==2.15.1 ;' in installed and 'tf-keras==2.15.* ;' in installed
+  assert installed.endswith('\n# nothing for tests\n')
 
 
 @pytest.mark.parametrize('arguments, expected', [

@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Top to bottom. A module imports from lower lines only: those on one line are siblings and do
 # not import each other. A name without a file is a room not built yet.
 ORDER = (
+    '__main__',
     'main convert',
     '',  # The package itself, which hands out the public names.
     'compare',

@@ -192,7 +192,8 @@ def test_tensorboard_gets_the_views(run):
         if value.tag == 'views':
           found = tf.make_ndarray(value.tensor)
           (images if value.metadata.plugin_data.plugin_name == 'images' else texts).append(found)
-  (width, height, picture), = images  # At the second of two evaluations, of the one phase that has views.
+  # At the second of two evaluations, of the one phase that has views.
+  (width, height, picture), = images
   assert (width, height) == (b'96', b'16')  # Twelve pairs of 8 pixels.
   assert tf.io.decode_png(picture).shape == (16, 96, 1)
   assert b'labels by the teacher, on the augmented views: ' in texts[0].item()

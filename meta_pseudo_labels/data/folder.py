@@ -40,10 +40,10 @@ def load(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
 
   Returns:
     An `examples.Data`. Inputs are uint8 [N, image_size, image_size, 3], each
-    `encoded.fit(encoded.decode(...))`, or `examples.Files`. `train` has the labeled images, class by class, then the unlabeled ones
-    with label -1; within a class, and among those without, they are sorted by name. `validation`
-    and `test` are None without their folders. `class_names` are the names of the folders in
-    labeled/, sorted.
+    `encoded.fit(encoded.decode(...))`, or `examples.Files`. `train` has the labeled images, class
+    by class, then the unlabeled ones with label -1; within a class, and among those without, they
+    are sorted by name. `validation` and `test` are None without their folders. `class_names` are
+    the names of the folders in labeled/, sorted.
 
   Raises:
     UserError: a folder is missing or has no images, there are fewer than two classes or one that

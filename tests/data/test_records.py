@@ -126,7 +126,6 @@ def test_payloads_are_passed_over_unread(tmp_path):
     file.seek(length + 4, 1)
     file.write(record)
   found = records.index([path], IMAGE)
-  size = 16 + length + len(record)
   assert found.place.tolist() == [[length, 12], [len(record) - 16, length + 28]]
 
 
