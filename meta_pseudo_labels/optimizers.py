@@ -6,10 +6,16 @@ by the gradients, which the feedback needs (methods/feedback.py), is a plain Gra
 """
 import dataclasses
 import math
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import tensorflow as tf
 
 from meta_pseudo_labels import distribute
+
+# A learning rate: a number, or a function of the step (integer scalar) to one.
+Rate = Union[float, Callable[[tf.Tensor], tf.Tensor]]
+# A slot's values by the slot's name.
+Slots = Dict[str, List[tf.Tensor]]
 
 # A variable is a batch norm's (no weight decay) when its name has one of these (release).
 NORM_WORDS = ('batch_norm', 'batchnorm', 'bn', 'layer_norm', 'layernorm')
@@ -37,7 +43,7 @@ class LearningRate:
   num_decay_steps: int = 1
   decay_rate: float = 1.
 
-  def __call__(self, step):
+  def __call__(self, step: tf.Tensor) -> tf.Tensor:
     """The rate at `step` (integer scalar tensor): float32 scalar."""
     base = self.rate * self.batch_size / 256.
     s = tf.cast(step, tf.float32) - self.num_wait_steps
@@ -56,13 +62,14 @@ class LearningRate:
     return tf.where(s < 0., 0., rate)
 
 
-def add_weight_decay(gradients, values, names, weight_decay):
+def add_weight_decay(gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], names: Sequence[str],
+                     weight_decay: float) -> List[tf.Tensor]:
   """gradient + weight_decay * value, except for batch norms' variables (`NORM_WORDS`)."""
   return [g if any(word in name.lower() for word in NORM_WORDS) else g + weight_decay * v
           for g, v, name in zip(gradients, values, names)]
 
 
-def clip(gradients, grad_bound):
+def clip(gradients: Sequence[tf.Tensor], grad_bound: float) -> Tuple[List[tf.Tensor], tf.Tensor]:
   """(gradients scaled to a global norm of at most `grad_bound`, their norm before)."""
   # Kept off zero, where the square root has no derivative.
   norm = tf.sqrt(tf.maximum(tf.add_n([tf.reduce_sum(tf.square(g)) for g in gradients]), 1e-36))
@@ -76,13 +83,13 @@ class Optimizer(tf.Module):
   """Base of the optimizers: slots for the variables it was built with, and their update."""
   slot_starts = {}  # Slot name -> its initial value.
 
-  def __init__(self, learning_rate, name=None):
+  def __init__(self, learning_rate: Rate, name: Optional[str] = None):
     """`learning_rate`: float, or a function of the step (integer scalar) such as LearningRate."""
     super().__init__(name=name)
     self.learning_rate = learning_rate
     self.slots = None
 
-  def build(self, variables):
+  def build(self, variables: Sequence[tf.Variable]) -> None:
     """Makes the slots, once; under the strategy's scope."""
     if self.slots is None:
       self.names = [v.name for v in variables]
@@ -91,12 +98,12 @@ class Optimizer(tf.Module):
                              name=f'{v.name.split(":")[0]}/{slot}') for v in variables]
           for slot, start in self.slot_starts.items()}
 
-  def rate(self, step):
+  def rate(self, step: tf.Tensor) -> tf.Tensor:
     """The learning rate at `step`: float32 scalar."""
     rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
     return tf.cast(rate, tf.float32)
 
-  def slot_values(self):
+  def slot_values(self) -> Slots:
     """The slots' present values: {slot: list of tensors}."""
     return {slot: [tf.convert_to_tensor(v) for v in values] for slot, values in self.slots.items()}
 
@@ -104,7 +111,8 @@ class Optimizer(tf.Module):
     """One variable's step, pure: (new value, {slot: new value})."""
     raise NotImplementedError
 
-  def update(self, gradients, values, slots, step):
+  def update(self, gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], slots: Slots,
+             step: tf.Tensor) -> Tuple[List[tf.Tensor], Slots]:
     """The step of all variables, pure and differentiable.
 
     Args:
@@ -126,7 +134,7 @@ class Optimizer(tf.Module):
         new_slots[slot].append(tensor)
     return new_values, new_slots
 
-  def assign_slots(self, new_slots):
+  def assign_slots(self, new_slots: Slots) -> None:
     """Stores what `update` returned; on all replicas alike."""
     for slot, tensors in new_slots.items():
       distribute.assign(self.slots[slot], tensors)
@@ -144,7 +152,8 @@ class Momentum(Optimizer):
   outside of the accumulator."""
   slot_starts = {'momentum': 0.}
 
-  def __init__(self, learning_rate, momentum=.9, nesterov=True, rate_inside=False, name=None):
+  def __init__(self, learning_rate: Rate, momentum: float = .9, nesterov: bool = True,
+               rate_inside: bool = False, name: Optional[str] = None):
     """`rate_inside`: Keras' way, where the accumulator holds gradients times their rates."""
     super().__init__(learning_rate, name)
     self.momentum = momentum
@@ -164,7 +173,8 @@ class RMSProp(Optimizer):
   w <- w - m."""
   slot_starts = {'rms': 1., 'momentum': 0.}
 
-  def __init__(self, learning_rate, rho=.9, momentum=.9, epsilon=1e-3, name=None):
+  def __init__(self, learning_rate: Rate, rho: float = .9, momentum: float = .9, epsilon: float = 1e-3,
+               name: Optional[str] = None):
     super().__init__(learning_rate, name)
     self.rho = rho
     self.momentum = momentum
@@ -187,7 +197,8 @@ class LARS(Optimizer):
   slot_starts = {'momentum': 0.}
   skip = ('batch_norm', 'batchnorm', 'gamma', 'beta', 'bias')
 
-  def __init__(self, learning_rate, momentum=.9, weight_decay=1e-4, eeta=1e-3, name=None):
+  def __init__(self, learning_rate: Rate, momentum: float = .9, weight_decay: float = 1e-4,
+               eeta: float = 1e-3, name: Optional[str] = None):
     super().__init__(learning_rate, name)
     self.momentum = momentum
     self.weight_decay = weight_decay
@@ -208,7 +219,8 @@ class Adam(Optimizer):
   """Adam (Kingma and Ba 2015) with bias correction, epsilon outside of the root as in Keras."""
   slot_starts = {'m': 0., 'v': 0.}
 
-  def __init__(self, learning_rate, beta_1=.9, beta_2=.999, epsilon=1e-7, name=None):
+  def __init__(self, learning_rate: Rate, beta_1: float = .9, beta_2: float = .999,
+               epsilon: float = 1e-7, name: Optional[str] = None):
     super().__init__(learning_rate, name)
     self.beta_1 = beta_1
     self.beta_2 = beta_2
@@ -224,7 +236,7 @@ class Adam(Optimizer):
     return value - rate * m / (root + self.epsilon), {'m': m, 'v': v}
 
 
-def get(optimizer):
+def get(optimizer: Any) -> Optimizer:
   """One of ours, as it is, or ours in the place of a Keras SGD or Adam.
 
   A Keras optimizer's learning rate stays the Keras optimizer's: its schedule, or its variable,
@@ -259,8 +271,8 @@ def get(optimizer):
   raise TypeError(f'{kind}: use meta_pseudo_labels.optimizers or a Keras SGD or Adam')
 
 
-def build(optim_type, learning_rate, *, rmsprop_rho=.9, rmsprop_momentum=.9, rmsprop_epsilon=1e-3,
-          weight_decay=0.):
+def build(optim_type: str, learning_rate: Rate, *, rmsprop_rho: float = .9, rmsprop_momentum: float = .9,
+          rmsprop_epsilon: float = 1e-3, weight_decay: float = 0.) -> Optimizer:
   """An optimizer by `--optim_type`: sgd, momentum (.9, Nesterov), rmsprop or lars.
 
   Raises:

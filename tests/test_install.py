@@ -1,4 +1,5 @@
 """The project as pip installs it, far from the checkout: a wheel, its command, its version; and ruff."""
+import inspect
 import os
 import pathlib
 import re
@@ -13,7 +14,8 @@ import pytest
 import meta_pseudo_labels
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SOURCES = ('pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'requirements.txt', 'requirements-test.txt')
+SOURCES = ('pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'requirements.txt',
+           'requirements-test.txt')
 
 
 def run(*command, cwd, **changes):
@@ -124,3 +126,21 @@ def test_ruff_has_nothing_to_say():
     pytest.skip('ruff is not installed: requirements-test.txt has it')
   result = run(found, 'check', '--no-cache', '--output-format=concise', '.', cwd=ROOT)
   assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_what_the_package_exports_says_its_types():
+  """py.typed promises them: of every argument, wherever among the parents a constructor stands."""
+  optimizers = meta_pseudo_labels.optimizers
+  functions = [optimizers.build, optimizers.get, optimizers.LearningRate.__call__]
+  for class_ in (meta_pseudo_labels.MetaPseudoLabels, meta_pseudo_labels.PseudoLabels,
+                 meta_pseudo_labels.UDA, meta_pseudo_labels.Supervised, optimizers.SGD,
+                 optimizers.Momentum, optimizers.RMSProp,
+                 optimizers.LARS, optimizers.Adam):
+    functions += [getattr(parent, name) for parent in class_.__mro__
+                  for name in ('__init__', 'compile', 'build', 'update') if name in vars(parent)
+                  and parent.__module__.startswith('meta_pseudo_labels')]
+  assert len(functions) > 15
+  untyped = {f'{function.__qualname__}: {name}' for function in functions
+             for name, argument in inspect.signature(function).parameters.items()
+             if name != 'self' and argument.annotation is argument.empty}
+  assert not untyped

@@ -1,7 +1,7 @@
 """What every method shares: the student and its average, a forward pass, one update, the logs."""
 import contextlib
 import dataclasses
-from typing import Callable
+from typing import Any, Callable, Optional
 
 import tensorflow as tf
 
@@ -49,8 +49,10 @@ class Method(tf.keras.Model):
   GLOBAL batch, so that sums over replicas are the global values.
   """
 
-  def __init__(self, student, *, weight_decay=0., grad_bound=1e9, label_smoothing=0.,
-               ema_decay=0., ema_start=0, num_train_steps=1, seed=0, remat=False, name=None):
+  def __init__(self, student: tf.keras.Model, *, weight_decay: float = 0., grad_bound: float = 1e9,
+               label_smoothing: float = 0., ema_decay: float = 0., ema_start: int = 0,
+               num_train_steps: int = 1, seed: int = 0, remat: bool = False,
+               name: Optional[str] = None):
     """Wraps a built Keras classifier.
 
     Args:
@@ -88,7 +90,7 @@ class Method(tf.keras.Model):
     self.average = ema.MovingAverage(student.variables, ema_decay, ema_start)
     self.accuracy = tf.keras.metrics.SparseCategoricalAccuracy(name='accuracy')
 
-  def compile(self, student_optimizer='momentum', **kwargs):
+  def compile(self, student_optimizer: Any = 'momentum', **kwargs: Any) -> None:
     """Keras' compile with the student's optimizer: one of `optimizers`, or a Keras SGD or Adam.
 
     Raises:

@@ -1,6 +1,6 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021): the teacher learns from the student's progress."""
 import dataclasses
-from typing import Callable
+from typing import Any, Callable, Union
 
 import tensorflow as tf
 
@@ -41,7 +41,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
   teacher's pseudo labels on the augmented views alone. `student` is the classifier to keep.
   """
 
-  def __init__(self, teacher, student, *, mpl_feedback='soft', mpl_weight=1., **kwargs):
+  def __init__(self, teacher: tf.keras.Model, student: tf.keras.Model, *, mpl_feedback: str = 'soft',
+               mpl_weight: Union[float, Callable[[tf.Tensor], tf.Tensor]] = 1., **kwargs: Any):
     """Wraps two built Keras classifiers of the same classes.
 
     Args:
@@ -69,7 +70,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.moving_dot_product = average('moving_dot_product')
     self.moving_dot_product_square = average('moving_dot_product_square')
 
-  def compile(self, teacher_optimizer='momentum', student_optimizer='momentum', **kwargs):
+  def compile(self, teacher_optimizer: Any = 'momentum', student_optimizer: Any = 'momentum',
+              **kwargs: Any) -> None:
     """Keras' compile with both optimizers: of `optimizers`, or Keras' SGD or Adam.
 
     Raises:

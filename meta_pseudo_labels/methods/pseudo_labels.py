@@ -1,4 +1,6 @@
 """Pseudo labels (Lee 2013; paper section 2): a teacher trained first, then fixed."""
+from typing import Any
+
 import tensorflow as tf
 
 from meta_pseudo_labels import losses
@@ -8,7 +10,8 @@ from meta_pseudo_labels.methods import base
 class PseudoLabels(base.Method):
   """A student trained on labeled examples and on the hard labels of a fixed teacher."""
 
-  def __init__(self, student, teacher, *, pseudo_weight=1., **kwargs):
+  def __init__(self, student: tf.keras.Model, teacher: tf.keras.Model, *, pseudo_weight: float = 1.,
+               **kwargs: Any):
     """As `Method`, and:
 
     Args:

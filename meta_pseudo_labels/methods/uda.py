@@ -1,5 +1,6 @@
 """Unsupervised data augmentation (Xie et al. 2020; release: UDA), alone and as MPL's teacher."""
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
@@ -28,8 +29,8 @@ class Pass:
 class ConsistencyMethod(base.Method):
   """A method with UDA's losses: the settings and the pass that UDA and MPL share."""
 
-  def __init__(self, student, *, uda_temp=.75, uda_threshold=.6, uda_weight=1., uda_steps=1,
-               **kwargs):
+  def __init__(self, student: tf.keras.Model, *, uda_temp: float = .75, uda_threshold: float = .6,
+               uda_weight: float = 1., uda_steps: int = 1, **kwargs: Any):
     """As `Method`, and:
 
     Args:
