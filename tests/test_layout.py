@@ -57,6 +57,23 @@ MAY_READ_FLAGS = ('main', 'config')
 MAY_IMPORT_CONFIG = ('main', 'convert', 'train', 'evaluate', 'export', 'report', 'checkpoints')
 
 
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60  # From `def` to the last line, docstring and inner functions included.
+
+
+def too_long(name, text):
+  """One line for a file that is too long and for each such function in it."""
+  lines = []
+  if len(text.splitlines()) > MAX_FILE_LINES:
+    lines.append(f'{name}: {len(text.splitlines())} lines')
+  for node in ast.walk(ast.parse(text, filename=name)):
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+      length = node.end_lineno - node.lineno + 1
+      if length > MAX_FUNCTION_LINES:
+        lines.append(f'{name}: {node.name} has {length} lines')
+  return lines
+
+
 def read_modules(root):
   """{module name within the package: ast} of every file under `root`/PACKAGE."""
   folder = root / PACKAGE
@@ -159,6 +176,22 @@ def test_flags_stop_at_config(modules):
 def test_config_stays_at_the_top(modules):
   users = [name for name, targets in dependencies(modules).items() if 'config' in targets]
   assert [name for name in users if name not in MAY_IMPORT_CONFIG] == []
+
+
+def test_files_and_functions_are_short():
+  paths = [path for folder in (PACKAGE, 'tests', 'benchmarks') for path in (ROOT / folder).rglob('*.py')]
+  assert len(paths) > 80
+  assert [line for path in sorted(paths)
+          for line in too_long(str(path.relative_to(ROOT)), path.read_text(encoding='utf-8'))] == []
+
+
+def test_what_is_too_long_is_seen():
+  body = '  x = 1\n' * 59
+  assert too_long('a.py', f'def f():\n{body}\n' * 6) == []
+  assert too_long('a.py', f'def f():\n{body}  x = 2\n') == ['a.py: f has 61 lines']
+  assert too_long('a.py', 'class C:\n  async def g(self):\n    def h():\n' + '      x = 1\n' * 60) == [
+      'a.py: g has 62 lines', 'a.py: h has 61 lines']
+  assert too_long('a.py', 'x = 1\n' * 401) == ['a.py: 401 lines']
 
 
 def test_config_needs_no_tensorflow(modules):

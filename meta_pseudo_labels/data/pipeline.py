@@ -65,6 +65,16 @@ def _in_parallel(elements, function, prefetched):
           prefetched).with_options(options)
 
 
+def _made(steps, replicas_of, batch, local_replicas, service_address):
+  """What `batch` makes of each replica's share of the steps, here or by a tf.data service."""
+  if not service_address:
+    return _in_parallel(steps.flat_map(replicas_of), batch, 2 * local_replicas)
+  # All replicas' shares of a step come from one worker, together.
+  shares = _in_parallel(service.one_worker_s(steps).flat_map(replicas_of), batch, local_replicas)
+  return service.made_by(service_address, shares.batch(local_replicas)).unbatch().prefetch(
+      2 * local_replicas)
+
+
 def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, seed, truth=None,
                   start_step=0, replicas=1, first_replica=0, local_replicas=None,
                   service_address=None):
@@ -99,11 +109,6 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
   with tf.device('CPU:0'):
     labels = tf.constant(labels, tf.int32)
     truth = None if truth is None else tf.constant(truth, tf.int32)
-  orders = [order(len(labels), seed, 'order/labeled', batch_size, start_step)]
-  if unlabeled is not None:
-    orders.append(order(len(unlabeled), seed, 'order/unlabeled', batch_size * uda_data,
-                        start_step))
-  steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
 
   def replicas_of(step, *chosen):
     numbers = tf.data.Dataset.range(first_replica, first_replica + local_replicas)
@@ -124,13 +129,12 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     result += views.unlabeled(read_unlabeled(chosen), key, offset, batch_size * uda_data)
     return result if truth is None else (*result, tf.gather(truth, chosen))
 
-  steps = tf.data.Dataset.zip((steps, *orders))
-  if not service_address:
-    return _in_parallel(steps.flat_map(replicas_of), batch, 2 * local_replicas)
-  # All replicas' shares of a step come from one worker, together.
-  shares = _in_parallel(service.one_worker_s(steps).flat_map(replicas_of), batch, local_replicas)
-  return service.made_by(service_address, shares.batch(local_replicas)).unbatch().prefetch(
-      2 * local_replicas)
+  orders = [order(len(labels), seed, 'order/labeled', batch_size, start_step)]
+  if unlabeled is not None:
+    orders.append(order(len(unlabeled), seed, 'order/unlabeled', batch_size * uda_data, start_step))
+  steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+  return _made(tf.data.Dataset.zip((steps, *orders)), replicas_of, batch, local_replicas,
+               service_address)
 
 
 def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica=0,
