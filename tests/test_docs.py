@@ -1,9 +1,15 @@
-"""The documentation's own words: its Python runs, and its commands lead to what it promises."""
+"""The documentation's own words: its Python runs, and its commands lead to what it promises.
+
+Every fenced block says its language: `sh` for commands, `python`, or `text` for all else. A line
+`<!-- needs: REASON -->` before a block says that no test can run it. Every other command is in
+COMMANDS, with what is put behind it to make it small, and is run as it stands, in the document's order.
+"""
 import csv
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -12,26 +18,121 @@ from PIL import Image
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+DOCUMENTS = ('README.md', 'CONTRIBUTING.md', 'SECURITY.md',
+             *(f'docs/{path.name}' for path in sorted((ROOT / 'docs').glob('*.md'))))
+BLOCK = re.compile(r'(?:^<!-- needs: (?P<needs>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$',
+                   re.DOTALL | re.MULTILINE)
+FOLDER = '--data_dir=images --output_dir=runs/mine'
+SMALL_STEPS = '--num_train_steps=2 --save_every=2'
+SMALL_FOLDER = ('--image_size=16 --model_type=wrn-10-1 --train_batch_size=4 --uda_data=1 '
+                '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8')
+COMMANDS = {
+    'README.md': {
+        './run_gpu.sh': f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --baselines=',
+        './tests/run.sh': 'tests/test_losses.py -q',
+        './run_gpu.sh flags/two_moons_mpl.flags': f'{SMALL_STEPS} --num_seeds=1 --baselines=supervised',
+        f'./run_gpu.sh flags/folder_mpl.flags {FOLDER}': SMALL_FOLDER,
+        f'./run_gpu.sh flags/folder_mpl.flags {FOLDER} --task_mode=predict --input=photos': SMALL_FOLDER,
+    },
+    'CONTRIBUTING.md': {
+        './tests/run.sh tests/test_losses.py -q': '--collect-only',
+        'ruff check': '--no-cache',
+        'python tests/parity.py tests/golden/case6.npz': '',
+        'python benchmarks/study.py --recipe=flags/study_digits.flags --output=study.jsonl': (
+            '--datasets=digits_20 --seeds=0 --settings=supervised --num_train_steps=2'),
+        'python benchmarks/study.py --output=study.jsonl --table': '',
+    },
+    'docs/serving.md': {  # Of the run that the README's commands made.
+        'python -m meta_pseudo_labels.main --task_mode=predict --output_dir=runs/mine --input=photos': '',
+        'python -m meta_pseudo_labels.main --task_mode=export --output_dir=runs/mine': '',
+        'saved_model_cli show --dir runs/mine/saved_model --tag_set serve': '',
+        'saved_model_cli show --dir runs/mine/saved_model --tag_set serve --signature_def images': '',
+        'python -c \'import numpy as np; np.save("black.npy", np.zeros([1, 32, 32, 3], np.uint8))\'': '',
+        'saved_model_cli run --dir runs/mine/saved_model --tag_set serve --signature_def images '
+        '--inputs images=black.npy': '',
+    },
+}
+PYTHON = ('README.md', 'docs/python.md', 'docs/serving.md')  # Their Python is run by tests below.
 
 
-def blocks(name, language='', heading=None):
-  """The fenced code blocks of a language in a Markdown file, or in one section of it."""
-  text = (ROOT / name).read_text(encoding='utf-8')
-  if heading:
-    text = re.search(rf'^## {heading}\n(.*?)(?=^## |\Z)', text, re.DOTALL | re.MULTILINE).group(1)
-  return re.findall(rf'^```{language}\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+def read(name):
+  return (ROOT / name).read_text(encoding='utf-8')
 
 
-@pytest.mark.parametrize('name, heading', [('README.md', 'From Python'), ('docs/python.md', None)])
-def test_the_python_blocks_run(tmp_path, name, heading):
-  found = blocks(name, 'python', heading)
-  assert len(found) == (1 if heading else 6)
+def commands_in(block):
+  """The commands of a block of shell, one a line; comments behind them left out."""
+  lines = [re.sub(r'(^|\s+)#.*', '', line).strip() for line in block.replace('\\\n', ' ').splitlines()]
+  return [line for line in lines if line]
+
+
+def untested(text, commands, python=False):
+  """One line for each block of a Markdown text that no test runs and that does not say why.
+
+  Args:
+    text: str.
+    commands: those that a test runs.
+    python: whether a test runs its Python.
+  """
+  found = []
+  for block in BLOCK.finditer(text):
+    first = block['text'].splitlines()[0] if block['text'] else ''
+    if block['language'] not in ('sh', 'python', 'text'):
+      found.append(f'```{block["language"]} before {first!r}: write ```sh, ```python or ```text')
+    elif block['needs']:
+      continue
+    elif block['language'] == 'sh':
+      found += [f'{line!r}: neither run nor marked' for line in commands_in(block['text'])
+                if line not in commands]
+    elif block['language'] == 'python' and not python:
+      found.append(f'Python {first!r}: neither run nor marked')
+  return found
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_every_block_is_run_or_says_why_not(name):
+  text, commands = read(name), COMMANDS.get(name, {})
+  assert len(re.findall('^```', text, re.MULTILINE)) == 2 * len(BLOCK.findall(text))
+  assert untested(text, commands, name in PYTHON) == []
+  there = [line for block in BLOCK.finditer(text) if block['language'] == 'sh' and not block['needs']
+           for line in commands_in(block['text'])]
+  assert there == list(commands)  # In the document's order, too.
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_files_that_are_named_exist(name):
+  """Marked commands, and those within sentences, name recipes, programs and documents."""
+  text = read(name)
+  named = set(re.findall(r'\b((?:flags|benchmarks|tests|docs)/[\w./]+\.(?:flags|py|sh|md|png))\b', text))
+  named |= {str(pathlib.PurePosixPath(name).parent / link)
+            for link in re.findall(r'\]\(([\w./]+)(?:#[\w-]+)?\)', text)}
+  assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_what_is_neither_run_nor_marked_is_seen():
+  assert untested('```sh\nls  # all\nrm \\\n  x\n```\n', {'ls'}) == ["'rm    x': neither run nor marked"]
+  assert untested('<!-- needs: a TPU -->\n```sh\nls\n```\n\n```sh\nls\n```\n', {}) == [
+      "'ls': neither run nor marked"]
+  assert untested('```\nls\n```\n', {'ls'}) == ["``` before 'ls': write ```sh, ```python or ```text"]
+  assert untested('```python\nx\n```\n```text\nx\n```\n', {}) == ["Python 'x': neither run nor marked"]
+  assert untested('```python\nx\n```\n', {}, python=True) == []
+
+
+def blocks(name, language):
+  """The unmarked blocks of a language in a file."""
+  return [block['text'] for block in BLOCK.finditer(read(name))
+          if block['language'] == language and not block['needs']]
+
+
+@pytest.mark.parametrize('name, count', [('README.md', 1), ('docs/python.md', 6)])
+def test_the_python_blocks_run(tmp_path, name, count):
+  found = blocks(name, 'python')
+  assert len(found) == count
   (tmp_path / 'example.py').write_text('\n'.join(found))
   result = subprocess.run(
       [sys.executable, 'example.py'], cwd=tmp_path, capture_output=True, text=True, timeout=300,
       env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=False)
   assert result.returncode == 0, result.stderr[-3000:]
-  if not heading:
+  if name == 'docs/python.md':
     assert (tmp_path / 'student.weights.h5').exists() and "'mpl/dot_product'" in result.stdout
 
 
@@ -45,14 +146,19 @@ def make_images(root):
       size = *random.randint(20, 60, 2), 3
       Image.fromarray(random.randint(0, 256, size).astype(np.uint8)).save(
           root / place / f'{number}.{"jpg" if number % 2 else "png"}')
+  shutil.copy(root / 'photos/1.jpg', root / 'photo.jpg')
 
 
 def make_checkout(root):
   """A checkout whose environment is the one that these tests run in, taken for complete."""
   root.mkdir()
+  (root / 'tests').mkdir()
   requirements = ('requirements.txt', 'requirements-test.txt')
-  for name in ('environment.sh', 'run_gpu.sh', 'flags', 'meta_pseudo_labels', *requirements):
+  for name in ('environment.sh', 'run_gpu.sh', 'pyproject.toml', 'flags', 'benchmarks',
+               'meta_pseudo_labels', *requirements):
     (root / name).symlink_to(ROOT / name)
+  for path in (ROOT / 'tests').iterdir():  # A folder of its own: run.sh looks for the checkout above it.
+    (root / 'tests' / path.name).symlink_to(path)
   (root / '.venv' / 'bin').mkdir(parents=True)
   python = root / '.venv' / 'bin' / 'python'
   python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
@@ -62,32 +168,67 @@ def make_checkout(root):
       + ''.join((ROOT / name).read_text() for name in requirements))
 
 
-def test_from_a_folder_of_images_to_predictions_by_the_readmes_commands(tmp_path):
-  """As they stand there, with flags behind them that make the run small."""
-  checkout = tmp_path / 'checkout'
-  make_checkout(checkout)
-  make_images(checkout)
-  commands = [line for block in blocks('README.md', heading='Train on your own images')
-              for line in block.splitlines() if line.startswith('./run_gpu.sh')]
-  assert ['--task_mode=predict' in command for command in commands] == [False, True]
-  small = ('--image_size=16 --model_type=wrn-10-1 --train_batch_size=4 --uda_data=1 '
-           '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8')
+def run_commands(name, checkout):
+  """Runs a document's commands in a checkout; returns {command: what it printed}."""
   environment = {name: value for name, value in os.environ.items()
                  if name not in ('VENV', 'PYTHON', 'PYTHONPATH')}
-  printed = []
-  for command in commands:
+  environment['PATH'] = os.pathsep.join(
+      [str(checkout / '.venv/bin'), os.path.dirname(sys.executable), environment['PATH']])
+  printed = {}
+  for command, more in COMMANDS[name].items():
+    if command.startswith('ruff') and not shutil.which('ruff', path=environment['PATH']):
+      continue
     result = subprocess.run(
-        f'{command} {small}', shell=True, cwd=checkout, capture_output=True, text=True, timeout=300,
+        f'{command} {more}', shell=True, cwd=checkout, capture_output=True, text=True, timeout=300,
         env={**environment, 'PIP_NO_INDEX': '1'}, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    printed.append(result.stdout)
-  assert '16 labeled, 36 unlabeled, 4 validation examples of folder' in printed[0]
+    assert result.returncode == 0, f'{command}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}'
+    printed[command] = result.stdout
+  return printed
+
+
+@pytest.fixture(name='readme', scope='module')
+def fixture_readme(tmp_path_factory):
+  """(checkout in which the README's commands were run, what they printed)."""
+  checkout = tmp_path_factory.mktemp('docs') / 'checkout'
+  make_checkout(checkout)
+  make_images(checkout)
+  return checkout, run_commands('README.md', checkout)
+
+
+def test_the_readmes_commands_lead_from_images_to_predictions(readme):
+  """As they stand there, with flags behind them that make the run small."""
+  checkout, printed = readme
+  trained, predicted = [text for command, text in printed.items() if 'folder_mpl' in command]
+  assert '16 labeled, 36 unlabeled, 4 validation examples of folder' in trained
   # What the README says there is: in the folder, and in what was printed.
   for name in ('report.html', 'results.json', 'ckpt_best'):
-    assert (checkout / 'runs' / 'mine' / name).exists() and f'runs/mine/{name}' in printed[0]
-  assert '5 images in' in printed[1] and 'runs/mine/predictions.csv' in printed[1]
+    assert (checkout / 'runs' / 'mine' / name).exists() and f'runs/mine/{name}' in trained
+  assert '5 images in' in predicted and 'runs/mine/predictions.csv' in predicted
   with open(checkout / 'runs' / 'mine' / 'predictions.csv', encoding='utf-8') as file:
     rows = list(csv.DictReader(file))
   assert [row['path'] for row in rows] == [f'photos/{number}' for number in (
       '0.png', '1.jpg', '2.png', '3.jpg', '4.png')]
   assert {row['class'] for row in rows} <= {'cat', 'a dog'}
+  assert 'MPL student' in printed['./run_gpu.sh'] and ' passed' in printed['./tests/run.sh']
+  assert (checkout / 'runs/two_moons_mpl/decision_regions.png').exists()
+
+
+def test_servings_commands_and_python(readme):
+  checkout, _ = readme
+  printed = run_commands('docs/serving.md', checkout)
+  shown, signature, classified = [text for command, text in printed.items()
+                                  if command.startswith('saved_model_cli')]
+  assert all(name in shown for name in ('"serving_default"', '"images"', '"logits"'))
+  assert 'top_5_probabilities' in signature and 'Result for output key probabilities' in classified
+  code, = blocks('docs/serving.md', 'python')
+  result = subprocess.run([sys.executable, '-c', code], cwd=checkout, capture_output=True, text=True,
+                          timeout=300, check=False)
+  assert result.returncode == 0, result.stderr[-3000:]
+  assert result.stdout.startswith(('cat [', 'a dog ['))
+
+
+def test_contributings_commands(readme):
+  checkout, _ = readme
+  printed = run_commands('CONTRIBUTING.md', checkout)
+  assert '| supervised | 1 |' in printed['python benchmarks/study.py --output=study.jsonl --table']
+  assert 'NOT OK' not in printed['python tests/parity.py tests/golden/case6.npz']
