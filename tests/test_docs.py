@@ -25,10 +25,12 @@ BLOCK = re.compile(r'(?:^<!-- needs: (?P<needs>[^\n]+) -->\n)?^```(?P<language>\
 FOLDER = '--data_dir=images --output_dir=runs/mine'
 SMALL_STEPS = '--num_train_steps=2 --save_every=2'
 SMALL_FOLDER = ('--image_size=16 --model_type=wrn-10-1 --train_batch_size=4 --uda_data=1 '
-                '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8')
+                '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8 '
+                '--mpl_feedback=release')
 COMMANDS = {
     'README.md': {
-        './run_gpu.sh': f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --baselines=',
+        './run_gpu.sh': (f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --baselines= '
+                          '--mpl_feedback=release'),
         './tests/run.sh': 'tests/test_losses.py -q',
         './run_gpu.sh flags/two_moons_mpl.flags': f'{SMALL_STEPS} --num_seeds=1 --baselines=supervised',
         f'./run_gpu.sh flags/folder_mpl.flags {FOLDER}': SMALL_FOLDER,
@@ -186,19 +188,24 @@ def run_commands(name, checkout):
   return printed
 
 
-@pytest.fixture(name='readme', scope='module')
-def fixture_readme(tmp_path_factory):
-  """(checkout in which the README's commands were run, what they printed)."""
+@pytest.fixture(name='checkout', scope='module')
+def fixture_checkout(tmp_path_factory):
+  """Path of a checkout with images."""
   checkout = tmp_path_factory.mktemp('docs') / 'checkout'
   make_checkout(checkout)
   make_images(checkout)
-  return checkout, run_commands('README.md', checkout)
+  return checkout
 
 
-def test_the_readmes_commands_lead_from_images_to_predictions(readme):
+@pytest.fixture(name='readme', scope='module')
+def fixture_readme(checkout):
+  """What the README's commands printed, in this checkout."""
+  return run_commands('README.md', checkout)
+
+
+def test_the_readmes_commands_lead_from_images_to_predictions(checkout, readme):
   """As they stand there, with flags behind them that make the run small."""
-  checkout, printed = readme
-  trained, predicted = [text for command, text in printed.items() if 'folder_mpl' in command]
+  trained, predicted = [text for command, text in readme.items() if 'folder_mpl' in command]
   assert '16 labeled, 36 unlabeled, 4 validation examples of folder' in trained
   # What the README says there is: in the folder, and in what was printed.
   for name in ('report.html', 'results.json', 'ckpt_best'):
@@ -209,12 +216,12 @@ def test_the_readmes_commands_lead_from_images_to_predictions(readme):
   assert [row['path'] for row in rows] == [f'photos/{number}' for number in (
       '0.png', '1.jpg', '2.png', '3.jpg', '4.png')]
   assert {row['class'] for row in rows} <= {'cat', 'a dog'}
-  assert 'MPL student' in printed['./run_gpu.sh'] and ' passed' in printed['./tests/run.sh']
+  assert 'MPL student' in readme['./run_gpu.sh'] and ' passed' in readme['./tests/run.sh']
   assert (checkout / 'runs/two_moons_mpl/decision_regions.png').exists()
 
 
-def test_servings_commands_and_python(readme):
-  checkout, _ = readme
+@pytest.mark.usefixtures('readme')
+def test_servings_commands_and_python(checkout):
   printed = run_commands('docs/serving.md', checkout)
   shown, signature, classified = [text for command, text in printed.items()
                                   if command.startswith('saved_model_cli')]
@@ -227,8 +234,7 @@ def test_servings_commands_and_python(readme):
   assert result.stdout.startswith(('cat [', 'a dog ['))
 
 
-def test_contributings_commands(readme):
-  checkout, _ = readme
+def test_contributings_commands(checkout):
   printed = run_commands('CONTRIBUTING.md', checkout)
   assert '| supervised | 1 |' in printed['python benchmarks/study.py --output=study.jsonl --table']
   assert 'NOT OK' not in printed['python tests/parity.py tests/golden/case6.npz']
