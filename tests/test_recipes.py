@@ -1,7 +1,11 @@
-"""The release's two commands (flags/*.flags) start training, on tiny stand-in data."""
+"""Every recipe (flags/*.flags) is valid, built and makes a step on stand-in data; the release's two
+commands train with their own networks."""
 import dataclasses
+import functools
+import itertools
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -10,10 +14,12 @@ import tensorflow as tf
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import main
+from meta_pseudo_labels import models
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import sources
 from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.data import views as views_lib
 
@@ -27,18 +33,217 @@ def fixture_precision():
   tf.keras.mixed_precision.set_global_policy('float32')
 
 
-SHARED = ('two_moons',)  # What several recipes include.
+NOT_A_RECIPE = 'Not a recipe itself'  # In the head comments of what several recipes include.
+RELEASE = ('cifar10_4000_mpl', 'imagenet_10_percent_mpl')  # Its commands, flag for flag.
+STUDIES = ('study_digits', 'study_fashion_mnist')  # Whose method benchmarks/study.py chooses.
+
+# (rate of a single network or of MPL's teacher, rate of MPL's student) at the end of the warm-up, by
+# hand: the flags' rates per 256 examples, times the labeled batch.
+RATES = {
+    'two_moons': (2.1 * 6 / 256, 2.1 * 6 / 256),
+    'digits': (.4 * 32 / 256, .8 * 32 / 256),
+    'study_digits': (.8 * 16 / 256, 1.6 * 16 / 256),
+    'study_fashion_mnist': (.4 * 32 / 256, .8 * 32 / 256),
+    'cifar10': (.1 / 2, .1 / 2), 'cifar100': (.1 / 2, .1 / 2), 'svhn': (.1 / 2, .1 / 2),
+    'imagenet_10_percent': (.15 * 4, .1 * 4),
+    'imagenet_extra': (.15 * 16, .1 * 16),
+    'efficientnet': (.15 * 8, .1 * 8),
+    'folder': (.24 / 8, .24 / 8)}
+PARAMETERS = {  # Of the networks at their data sets' numbers of classes.
+    ('wrn-28-2', 10): 1.47e6, ('wrn-28-8', 100): 23.4e6, ('resnet-50', 1000): 25.6e6,
+    ('efficientnet-l2', 1000): 480e6, ('efficientnet-b6-mpl', 1000): 317e6}
 
 
-@pytest.mark.parametrize('name', sorted(
-    path.stem for path in FLAGFILES.glob('*.flags') if path.stem not in SHARED))
-def test_every_recipe_is_valid(name):
-  config = config_lib.parse(['main', f'--flagfile={FLAGFILES}/{name}.flags', '--output_dir=x'])
-  if name.startswith('study'):
-    config = config.replace(method='mpl')
+def head(path):
+  """A flagfile's comment at its start, in one line."""
+  lines = path.read_text(encoding='utf-8').splitlines()
+  return ' '.join(line.lstrip('# ') for line in itertools.takewhile(
+      lambda line: line.startswith('#'), lines))
+
+
+def is_recipe(path):
+  return NOT_A_RECIPE not in head(path)
+
+
+PATHS = sorted(FLAGFILES.glob('*.flags'))
+RECIPES = [path.stem for path in PATHS if is_recipe(path)]
+
+
+def parse(name):
+  """A recipe's valid Config."""
+  config = config_lib.parse(['main', f'--flagfile={FLAGFILES}/{name}.flags'])
+  if name in STUDIES:
+    config = config.replace(method='mpl', dataset_name={
+        'study_digits': 'digits_40', 'study_fashion_mnist': 'fashion_mnist_40'}[name])
   config_lib.validate(config)
-  assert name.endswith(config.method_name) or name.startswith('study') or (
-      name == 'two_moons_mpl_without_uda' and config.uda_weight == 0)
+  return config
+
+
+def test_head_comments_say_what_they_must():
+  for path in PATHS:
+    text = head(path)
+    if is_recipe(path):
+      for words in ('Hardware: ', 'Hours: ', 'Expected: '):
+        assert words in text, f'{path.name}: no {words}'
+      assert re.search(r'Not run with this program yet\.|Run 20\d\d-\d\d-\d\d', text), path.name
+  for name in RELEASE:
+    assert 'GOING ON AFTER AN INTERRUPTION: add --noreset_output_dir' in head(
+        FLAGFILES / f'{name}.flags')
+
+
+def test_what_is_shared_is_included_somewhere():
+  texts = {path.stem: path.read_text(encoding='utf-8') for path in PATHS}
+  for path in PATHS:
+    if not is_recipe(path):
+      assert any(f'--flagfile={path.name}' in text for text in texts.values()), path.name
+
+
+def test_recipes_are_named_after_what_they_do():
+  """Every recipe has its own folder, and only the release's commands empty theirs."""
+  for name in RECIPES:
+    config = parse(name)
+    assert config.output_dir == f'runs/{name}'
+    assert config.reset_output_dir == (name in RELEASE)
+    if name not in STUDIES:
+      method = 'mpl' if '_mpl' in name else config.method_name
+      assert config.method_name == method and re.search(rf'_{method}(_finetune|_without_uda)?$', name)
+    if name == 'two_moons_mpl_without_uda':
+      assert config.uda_weight == 0
+    # The paper's result has a finetune; its baselines, two moons and the release's commands have not.
+    tuned = '_mpl' in name and name not in RELEASE and not name.startswith('two_moons')
+    assert bool(config.finetune_steps) == tuned
+
+
+def test_the_finetune_recipes_are_the_releases_commands_and_a_finetune():
+  for name in RELEASE:
+    changed = {field.name for field in dataclasses.fields(config_lib.Config) if getattr(
+        parse(name), field.name) != getattr(parse(f'{name}_finetune'), field.name)}
+    assert changed <= {  # lr and num_warmup_steps: which MPL does not read.
+        'output_dir', 'reset_output_dir', 'running_local_dev', 'use_tpu', 'finetune_steps', 'lr',
+        'num_warmup_steps'}
+
+
+def random_images(info, *, count, size, extra=0):
+  """`examples.Data` of noise in memory, its labels one class after the other."""
+  rng = np.random.RandomState(0)
+  draw = lambda n: examples.Examples(
+      rng.randint(256, size=(n, size, size, info.image_shape[-1])).astype(np.uint8),
+      np.arange(n, dtype=np.int32) % info.num_classes)
+  unlabeled = draw(extra) if extra else None
+  return examples.Data(train=draw(count), test=draw(20), unlabeled_extra=unlabeled)
+
+
+@pytest.fixture(name='stand_ins', scope='module')
+def fixture_stand_ins(tmp_path_factory):
+  """A function of a Config to (Problem, its first batch: two labeled, two unlabeled examples).
+
+  ImageNet and one's own images are files as users have them; what TFDS or Debian would bring is
+  noise, as many images as the recipes' splits need. What recipes have in common is made once.
+  """
+  root = tmp_path_factory.mktemp('stand_ins')
+  rng = np.random.RandomState(0)
+  jpeg = lambda: tf.io.encode_jpeg(rng.randint(256, size=(40, 30, 3)).astype(np.uint8)).numpy()
+  for place, count in (('labeled/cat', 8), ('labeled/dog', 8), ('unlabeled', 8)):
+    (root / 'folder' / place).mkdir(parents=True)
+    for number in range(count):
+      (root / 'folder' / place / f'{number}.jpg').write_bytes(jpeg())
+  (root / 'shards').mkdir()
+  for prefix, count in (('ten_percent', 1000), ('train', 8), ('validation', 4)):
+    with tf.io.TFRecordWriter(f'{root}/shards/{prefix}-00000-of-00001') as writer:
+      for label in range(count):
+        features = {'image/encoded': tf.train.Feature(bytes_list=tf.train.BytesList(
+            value=[jpeg()])), 'image/class/label': tf.train.Feature(
+                int64_list=tf.train.Int64List(value=[label + 1]))}
+        writer.write(tf.train.Example(features=tf.train.Features(
+            feature=features)).SerializeToString())
+  folders = {'folder': f'{root}/folder', 'imagenet_10_percent': f'{root}/shards'}
+  load = sources.load
+
+  def stand_in_for(info, *args, **kwargs):
+    if info.name in ('cifar10', 'cifar100', 'svhn', 'fashion_mnist'):
+      count = {'cifar100': 10100, 'fashion_mnist': 100}.get(info.name, 4100)
+      return random_images(info, count=count, size=info.image_shape[0],
+                           extra=50 if info.name == 'svhn' else 0)
+    return load(info, *args, **kwargs)
+
+  @functools.lru_cache(maxsize=None)
+  def build(config):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(sources, 'load', stand_in_for)
+      problem = problem_lib.build(config.replace(data_dir=folders.get(config.dataset)))
+    return problem, next(iter(problem.train_batches(batch_size=2, seed=0, uda_data=1)))
+
+  # The fields that data depend on.
+  return lambda config: build(config_lib.Config(
+      dataset_name=config.dataset, num_labeled=config.labeled_count, label_seed=config.label_seed,
+      image_size=config.image_size, views=config.views, use_bfloat16=config.use_bfloat16,
+      augment_magnitude=config.augment_magnitude, use_augment=config.use_augment,
+      model_type=config.model_type, augment_stddev=config.augment_stddev))
+
+
+@functools.lru_cache(maxsize=None)
+def full_size_parameters(model_type, shape, classes):
+  """The parameters of a recipe's network, built in full in a graph that never runs: its variables
+  take no memory, so that EfficientNet-L2 is a matter of seconds."""
+  with tf.Graph().as_default():
+    model = models.build(model_type, num_classes=classes, input_shape=shape)
+    assert model.output_shape == (None, classes)
+    return sum(v.shape.num_elements() for v in model.trainable_variables)
+
+
+def check_rates(config, name, method):
+  """The learning rates at step 0, after the warm-up and at the end."""
+  family = max((key for key in RATES if name.startswith(key)), key=len)
+  single, student = RATES[family]
+  expected = [(method.student_optimizer, single, 0, config.num_warmup_steps)]
+  if config.method_name == 'mpl':
+    expected = [
+        (method.student_optimizer, student, config.mpl_student_lr_wait_steps,
+         config.mpl_student_lr_warmup_steps),
+        (method.teacher_optimizer, single, 0, config.mpl_teacher_lr_warmup_steps)]
+  for optimizer, base, wait, warmup in expected:
+    rate = lambda step: float(optimizer.rate(tf.constant(step)))
+    assert rate(0) == pytest.approx(0 if wait else base / max(1, warmup))
+    assert rate(wait + warmup) == pytest.approx(base)
+    assert wait + warmup < config.num_train_steps
+    end = base if config.lr_decay_type == 'constant' else 0
+    assert rate(config.num_train_steps) == pytest.approx(end, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipe(name, stand_ins, one_device):
+  """A recipe's data, views, split, networks, phases, rates and first step.
+
+  The network is built in full, symbolically; an MLP stands for it in the phases and in the step,
+  which has two labeled and two unlabeled examples: EfficientNet-L2's own step would need a pod.
+  """
+  config = parse(name)
+  distribute.set_up(config.seed, use_bfloat16=config.use_bfloat16)
+  problem, data = stand_ins(config)
+  assert len(problem.split.labeled) == config.labeled_count or config.labeled_count is None
+  train.selection(config, problem)
+  shape = problem.input_shape
+  if shape[-1] == 3:  # Images in colour; None where evaluation is at another size.
+    shape = (config.image_size, config.image_size, 3)
+  parameters = full_size_parameters(config.model_type, shape, problem.num_classes)
+  expected = PARAMETERS.get((config.model_type, problem.num_classes), parameters)
+  assert parameters == pytest.approx(expected, rel=.01)
+  if problem.input_shape != shape:  # An MLP takes one size alone.
+    problem = dataclasses.replace(problem, views=dataclasses.replace(
+        problem.views, eval_size=config.image_size))
+  with one_device.scope():
+    phases = train.build_phases(config.replace(model_type='mlp-8x1'), problem)
+  names = ['teacher'] * (config.method_name == 'pseudo_labels') + ['train'] + (
+      ['finetune'] * bool(config.finetune_steps))
+  assert [phase.name for phase in phases] == names
+  phase = phases[names.index('train')]
+  assert (phase.num_steps, phase.batch_size) == (config.num_train_steps, config.train_batch_size)
+  check_rates(config, name, phase.method)
+  labeled, labels, original, augmented, _ = data
+  assert labeled.shape == original.shape == augmented.shape == (2, *shape) and labels.shape == (2,)
+  logs = one_device.run(phase.method.train_step, args=(data,))
+  assert logs['global_step'] == 1 and logs['skipped_steps'] == 0
+  assert all(np.isfinite(value) for value in logs.values())
 
 
 def write_cifar10(folder, *, train_records, test_records):
