@@ -59,19 +59,21 @@ BY_DERIVATIVE = ('soft', 'sampled_dot')  # Feedbacks that differentiate the labe
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-  """`count` devices (a GPU, a TPU core, a CPU): peaks in TFLOP/s and memory in GB of one of them."""
+  """`count` devices (a GPU, a TPU core, a CPU): peaks in TFLOP/s and memory in GB of one of them;
+  one that has no bfloat16 trains, and keeps its activations, in float32."""
   words: str
   count: int
   memory: float
   bfloat16: float
   float32: float
+  has_bfloat16: bool = True
 
 
-# Dense peaks of the vendors' data sheets. A GPU without bfloat16 computes in float32; TensorFlow
-# takes TF32 for float32 where there is one; a TPU multiplies float32 in bfloat16.
+# Dense peaks of the vendors' data sheets. TensorFlow takes TF32 for float32 where there is one; a TPU
+# multiplies float32 in bfloat16.
 DEVICES = {
     'cpu': Device('two cores of a server CPU (matrix products measured: issue 6)', 1, 16, .74, .395),
-    't4': Device('NVIDIA T4, float32', 1, 16, 8.1, 8.1),
+    't4': Device('NVIDIA T4, float32', 1, 16, 8.1, 8.1, False),
     'a100': Device('NVIDIA A100 80 GB', 1, 80, 312, 156),
     'h100': Device('NVIDIA H100 SXM 80 GB', 1, 80, 989, 495),
     'v3-8': Device('TPU v3, 4 chips of 2 cores', 8, 16, 61.5, 61.5),
@@ -206,7 +208,8 @@ def devices_needed(found, device):
   free = USABLE * device.memory * GB - found.fixed_bytes
   if free <= 0:
     return None
-  least = math.ceil(found.activation_bytes / free)
+  wider = 2 if found.bfloat16 and not device.has_bfloat16 else 1
+  least = math.ceil(found.activation_bytes * wider / free)
   return next((n for n in range(max(1, least), found.batch + 1) if found.batch % n == 0), None)
 
 

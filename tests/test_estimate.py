@@ -1,5 +1,6 @@
 """benchmarks/estimate.py: its counts against published ones, against every product in a traced step's
 graph, and by hand."""
+import dataclasses
 import math
 import pathlib
 import sys
@@ -115,6 +116,8 @@ def test_hours_and_devices_by_hand():
   # 18 GB usable, 14 free: 50 GB take four of them, and four divide a batch of 12.
   assert estimate.devices_needed(found, device) == 4
   assert estimate.cell(found, device, .5) == '5.00 on 4'
+  # In float32 they are 100 GB: eight, and the next divisor of 12.
+  assert estimate.devices_needed(found, dataclasses.replace(device, has_bfloat16=False)) == 12
   several = estimate.Device('', 2, 20., 100., 50.)
   assert estimate.cell(found, several, .5) == 'needs 4 (10.0)'
   small = estimate.Device('', 1, 4., 100., 50.)

@@ -6,6 +6,7 @@ import itertools
 import json
 import pathlib
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ import tensorflow as tf
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import main
-from meta_pseudo_labels import models
 from meta_pseudo_labels import train
 from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.data import examples
@@ -22,6 +22,10 @@ from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.data import sources
 from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.data import views as views_lib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'benchmarks'))
+
+import estimate  # pylint: disable=wrong-import-position
 
 FLAGFILES = pathlib.Path(__file__).resolve().parents[1] / 'flags'
 
@@ -120,7 +124,7 @@ def test_the_finetune_recipes_are_the_releases_commands_and_a_finetune():
         parse(name), field.name) != getattr(parse(f'{name}_finetune'), field.name)}
     assert changed <= {  # lr and num_warmup_steps: which MPL does not read.
         'output_dir', 'reset_output_dir', 'running_local_dev', 'use_tpu', 'finetune_steps', 'lr',
-        'num_warmup_steps'}
+        'num_warmup_steps', 'eval_batch_size'}
 
 
 def random_images(info, *, count, size, extra=0):
@@ -181,14 +185,18 @@ def fixture_stand_ins(tmp_path_factory):
       model_type=config.model_type, augment_stddev=config.augment_stddev))
 
 
-@functools.lru_cache(maxsize=None)
-def full_size_parameters(model_type, shape, classes):
-  """The parameters of a recipe's network, built in full in a graph that never runs: its variables
-  take no memory, so that EfficientNet-L2 is a matter of seconds."""
-  with tf.Graph().as_default():
-    model = models.build(model_type, num_classes=classes, input_shape=shape)
-    assert model.output_shape == (None, classes)
-    return sum(v.shape.num_elements() for v in model.trainable_variables)
+def check_network(config, name):
+  """The network, built in full in a graph that never runs (benchmarks/estimate.py), so that
+  EfficientNet-L2 is a matter of seconds; and the hours of the head comment, which follow from it."""
+  found = estimate.estimate(config)
+  parameters = found.network.parameters
+  expected = PARAMETERS.get((config.model_type, estimate.inputs(config)[1]), parameters)
+  assert parameters == pytest.approx(expected, rel=.01)
+  text = head(FLAGFILES / f'{name}.flags')
+  hours = [f'{words} {estimate.cell(found, estimate.DEVICES[device], .35)}' for words, device in (
+      ('two CPU cores', 'cpu'), ('A100', 'a100'), ('TPU v3-8', 'v3-8'), ('TPU v3-2048', 'v3-2048'))]
+  words = re.search(r'Hours: (.*?) \(computed, at 35 % of the peak', text).group(1).split('; ')
+  assert words and set(words) <= set(hours)
 
 
 def check_rates(config, name, method):
@@ -225,9 +233,7 @@ def test_recipe(name, stand_ins, one_device):
   shape = problem.input_shape
   if shape[-1] == 3:  # Images in colour; None where evaluation is at another size.
     shape = (config.image_size, config.image_size, 3)
-  parameters = full_size_parameters(config.model_type, shape, problem.num_classes)
-  expected = PARAMETERS.get((config.model_type, problem.num_classes), parameters)
-  assert parameters == pytest.approx(expected, rel=.01)
+  check_network(config, name)
   if problem.input_shape != shape:  # An MLP takes one size alone.
     problem = dataclasses.replace(problem, views=dataclasses.replace(
         problem.views, eval_size=config.image_size))
