@@ -20,8 +20,8 @@ import estimate  # pylint: disable=wrong-import-position
 @pytest.mark.parametrize('name, size, classes, parameters, multiply_adds', [
     ('wrn-28-2', 32, 10, 1.47e6, None),
     ('resnet-50', 224, 1000, 25.6e6, 4.1e9),  # He et al. 2016; torchvision's table: 4.09e9.
-    ('efficientnet-b0', 224, 1000, 5.3e6, .39e9),  # Tan and Le 2019.
-    ('efficientnet-b7', 600, 1000, 66e6, 37e9)])
+    ('efficientnet-b0', 224, 1000, 5.3e6, .39e9),  # Tan and Le 2019; b1 too.
+    ('efficientnet-b1', 240, 1000, 7.8e6, .70e9)])
 def test_networks_are_of_the_published_sizes(name, size, classes, parameters, multiply_adds):
   found = estimate.network(name, (size, size, 3), classes)
   assert found.parameters == pytest.approx(parameters, rel=.01)
