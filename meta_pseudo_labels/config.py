@@ -210,6 +210,8 @@ def validate(config: Config) -> None:
   if config.task == 'finetune' and not config.finetune_steps:
     raise UserError('--task_mode=finetune: --finetune_steps=0 leaves nothing to do; give a number '
                     'such as --finetune_steps=1000')
+  if config.use_float16 and config.use_bfloat16:
+    raise UserError('--use_float16: not together with --use_bfloat16; leave one out')
   if config.labeled_count == 0:
     raise UserError(f'--dataset_name={config.dataset_name}: the number of labeled examples in it '
                     'must be 1 or more')

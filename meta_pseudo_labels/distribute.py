@@ -124,18 +124,19 @@ def _tpu_strategy(master, tpu_topology):
   return tf.distribute.TPUStrategy(resolver)
 
 
-def set_up(seed, deterministic=False, use_bfloat16=False):
+def set_up(seed, deterministic=False, use_bfloat16=False, use_float16=False):
   """What holds for the whole process: seed, order of operations, precision.
 
   Args:
     seed: int; what is drawn statelessly has its own, this is for third parties' layers.
     deterministic: bit-identical results at some cost (`--deterministic`).
-    use_bfloat16: compute in bfloat16 with float32 variables, or in float32.
+    use_bfloat16, use_float16: compute in that with float32 variables; neither: in float32.
   """
   tf.keras.utils.set_random_seed(seed)
   if deterministic:
     tf.config.experimental.enable_op_determinism()
-  tf.keras.mixed_precision.set_global_policy('mixed_bfloat16' if use_bfloat16 else 'float32')
+  tf.keras.mixed_precision.set_global_policy(
+      'mixed_bfloat16' if use_bfloat16 else 'mixed_float16' if use_float16 else 'float32')
 
 
 def per_replica(global_size, replicas, what):

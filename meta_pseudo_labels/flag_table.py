@@ -201,6 +201,8 @@ FLAG_TABLE = (
          'without GPUs (0: leave it whole).', FEW),
     Flag('steps_per_loop', int, 100, 'Steps that run without returning to Python.', COUNT),
     Flag('jit_compile', bool, False, 'Compile the training step with XLA.'),
+    Flag('use_float16', bool, False, 'Compute in float16 with loss scaling, for GPUs without bfloat16; '
+         'variables, batch statistics, logits and losses stay float32.'),
     Flag('remat', bool, False, 'Keep less of the networks\' passes in memory and compute it again, '
          'block by block: slower, same results.'),
     Flag('deterministic', bool, False, 'Slower, bit-identical op order.'),

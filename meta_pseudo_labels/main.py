@@ -105,7 +105,7 @@ def _trained(config, progress):
   channels are normalized with is in the file alone, and `train.Run` goes on with nothing else.
   """
   strategy = distribute.create_strategy('one_device')
-  distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
+  distribute.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   problem = problem_lib.build(config, progress.say)
   run = train.Run(config, problem, strategy, progress)
   train.require_checkpoint(run)
@@ -176,7 +176,7 @@ def _run_task(config, progress):
   strategy = distribute.create_strategy(
       config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
       master=config.master, tpu_topology=config.tpu_topology)
-  distribute.set_up(config.seed, config.deterministic, config.use_bfloat16)
+  distribute.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   problem = problem_lib.build(config, progress.say)
   notes = config_lib.notes(config)
   config = config.replace(num_classes=problem.num_classes)

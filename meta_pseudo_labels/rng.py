@@ -8,27 +8,55 @@ import zlib
 
 import tensorflow as tf
 
+# The counter-based generator of Salmon et al. 2011. TensorFlow's functions that take a seed make key
+# and counter of it in one way on a CPU and in another under XLA, and fractions of its bits likewise:
+# so all is made of its integers here.
+PHILOX = 1
+
 
 def key(seed, step):
   """The key of one step: int32 `[2]` tensor from two scalars (ints or integer tensors)."""
   return tf.stack([tf.cast(seed, tf.int32), tf.cast(step, tf.int32)])
 
 
+def _bits(key_, purpose, shape, dtype=tf.uint32):
+  """Random integers of all bits, with `key_` as the generator's key and the purpose (int scalar) in its
+  counter: the same on every device, compiled or not."""
+  low, high = tf.unstack(tf.bitwise.bitwise_and(tf.cast(key_, tf.int64), 0xffffffff))
+  packed = tf.bitwise.bitwise_or(low, tf.bitwise.left_shift(high, tf.constant(32, tf.int64)))
+  counter = tf.stack([tf.zeros([], tf.int64), tf.cast(purpose, tf.int64)])
+  return tf.raw_ops.StatelessRandomUniformFullIntV2(
+      shape=shape, key=tf.bitcast(packed, tf.uint64)[tf.newaxis],
+      counter=tf.bitcast(counter, tf.uint64), alg=PHILOX, dtype=dtype)
+
+
 def fold(key_, purpose):
   """A key for one purpose (str or int scalar): independent streams from one step's key."""
   data = zlib.crc32(purpose.encode()) & 0x7fffffff if isinstance(purpose, str) else purpose
-  return tf.random.experimental.stateless_fold_in(key_, tf.cast(data, tf.int32))
+  return _bits(key_, data, [2], tf.int32)
+
+
+def _fractions(key_, purpose, shape, count, dtype):
+  """Multiples of 2^-count in [0, 1), `count` at most 24: exact in float32."""
+  bits = _bits(fold(key_, purpose), 0, shape)
+  whole = tf.bitwise.right_shift(bits, tf.constant(32 - count, tf.uint32))
+  return tf.cast(tf.cast(whole, tf.int32), dtype) * tf.constant(2.**-count, dtype)
 
 
 def uniform(key_, purpose, shape, minval=0, maxval=1, dtype=tf.float32):
   """Uniform draws in [minval, maxval) of `shape` and `dtype` (integer types: maxval exclusive)."""
-  return tf.random.stateless_uniform(
-      shape, fold(key_, purpose), minval=minval, maxval=maxval, dtype=dtype)
+  if dtype.is_integer:
+    span = tf.cast(maxval, tf.uint32) - tf.cast(minval, tf.uint32)
+    draw = tf.cast(_bits(fold(key_, purpose), 0, shape) % span, dtype)
+    return draw + tf.cast(minval, dtype)
+  draw = _fractions(key_, purpose, shape, 24, dtype)
+  return draw * tf.cast(maxval - minval, dtype) + tf.cast(minval, dtype)
 
 
 def normal(key_, purpose, shape, dtype=tf.float32):
-  """Standard normal draws of `shape` and `dtype`."""
-  return tf.random.stateless_normal(shape, fold(key_, purpose), dtype=dtype)
+  """Standard normal draws of `shape` and `dtype`, at most 5.3 from zero."""
+  fractions = _fractions(key_, purpose, shape, 23, dtype)
+  return tf.math.ndtri(fractions + tf.constant(2.**-24, dtype))
 
 
 def rows(draw, offset, count):

@@ -71,7 +71,9 @@ def build_phases(config, problem):
   phases.append(Phase('train', method, config.num_train_steps, config.train_batch_size, uda_data,
                       evaluated))
   if config.finetune_steps:
-    finetune = methods.Supervised(student, seed=config.seed, num_train_steps=config.finetune_steps)
+    finetune = methods.Supervised(
+        student, seed=config.seed, num_train_steps=config.finetune_steps, remat=config.remat,
+        loss_scaling=config.use_float16)
     finetune.set_optimizers(optimizers.SGD(config.finetune_lr))
     phases.append(Phase('finetune', finetune, config.finetune_steps,
                         config.finetune_batch_size, 0, {'student': (student, None)}))

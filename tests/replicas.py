@@ -58,8 +58,14 @@ def batch(step):
           original + .1 * draw(count), random.randint(-1, CLASSES, size=count).astype(np.int32))
 
 
-def train(strategy, kind, **options):
+def train(strategy, kind, jit_compile=False, **options):
   """Trains STEPS steps of one of KINDS.
+
+  Args:
+    strategy: tf.distribute.Strategy.
+    kind: of KINDS.
+    jit_compile: compile the step with XLA.
+    **options: flags that differ from `config`'s.
 
   Returns:
     ({name: float32 `[STEPS]`} of the logs, list of all variables' values at the end).
@@ -79,10 +85,12 @@ def train(strategy, kind, **options):
     return tf.data.Dataset.from_tensor_slices(tuple(map(np.stack, zip(*rows))))
 
   iterator = iter(distribute.datasets(strategy, shares))
+  train_step = tf.function(method.train_step, jit_compile=True, autograph=False) if (
+      jit_compile) else method.train_step
 
   @tf.function(autograph=False)
   def step(iterator):
-    logs = strategy.run(method.train_step, args=(next(iterator),))
+    logs = strategy.run(train_step, args=(next(iterator),))
     return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
 
   logs = [step(iterator) for _ in range(STEPS)]

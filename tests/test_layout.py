@@ -29,7 +29,7 @@ ORDER = (
     'methods.uda methods.pseudo_labels methods.supervised',
     'methods.base',
     'methods.feedback methods.diagnostics',
-    'optimizers ema losses',
+    'optimizers ema losses loss_scale',
     'data',
     'data.problem',
     'data.pipeline',

@@ -40,6 +40,29 @@ def test_devices_train_what_one_trains(alone, kind, count):
   assert_same(replicas.train(strategy, kind), alone[kind])
 
 
+@pytest.mark.parametrize('kind', replicas.KINDS)
+def test_a_compiled_step_trains_what_a_plain_one_trains(alone, kind, one_device):
+  assert_same(replicas.train(one_device, kind, jit_compile=True), alone[kind])
+
+
+@pytest.mark.parametrize('kind', replicas.KINDS)
+def test_float16_trains_about_what_float32_trains(alone, kind, one_device):
+  """With loss scaling, whose first factor is none too large here."""
+  tf.keras.mixed_precision.set_global_policy('mixed_float16')
+  try:
+    logs, values = replicas.train(one_device, kind, use_float16=True)
+  finally:
+    tf.keras.mixed_precision.set_global_policy('float32')
+  assert logs['skipped_steps'].max() == 0
+  expected, expected_values = alone[kind]
+  for name in logs:
+    if 'cross_entropy' in name or 'grad_norm' in name:
+      np.testing.assert_allclose(logs[name], expected[name], rtol=.03, atol=1e-3, err_msg=name)
+  moved = lambda values: np.concatenate([value.ravel() for value in values])
+  assert all(value.dtype == np.float32 for value in values)
+  np.testing.assert_allclose(moved(values), moved(expected_values), atol=.02)
+
+
 def test_the_comparison_is_about_something(alone):
   """The gradient is clipped, the student moves, and the feedbacks differ."""
   for kind, (logs, _) in alone.items():

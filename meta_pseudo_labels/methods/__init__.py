@@ -54,7 +54,7 @@ def from_config(config, student, teacher=None):
       weight_decay=config.weight_decay, grad_bound=config.grad_bound,
       label_smoothing=config.label_smoothing, ema_decay=config.ema_decay,
       ema_start=config.ema_start, num_train_steps=config.num_train_steps, seed=config.seed,
-      remat=config.remat)
+      remat=config.remat, loss_scaling=config.use_float16)
   consistency = dict(uda_temp=config.uda_temp, uda_threshold=config.uda_threshold,
                      uda_weight=config.uda_weight, uda_steps=config.uda_steps)
   rate = learning_rate(config, config.lr, num_warmup_steps=config.num_warmup_steps)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import ema
+from meta_pseudo_labels import loss_scale
 from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.models import layers
@@ -52,7 +53,7 @@ class Method(tf.keras.Model):
   def __init__(self, student: tf.keras.Model, *, weight_decay: float = 0., grad_bound: float = 1e9,
                label_smoothing: float = 0., ema_decay: float = 0., ema_start: int = 0,
                num_train_steps: int = 1, seed: int = 0, remat: bool = False,
-               name: Optional[str] = None):
+               loss_scaling: bool = False, name: Optional[str] = None):
     """Wraps a built Keras classifier.
 
     Args:
@@ -64,6 +65,7 @@ class Method(tf.keras.Model):
       num_train_steps: the planned number of steps; only a logged mask depends on it.
       seed: int; with the step it determines every random draw.
       remat: keep less of the networks' training passes and compute it again (models/remat.py).
+      loss_scaling: for networks that compute in float16, see `loss_scale.LossScale`.
       name: of this Keras model.
 
     Raises:
@@ -87,10 +89,11 @@ class Method(tf.keras.Model):
         aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
     self.skipped = counter('skipped')
     self.skipped_in_a_row = counter('skipped_in_a_row')
+    self.loss_scale = loss_scale.LossScale() if loss_scaling else None
     self.average = ema.MovingAverage(student.variables, ema_decay, ema_start)
     self.accuracy = tf.keras.metrics.SparseCategoricalAccuracy(name='accuracy')
 
-  def compile(self, student_optimizer: Any = 'momentum', **kwargs: Any) -> None:
+  def compile(self, student_optimizer: Any, **kwargs: Any) -> None:
     """Keras' compile with the student's optimizer: one of `optimizers`, or a Keras SGD or Adam.
 
     Raises:
@@ -149,6 +152,24 @@ class Method(tf.keras.Model):
       logits = tf.cast(logits, tf.float32)
     return dict(zip(views, tf.split(logits, sizes)))
 
+  def gradient(self, tape, targets, sources, output_gradients=None):
+    """`tape.gradient` by a list of variables, with loss scaling if there is any.
+
+    Args:
+      tape: tf.GradientTape.
+      targets: a scalar, or a list of tensors of any shapes with
+      output_gradients: list of tensors, likewise; None: a one.
+      sources: list of variables.
+
+    Returns:
+      list of tensors.
+    """
+    if output_gradients is None:
+      targets, output_gradients = [targets], [tf.ones_like(targets)]
+    if self.loss_scale is None:
+      return tape.gradient(targets, sources, output_gradients=output_gradients)
+    return self.loss_scale.gradient(tape, targets, sources, output_gradients)
+
   @contextlib.contextmanager
   def statistics_kept(self, model, keep=True):
     """Puts the model's batch-norm averages back after the passes made within it."""
@@ -205,6 +226,8 @@ class Method(tf.keras.Model):
     finite = tf.reduce_all([tf.math.is_finite(update.norm) for update in updates])
     skipped = 1 - tf.cast(finite, tf.int64)
     self.skipped.assign_add(skipped)
+    if self.loss_scale is not None:
+      self.loss_scale.update(finite)
     self.skipped_in_a_row.assign(skipped * (self.skipped_in_a_row + 1))
     self.step.assign_add(1)
 

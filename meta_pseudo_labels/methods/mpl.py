@@ -70,8 +70,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.moving_dot_product = average('moving_dot_product')
     self.moving_dot_product_square = average('moving_dot_product_square')
 
-  def compile(self, teacher_optimizer: Any = 'momentum', student_optimizer: Any = 'momentum',
-              **kwargs: Any) -> None:
+  def compile(self, teacher_optimizer: Any, student_optimizer: Any, **kwargs: Any) -> None:
     """Keras' compile with both optimizers: of `optimizers`, or Keras' SGD or Adam.
 
     Raises:
@@ -99,8 +98,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     """
     labeled, augmented = data[0], data[3]
     weight = self.consistency_weight()
-    rates = {'lr/student': self.student_optimizer.rate(self.step),
-             'lr/teacher': self.teacher_optimizer.rate(self.step)}
+    rates = self.rates()
 
     # 1. The teacher on all views. Its batch-norm averages never move in the release.
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as teacher_tape:
@@ -113,10 +111,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
 
     # 2. The student learns from the teacher's labels on the augmented views ...
     targets = self.pseudo_labels(log_probs)
-    old = self.labeled_loss_before(labeled, out.labels)
     student = self.student_pass(augmented, labeled, targets)
-    if self.mpl_feedback == 'release':
-      old = self.labeled_loss(student.labeled_logits, out.labels)
+    old = self.labeled_loss_before(student, labeled, out.labels)
 
     # 3. ... and moves, and so does its average.
     update = self.apply_update(self.student, self.student_optimizer, student.gradients)
@@ -134,9 +130,9 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       h, deviation = self.above_average(dot_product)
 
     # 6. The teacher moves: its own losses, and the feedback on its log probabilities.
-    gradients = teacher_tape.gradient(
-        [loss, log_probs], self.teacher.trainable_variables,
-        output_gradients=[tf.ones_like(loss), teacher_feedback])
+    gradients = self.gradient(
+        teacher_tape, [loss, log_probs], self.teacher.trainable_variables,
+        [tf.ones_like(loss), teacher_feedback])
     # Before the update: a rematerialized pass is made with the weights as they are then.
     pulls = diagnostics.gradients(
         teacher_tape, self.teacher.trainable_variables, feedback=(log_probs, teacher_feedback),
@@ -145,17 +141,26 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.count_step(update, teacher_update)
 
     return self.logs(
-        {'cross_entropy/student_on_u': student.loss,
-         'cross_entropy/teacher_on_u': out.cross_entropy_u,
-         'cross_entropy/teacher_on_l': out.cross_entropy_l,
-         'uda/u_ratio': tf.reduce_mean(out.mask_u) / self.replicas,
-         'uda/l_ratio': tf.reduce_mean(out.mask_l) / self.replicas,
-         **diagnostics.pseudo_labels(
-             log_probs, student.logits, data[4] if len(data) > 4 else None, self.replicas)},
+        self.shares(out, student, log_probs, data[4] if len(data) > 4 else None),
         {'cross_entropy/student_on_l': new, **rates,
          'grad_norm/student': update.norm, 'grad_norm/teacher': teacher_update.norm,
          'mpl/dot_product': h, 'mpl/moving_dot_product': self.moving_dot_product,
          'mpl/dot_product_std': deviation, 'uda/weight': weight, **pulls})
+
+  def rates(self):
+    """Both learning rates at this step: {log name: float32 scalar}."""
+    return {'lr/student': self.student_optimizer.rate(self.step),
+            'lr/teacher': self.teacher_optimizer.rate(self.step)}
+
+  def shares(self, out, student, log_probs, truth):
+    """What is logged of the passes: {name: scalar}, this replica's shares of global values."""
+    return {
+        'cross_entropy/student_on_u': student.loss,
+        'cross_entropy/teacher_on_u': out.cross_entropy_u,
+        'cross_entropy/teacher_on_l': out.cross_entropy_l,
+        'uda/u_ratio': tf.reduce_mean(out.mask_u) / self.replicas,
+        'uda/l_ratio': tf.reduce_mean(out.mask_l) / self.replicas,
+        **diagnostics.pseudo_labels(log_probs, student.logits, truth, self.replicas)}
 
   def pseudo_labels(self, log_probs):
     """The student's targets `[n, C]`, constants, from the teacher's log probabilities."""
@@ -175,15 +180,17 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       logits = self.forward(self.student, 'student', {'labeled': labeled})['labeled']
     return self.labeled_loss(logits, labels)
 
-  def labeled_loss_before(self, labeled, labels):
-    """The loss before the step, in a batch of the same composition as the one after it.
+  def labeled_loss_before(self, student, labeled, labels):
+    """The loss before the step, in a batch of the same composition as the one after it; None where
+    it is not asked for.
 
-    The release takes it from the pass of step 2, where batch norm sees the augmented views
-    too, so that its h is not zero even at rate 0; `release` alone does so here.
+    The release takes it from the pass of step 2, a StudentPass, where batch norm sees the augmented
+    views too, so that its h is not zero even at rate 0; `release` alone does so here.
     """
-    if self.mpl_feedback in feedback.BY_DIFFERENCE and self.mpl_feedback != 'release':
-      return self.labeled_loss_now(labeled, labels)
-    return None
+    if self.mpl_feedback == 'release':
+      return self.labeled_loss(student.labeled_logits, labels)
+    return self.labeled_loss_now(labeled, labels) if (
+        self.mpl_feedback in feedback.BY_DIFFERENCE) else None
 
   def above_average(self, dot_product):
     """(h: the dot product minus its moving average, which moves first, by a hundredth; the
@@ -223,10 +230,13 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
                               {'augmented': augmented, 'labeled': labeled})
         log_probs = tf.nn.log_softmax(logits['augmented'])
       linear_tape.watch(cotangents)
-      gradients = tape.gradient(log_probs, variables, output_gradients=cotangents)
+      gradients = self.gradient(tape, [log_probs], variables, [cotangents])
 
     def along(direction):
-      return linear_tape.gradient(gradients, cotangents, output_gradients=direction)
+      # What comes back is as small as a gradient is.
+      factor = 1. if self.loss_scale is None else tf.convert_to_tensor(self.loss_scale.factor)**2
+      return linear_tape.gradient(gradients, cotangents, output_gradients=[
+          d * tf.cast(factor, d.dtype) for d in direction]) / tf.cast(factor, cotangents.dtype)
 
     return StudentPass(logits['augmented'], logits['labeled'],
                        tf.reduce_sum(cotangents * log_probs), gradients, along)
@@ -246,7 +256,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
         logits = self.forward(self.student, 'student', {'labeled': labeled})['labeled']
         share = tf.reduce_sum(losses.cross_entropy(labels=labels, logits=logits)) / (
             labeled.shape[0] * self.replicas)
-    gradients = distribute.sum_over_replicas(tape.gradient(share, variables))
+    gradients = distribute.sum_over_replicas(self.gradient(tape, share, variables))
     arguments = dict(directional=along(update.pullback(gradients)),
                      total=targets.shape[0] * self.replicas, label_smoothing=self.label_smoothing)
     if self.mpl_feedback == 'soft':

@@ -40,7 +40,7 @@ class PseudoLabels(base.Method):
           labels=self.one_hot(pseudo_labels, logits['augmented']), logits=logits['augmented'],
           label_smoothing=self.label_smoothing)) / (augmented.shape[0] * self.replicas)
       loss = loss_l + self.pseudo_weight * loss_u
-    gradients = tape.gradient(loss, self.student.trainable_variables)
+    gradients = self.gradient(tape, loss, self.student.trainable_variables)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.count_step(update)

@@ -25,7 +25,7 @@ class Supervised(base.Method):
       cross_entropy = tf.reduce_sum(losses.cross_entropy(
           labels=self.one_hot(labels, logits), logits=logits,
           label_smoothing=self.label_smoothing)) / batch
-    gradients = tape.gradient(cross_entropy, self.student.trainable_variables)
+    gradients = self.gradient(tape, cross_entropy, self.student.trainable_variables)
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)

@@ -91,7 +91,7 @@ class UDA(ConsistencyMethod):
     with tf.GradientTape() as tape:
       out = self.uda_pass(self.student, data)
       loss = out.cross_entropy_l + tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
-    gradients = tape.gradient(loss, self.student.trainable_variables)
+    gradients = self.gradient(tape, loss, self.student.trainable_variables)
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
