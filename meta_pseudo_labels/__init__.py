@@ -23,6 +23,8 @@ if not getattr(tf.keras, '__version__', '2').startswith('2'):
 
 # pylint: disable=wrong-import-position
 from meta_pseudo_labels import optimizers
-from meta_pseudo_labels.methods import MetaPseudoLabels, PseudoLabels, Supervised, UDA
+from meta_pseudo_labels.methods import (
+    MetaPseudoLabels, PseudoLabels, ReducedMetaPseudoLabels, Supervised, UDA)
 
-__all__ = ['MetaPseudoLabels', 'PseudoLabels', 'Supervised', 'UDA', 'optimizers']
+__all__ = ['MetaPseudoLabels', 'PseudoLabels', 'ReducedMetaPseudoLabels', 'Supervised', 'UDA',
+           'optimizers']

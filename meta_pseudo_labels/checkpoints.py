@@ -21,7 +21,7 @@ FREE = frozenset((
     'dataset_service_address',
     'running_local_dev', 'use_vizier', 'master', 'tpu_platform', 'tpu_topology', 'use_tpu',
     'dataset_name', 'method', 'num_labeled', 'export_dir', 'export_weights', 'export_tflite',
-    'input', 'output', 'format', 'saved_model', 'finetune_steps', 'finetune_lr',
+    'input', 'output', 'format', 'saved_model', 'teacher_predictions', 'finetune_steps', 'finetune_lr',
     'finetune_batch_size', 'load_checkpoint', 'load_checkpoint_and_restart_global_step',
     'mpl_teacher_checkpoint', 'mpl_student_checkpoint'))
 # ... and what follows from some of them, which must not.
@@ -39,7 +39,9 @@ def prepare_folder(config):
   """
   folder = config.output_dir
   path = os.path.join(folder, 'hparams.json')
-  removed = run_folder.reset(folder, config.data_dir) if config.reset_output_dir else ''
+  predictions = config.teacher_predictions if config.reads_predictions else None
+  removed = (run_folder.reset(folder, config.data_dir, predictions)
+             if config.reset_output_dir else '')
   try:
     run_folder.mark(folder)
     if os.path.isfile(path):

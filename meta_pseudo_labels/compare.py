@@ -18,7 +18,8 @@ from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.errors import UserError
 
 LABELS = {'supervised': 'supervised', 'pseudo_labels': 'pseudo labels', 'uda': 'UDA',
-          'mpl': 'MPL', 'mpl_without_uda': 'MPL without UDA', 'label_spreading': 'LabelSpreading'}
+          'mpl': 'MPL', 'reduced_mpl': 'Reduced MPL', 'mpl_without_uda': 'MPL without UDA',
+          'label_spreading': 'LabelSpreading'}
 GRID = 200  # Points a side of a picture of decision regions.
 
 
@@ -78,7 +79,7 @@ def label_spreading(problem, split):
 def rows(name, results):
   """The table's rows of one run: `name` as in LABELS, `results` as `train.Run.train` returns."""
   label, phases = LABELS[name], results['phases']
-  both = results['method'] in ('mpl', 'pseudo_labels')
+  both = results['method'] in ('mpl', 'reduced_mpl', 'pseudo_labels')
   student = f'{label} student' if both else label
   if results.get('selected'):
     models, step = results['selected']['models'], results['selected']['step']

@@ -69,6 +69,11 @@ class Config(_Fields):
     return _RELEASE_CLASSES.get(self.dataset.split('_')[0])
 
   @property
+  def reads_predictions(self) -> bool:
+    """Whether something is trained on `teacher_predictions`."""
+    return 'reduced_mpl' in (self.method_name, *self.baseline_names)
+
+  @property
   def baseline_names(self) -> Tuple[str, ...]:
     """`baselines` as a tuple, in the order given."""
     return tuple(name.strip() for name in self.baselines.split(',') if name.strip())
@@ -221,6 +226,7 @@ def validate(config: Config) -> None:
       raise UserError(f'--num_seeds={config.num_seeds}: counts --{name}={value} up beyond '
                       '2147483647; give a smaller one')
   _validate_model_type(config.model_type)
+  _validate_predictions(config)
   for name in config.baseline_names:
     if name not in BASELINES:
       raise UserError(f'--baselines={config.baselines}: unknown method {name!r}'
@@ -233,12 +239,24 @@ def validate(config: Config) -> None:
 
 def _required(config: Config) -> Tuple[str, ...]:
   """The names of the flags that a task cannot do without."""
-  if config.task in ('export', 'report', 'select'):
+  if config.task in ('export', 'report', 'select', 'label'):
     return ('output_dir',)  # The run there knows the rest.
   if config.task == 'predict':
     to = 'output' if config.saved_model and not config.output_dir else 'output_dir'
     return ('input', to)
   return 'dataset_name', 'output_dir'
+
+
+def _validate_predictions(config: Config) -> None:
+  """Raises UserError unless reduced_mpl, if it is asked for, has one teacher's predictions."""
+  if not config.reads_predictions or 'dataset_name' not in _required(config):
+    return
+  if not config.teacher_predictions:
+    raise UserError('--teacher_predictions: required by reduced_mpl and not given; add the file that '
+                    '--task_mode=label of a trained run writes')
+  if config.num_seeds > 1:
+    raise UserError(f'--num_seeds={config.num_seeds}: reduced_mpl has the predictions of one '
+                    'teacher, of one seed; give a command with --seed and --label_seed for each')
 
 
 def _has_type(flag: Flag, value) -> bool:
@@ -312,7 +330,7 @@ def notes(config: Config) -> List[str]:
             if flag.unread and getattr(config, flag.name) != flag.default]
   if unread:
     lines.append(f'accepted without effect, as in the release: {", ".join(unread)}')
-  if config.method_name == 'mpl' and config.mpl_feedback == 'release':
+  if config.method_name in ('mpl', 'reduced_mpl') and config.mpl_feedback == 'release':
     lines.append('--mpl_feedback=release: its term has a gradient of exactly zero, so the student '
                  'is distilled from a UDA teacher; use --mpl_feedback=soft for a real feedback '
                  '(google-research issues 534, 541)')

@@ -7,11 +7,12 @@ and defaults (google-research, meta_pseudo_labels/flag_utils.py); the last ones 
 import dataclasses
 from typing import Any, Callable, Tuple, Union
 
-METHODS = ('supervised', 'pseudo_labels', 'uda', 'mpl')
+METHODS = ('supervised', 'pseudo_labels', 'uda', 'mpl', 'reduced_mpl')
 FEEDBACKS = ('release', 'soft', 'sampled', 'sampled_dot', 'argmax')
 STRATEGIES = ('auto', 'one_device', 'mirrored', 'multi_worker', 'tpu')
 BASELINES = METHODS + ('mpl_without_uda', 'label_spreading')
-TASKS = ('train', 'finetune', 'eval', 'eval_forever', 'export', 'predict', 'report', 'select')
+TASKS = ('train', 'finetune', 'eval', 'eval_forever', 'export', 'predict', 'report', 'select',
+         'label')
 EFFICIENTNETS = ('bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
                  'b6-mpl')
 VIEWS = ('pad_crop', 'resized_crop')
@@ -34,6 +35,8 @@ CLASSES = Rule('2 or more', lambda v: v >= 2)
 SEED = Rule('between 0 and 2147483647', lambda v: 0 <= v < 2**31)
 # More is a slip of the keyboard, on which memory would run out instead of a message coming.
 PIXELS = Rule('between 1 and 2048', lambda v: 1 <= v <= 2048)
+SIZE = Rule('between 1 and 65536', lambda v: 1 <= v <= 65536)
+LAYERS = Rule('between 0 and 100', lambda v: 0 <= v <= 100)
 FEW = Rule('between 0 and 1024', lambda v: 0 <= v <= 1024)
 
 
@@ -161,6 +164,11 @@ FLAG_TABLE = (
     Flag('mpl_feedback', str, 'release', 'Estimator of the student\'s feedback to the teacher; '
          'release is what the release computes, whose gradient is zero.', FEEDBACKS),
     Flag('mpl_weight', float, 1., 'Factor of the feedback term.', NON_NEGATIVE),
+    Flag('teacher_predictions', str, None, 'File of --task_mode=label with what a trained teacher '
+         'says of the labeled and the unlabeled examples (reduced_mpl).'),
+    Flag('calibration_units', int, 64, 'Units in a hidden layer of the small network that makes '
+         'pseudo labels of those (reduced_mpl).', SIZE),
+    Flag('calibration_layers', int, 1, 'Its hidden layers.', LAYERS),
     Flag('baselines', str, '', 'Methods trained before the main run on the same data and shown in '
          f'the same table, separated by commas: {", ".join(BASELINES)}.'),
     Flag('num_seeds', int, 1, 'Repeat the run and its baselines with so many seeds, counting up '
@@ -219,13 +227,13 @@ FLAG_TABLE = (
     Flag('finetune_batch_size', int, 512, 'Examples in a finetune step, over all replicas.', COUNT),
     Flag('export_dir', str, '', 'Folder of the SavedModel that --task_mode=export writes (empty: '
          'saved_model in output_dir).'),
-    Flag('export_weights', str, 'ema', 'Which network export and predict take: the student\'s '
+    Flag('export_weights', str, 'ema', 'Which network export, predict and label take: the student\'s '
          'averaged weights, its raw ones, or the teacher.', ('ema', 'raw', 'teacher')),
     Flag('export_tflite', bool, False, 'Export a model.tflite too: preprocessed images to logits.'),
     Flag('input', str, '', 'Images that --task_mode=predict classifies: a file, a folder, or a '
          'pattern such as "photos/**/*.jpg".'),
-    Flag('output', str, '', 'File that predict or select writes (empty: predictions.csv, or .jsonl, or '
-         'selected.json in output_dir).'),
+    Flag('output', str, '', 'File that predict, select or label writes (empty: predictions.csv, or .jsonl, '
+         'selected.json or teacher_predictions.npz in output_dir).'),
     Flag('format', str, '', 'How predictions are written (empty: jsonl where the output file is '
          'called so, else csv).', ('', 'csv', 'jsonl')),
     Flag('saved_model', str, '', 'Exported folder that predict takes the network from (empty: the '

@@ -6,6 +6,7 @@ import sys
 import time
 
 from absl import logging
+import numpy as np
 
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
 import tensorflow as tf
@@ -24,6 +25,7 @@ from meta_pseudo_labels import run_folder
 from meta_pseudo_labels import select_images
 from meta_pseudo_labels import train
 from meta_pseudo_labels import workers
+from meta_pseudo_labels.data import predictions
 from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.errors import Failure
@@ -140,13 +142,29 @@ def _select(config, progress):
   config = export.as_trained(config)
   path = config.output or os.path.join(config.output_dir, 'selected.json')
   problem, model = _trained(config, progress)
-  positions = select_images.most_probable(
-      select_images.predict(model, problem.unlabeled, problem.views, config.eval_batch_size),
-      config.select_per_class)
+  log_probs = select_images.log_probabilities(
+      model, problem.unlabeled, problem.views, config.eval_batch_size)
+  positions = select_images.most_probable(np.exp(log_probs), config.select_per_class)
   splits.write_selection(path, positions, dataset=problem.info.name, count=len(problem.unlabeled),
                          names=problem.unlabeled_names)
   progress.say(f'{len(positions)} of {len(problem.unlabeled)} unlabeled examples: '
                f'--unlabeled_manifest={path}')
+
+
+def _label(config, progress):
+  """Task label: writes what the run's network says of the labeled and the unlabeled examples."""
+  config = export.as_trained(config)
+  path = config.output or os.path.join(config.output_dir, 'teacher_predictions.npz')
+  problem, model = _trained(config, progress)
+  found = predictions.Predictions(*(select_images.log_probabilities(
+      model, inputs, problem.views, config.eval_batch_size) for inputs in (
+          problem.labeled[0], problem.unlabeled)))
+  predictions.write(path, found, problem.described)
+  known = problem.truth >= 0
+  right = found.unlabeled.argmax(axis=1)[known] == problem.truth[known]
+  accuracy = f' ({100 * right.mean():.2f}% of those with a known label right)' if known.any() else ''
+  progress.say(f'{len(found.labeled)} labeled and {len(found.unlabeled)} unlabeled examples'
+               f'{accuracy}: --teacher_predictions={path}')
 
 
 def _predict(config, progress):
@@ -246,7 +264,7 @@ def run(argv, restart=None):
     # One process trains several methods, each in functions of its own: no reason to warn.
     tf.get_logger().addFilter(lambda record: 'retracing' not in record.getMessage())
     progress = progress_lib.Progress()
-    {'export': _export, 'predict': _predict, 'select': _select}.get(
+    {'export': _export, 'predict': _predict, 'select': _select, 'label': _label}.get(
         config.task, _run_task)(config, progress)
   except UserError as error:
     print(f'error: {_in_one_line(error)}', file=sys.stderr)

@@ -15,7 +15,7 @@ LOCK = '.lock'
 OURS = ('.lock', 'ckpt_last', 'ckpt_best', 'logs', 'metrics.jsonl', 'hparams.json',
         'labeled_split.json', 'results.json', 'table.json', 'decision_regions.png', 'baselines',
         'seed_*', 'eval_*.json', 'eval_*.png', 'predictions.csv', 'predictions.jsonl', 'selected.json',
-        'saved_model', 'report*', '*.tmp', '*.partial')
+        'teacher_predictions.npz', 'saved_model', 'report*', '*.tmp', '*.partial')
 
 
 def is_remote(folder):
@@ -75,12 +75,13 @@ def cannot_be_written(folder, error):
                    'that can')
 
 
-def reset(folder, data_dir=None):
+def reset(folder, data_dir=None, teacher_predictions=None):
   """Removes all that is in a folder that this program made, but for its marker and lock.
 
   Args:
     folder: str.
     data_dir: where the data of the run are, or None.
+    teacher_predictions: file that the run trains on, or None.
 
   Returns:
     str, one line that says what was removed; '' if there was nothing.
@@ -91,7 +92,7 @@ def reset(folder, data_dir=None):
   names = sorted(set(os.listdir(folder)) - {MARKER, LOCK}) if os.path.isdir(folder) else []
   if not names:
     return ''
-  reason = _why_not(folder, names, data_dir)
+  reason = _why_not(folder, names, data_dir, teacher_predictions)
   if reason:
     raise UserError(f'--reset_output_dir: {folder} {reason}; it is left as it is: give another '
                     '--output_dir')
@@ -118,7 +119,7 @@ def _files(path):
   return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
 
 
-def _why_not(folder, names, data_dir):
+def _why_not(folder, names, data_dir, teacher_predictions):
   """Why a folder must not be emptied: words that follow its name, '' if it may."""
   real = os.path.realpath(folder)
   inside = lambda path: path and (os.path.realpath(path) + '/').startswith(real.rstrip('/') + '/')
@@ -126,6 +127,8 @@ def _why_not(folder, names, data_dir):
     return 'is or holds a home or root folder'
   if inside(data_dir):
     return f'is or holds --data_dir={data_dir}'
+  if inside(teacher_predictions):
+    return f'holds --teacher_predictions={teacher_predictions}'
   if any(name == '.git' for _, folders, files in os.walk(real) for name in folders + files):
     return 'is or holds a repository (.git)'
   if inside(os.getcwd()):

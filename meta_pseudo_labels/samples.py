@@ -51,9 +51,11 @@ def _pseudo_labels(method, data):
   mpl = isinstance(method, methods.MetaPseudoLabels)
   model = method.teacher if mpl else method.student
   with method.statistics_kept(model):
-    logits = method.uda_pass(model, data).logits
+    logits = (method.teacher_pass(data) if mpl else method.uda_pass(model, data)).logits
   if mpl:
-    return tf.nn.softmax(logits['augmented']), 'the teacher, on the augmented views'
+    stored = isinstance(method, methods.ReducedMetaPseudoLabels)
+    sees = 'its stored predictions' if stored else 'the augmented views'
+    return tf.nn.softmax(logits['augmented']), f'the teacher, on {sees}'
   return tf.nn.softmax(logits['original']), 'the student itself, on the original views'
 
 

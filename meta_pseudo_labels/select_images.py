@@ -26,11 +26,11 @@ def most_probable(probabilities, per_class):
   return np.unique(np.concatenate(chosen)).astype(np.int64)
 
 
-def predict(model, inputs, views, batch_size):
-  """A model's probabilities for inputs as evaluation sees them: float32 `[M, C]`."""
+def log_probabilities(model, inputs, views, batch_size):
+  """A model's log probabilities for inputs as evaluation sees them: float32 `[M, C]`."""
   count = len(inputs)
   batches = pipeline.eval_batches(inputs, np.zeros(count, np.int32), views=views,
                                   batch_size=batch_size)
-  probabilities = tf.function(
-      lambda x: tf.nn.softmax(tf.cast(model(x, training=False), tf.float32)), autograph=False)
-  return np.concatenate([probabilities(x).numpy() for x, _, _ in batches])[:count]
+  log_probs = tf.function(
+      lambda x: tf.nn.log_softmax(tf.cast(model(x, training=False), tf.float32)), autograph=False)
+  return np.concatenate([log_probs(x).numpy() for x, _, _ in batches])[:count]

@@ -52,7 +52,7 @@ def build_phases(config, problem):
       config, number, problem.input_shape, problem.num_classes)
   # A teacher is the first network, as the only one of UDA and Supervised is: so they start alike,
   # and a teacher that gets no feedback is the UDA baseline of the same seed, weight for weight.
-  if config.method_name in ('mpl', 'pseudo_labels'):
+  if config.method_name in ('mpl', 'reduced_mpl', 'pseudo_labels'):
     teacher, student = build(0), build(1)
   else:
     teacher, student = None, build(0)
@@ -65,7 +65,9 @@ def build_phases(config, problem):
   method = methods.from_config(config, student, teacher)
   evaluated = {'student': (student, method.average), 'raw_student': (student, None)}
   # The release never moves the teacher's batch-norm averages: its accuracy would be chance.
-  if teacher is not None and getattr(method, 'mpl_feedback', '') != 'release':
+  # That of reduced_mpl does not see images.
+  if teacher is not None and config.method_name != 'reduced_mpl' and (
+      getattr(method, 'mpl_feedback', '') != 'release'):
     evaluated['teacher'] = (teacher, None)
   uda_data = 0 if config.method_name == 'supervised' else config.uda_data
   phases.append(Phase('train', method, config.num_train_steps, config.train_batch_size, uda_data,

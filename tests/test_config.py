@@ -47,6 +47,7 @@ OURS = dict(
     finetune_batch_size=512, baselines='', keep_checkpoints=3, save_retry_seconds=300,
     max_nonfinite_steps=10, max_restarts=3, augment_stddev=.1,
     jit_compile=False, deterministic=False, num_seeds=1, export_dir='', export_weights='ema',
+    teacher_predictions=None, calibration_units=64, calibration_layers=1,
     export_tflite=False, input='', output='', format='', saved_model='', dataset_service_address=None)
 REQUIRED = ['main', '--dataset_name=digits_40_mpl', '--output_dir=/tmp/run']
 
@@ -167,6 +168,8 @@ def test_help_lists_our_flags(flag, capsys):
     ('two_moons', 'two_moons', None, 'supervised', None),
     ('two_moons_6_mpl', 'two_moons', 6, 'mpl', None),
     ('digits_40_mpl', 'digits', 40, 'mpl', None),
+    ('digits_40_reduced_mpl', 'digits', 40, 'reduced_mpl', None),
+    ('folder_reduced_mpl', 'folder', None, 'reduced_mpl', None),
     ('imagenette', 'imagenette', None, 'supervised', None),
     (None, '', None, 'supervised', None)])
 def test_what_the_dataset_name_says(dataset_name, dataset, count, method, classes):
@@ -243,7 +246,7 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
     ('--mpl_feedback=sampeld', "--mpl_feedback=sampeld: unknown value (did you mean 'sampled'?); "
      f'use one of {FEEDBACK_WORDS}'),
     ('--method=fixmatch', '--method=fixmatch: unknown value; use one of (empty), supervised, '
-     'pseudo_labels, uda, mpl'),
+     'pseudo_labels, uda, mpl, reduced_mpl'),
     ('--strategy=mirror', "--strategy=mirror: unknown value (did you mean 'mirrored'?); use one of "
      'auto, one_device, mirrored, multi_worker, tpu'),
     ('--lr_decay_type=linear', '--lr_decay_type=linear: unknown value; use one of constant, '
@@ -252,9 +255,9 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
      'lars'),
     ('--eval_split=train', '--eval_split=train: unknown value; use one of validation, test'),
     ('--task_mode=trian', "--task_mode=trian: unknown value (did you mean 'train'?); use one of "
-     'train, finetune, eval, eval_forever, export, predict, report, select, evals'),
+     'train, finetune, eval, eval_forever, export, predict, report, select, label, evals'),
     ('--baselines=uda,suprvised', "--baselines=uda,suprvised: unknown method 'suprvised' (did you "
-     "mean 'supervised'?); use supervised, pseudo_labels, uda, mpl, mpl_without_uda, "
+     "mean 'supervised'?); use supervised, pseudo_labels, uda, mpl, reduced_mpl, mpl_without_uda, "
      'label_spreading'),
     ('--model_type=wrn-27-2', '--model_type=wrn-27-2: the depth 27 must be 6n+4, such as 10, 16, '
      '22, 28'),

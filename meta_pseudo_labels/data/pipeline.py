@@ -76,7 +76,7 @@ def _made(steps, replicas_of, batch, local_replicas, service_address):
 
 
 def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, seed, truth=None,
-                  start_step=0, replicas=1, first_replica=0, local_replicas=None,
+                  predictions=None, start_step=0, replicas=1, first_replica=0, local_replicas=None,
                   service_address=None):
   """Training batches, one replica's share an element, the replicas of a step in a row.
 
@@ -91,6 +91,7 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     seed: int.
     truth: int32 `[m]`, the unlabeled examples' labels where known, else -1, for the logs alone;
       or None.
+    predictions: predictions.Predictions of the examples, if there are truth and unlabeled; or None.
     start_step: the step of the first element.
     replicas: over all workers; divides batch_size.
     first_replica, local_replicas: those that this worker feeds (default: all).
@@ -99,7 +100,8 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
 
   Returns:
     An endless tf.data.Dataset of (labeled `[b, ...]`, labels `[b]` int32[, original
-    `[b*uda_data, ...]`, augmented `[b*uda_data, ...]`[, truth `[b*uda_data]` int32]]),
+    `[b*uda_data, ...]`, augmented `[b*uda_data, ...]`[, truth `[b*uda_data]` int32[, log
+    probabilities of the labeled `[b, C]` and of the unlabeled `[b*uda_data, C]` float32]]]),
     b = batch_size / replicas.
   """
   local_replicas = replicas if local_replicas is None else local_replicas
@@ -109,6 +111,8 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
   with tf.device('CPU:0'):
     labels = tf.constant(labels, tf.int32)
     truth = None if truth is None else tf.constant(truth, tf.int32)
+    stored = None if predictions is None else (
+        tf.constant(predictions.labeled), tf.constant(predictions.unlabeled))
 
   def replicas_of(step, *chosen):
     numbers = tf.data.Dataset.range(first_replica, first_replica + local_replicas)
@@ -124,10 +128,14 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     if chosen_unlabeled is None:
       return result
     offset *= uda_data
-    chosen = tf.ensure_shape(chosen_unlabeled[offset:offset + share * uda_data],
-                             [share * uda_data])
-    result += views.unlabeled(read_unlabeled(chosen), key, offset, batch_size * uda_data)
-    return result if truth is None else (*result, tf.gather(truth, chosen))
+    chosen_unlabeled = tf.ensure_shape(chosen_unlabeled[offset:offset + share * uda_data],
+                                       [share * uda_data])
+    result += views.unlabeled(read_unlabeled(chosen_unlabeled), key, offset, batch_size * uda_data)
+    if truth is not None:
+      result += (tf.gather(truth, chosen_unlabeled),)
+    if stored is not None:
+      result += (tf.gather(stored[0], chosen), tf.gather(stored[1], chosen_unlabeled))
+    return result
 
   orders = [order(len(labels), seed, 'order/labeled', batch_size, start_step)]
   if unlabeled is not None:

@@ -1,5 +1,6 @@
 """What one run trains and is measured on: examples, labels, views, and the split between them."""
 import dataclasses
+import json
 from typing import Optional
 
 import numpy as np
@@ -10,6 +11,7 @@ from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.data import encoded
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import pipeline
+from meta_pseudo_labels.data import predictions as predictions_lib
 from meta_pseudo_labels.data import service
 from meta_pseudo_labels.data import sources
 from meta_pseudo_labels.data import splits
@@ -36,6 +38,7 @@ class Problem:
     names: str `[N]`, what the inputs are called, or None (examples.Examples).
     unlabeled_names: str `[M]`, likewise.
     service_address: of the tf.data service that makes the training batches, or None.
+    predictions: what a teacher said of the labeled and the unlabeled examples, or None.
   """
   info: datasets.DatasetInfo
   split: splits.Split
@@ -48,6 +51,7 @@ class Problem:
   names: Optional[np.ndarray] = None
   unlabeled_names: Optional[np.ndarray] = None
   service_address: Optional[str] = None
+  predictions: Optional[predictions_lib.Predictions] = None
 
   @property
   def input_shape(self):
@@ -64,9 +68,22 @@ class Problem:
 
   @property
   def identity(self):
-    """Text that is the same for the same classes and labeled, unlabeled and validation examples."""
-    return splits.identity(self.split, labels=self.labels, class_names=self.info.class_names,
+    """Text that is the same for the same classes and labeled, unlabeled and validation examples,
+    and the same predictions for them, if any."""
+    text = splits.identity(self.split, labels=self.labels, class_names=self.info.class_names,
                            unlabeled=len(self.unlabeled), names=self.names)
+    if self.predictions is None:
+      return text
+    return json.dumps({**json.loads(text), 'teacher_predictions': self.predictions.sha256},
+                      sort_keys=True)
+
+  @property
+  def described(self):
+    """`predictions.description` of these data, whatever predictions there are."""
+    bare = dataclasses.replace(self, predictions=None)
+    return predictions_lib.description(
+        bare.identity, dataset=self.info.name, labeled=self.labeled[0], unlabeled=self.unlabeled,
+        truth=self.truth, names=self.unlabeled_names)
 
   def fit(self, image):
     """An image of any size as this problem's images in memory were brought to theirs: uint8
@@ -92,7 +109,8 @@ class Problem:
     return pipeline.train_batches(
         inputs, labels, self.unlabeled if uda_data else None, views=self.views,
         batch_size=batch_size, uda_data=uda_data, seed=seed, start_step=start_step,
-        truth=self.truth if uda_data else None, service_address=self.service_address,
+        truth=self.truth if uda_data else None,
+        predictions=self.predictions if uda_data else None, service_address=self.service_address,
         **_replicas(replicas, context))
 
   def eval_batches(self, split, *, batch_size, replicas=1, context=None):
@@ -183,10 +201,14 @@ def build(config, say=None):
                                    count=len(unlabeled), names=names)
     unlabeled, truth, names = unlabeled[chosen], truth[chosen], (
         None if names is None else names[chosen])
-  return Problem(info=info, split=split, inputs=train.inputs, labels=train.labels,
-                 unlabeled=unlabeled, truth=truth, evaluated=evaluated,
-                 views=_views(config, info, train.inputs, kind), names=train.names,
-                 unlabeled_names=names, service_address=address)
+  problem = Problem(info=info, split=split, inputs=train.inputs, labels=train.labels,
+                    unlabeled=unlabeled, truth=truth, evaluated=evaluated,
+                    views=_views(config, info, train.inputs, kind), names=train.names,
+                    unlabeled_names=names, service_address=address)
+  if not config.reads_predictions:
+    return problem
+  return dataclasses.replace(problem, predictions=predictions_lib.read(
+      config.teacher_predictions, problem.described))
 
 
 def _completed(info, data):

@@ -3,10 +3,13 @@ from meta_pseudo_labels import models
 from meta_pseudo_labels import optimizers
 from meta_pseudo_labels.methods.mpl import MetaPseudoLabels
 from meta_pseudo_labels.methods.pseudo_labels import PseudoLabels
+from meta_pseudo_labels.methods.reduced_mpl import ReducedMetaPseudoLabels
 from meta_pseudo_labels.methods.supervised import Supervised
 from meta_pseudo_labels.methods.uda import UDA
+from meta_pseudo_labels.models.calibration import calibration
 
-__all__ = ['MetaPseudoLabels', 'PseudoLabels', 'Supervised', 'UDA', 'build_model', 'from_config']
+__all__ = ['MetaPseudoLabels', 'PseudoLabels', 'ReducedMetaPseudoLabels', 'Supervised', 'UDA',
+           'build_model', 'from_config']
 
 # Data sets whose EfficientNets stride less, by words in their names (release: modeling).
 SMALL_IMAGES = ('cifar', 'tinyimages', 'svhn')
@@ -15,8 +18,13 @@ SMALL_IMAGES = ('cifar', 'tinyimages', 'svhn')
 def build_model(config, number, input_shape, num_classes):
   """A fresh model by `config.model_type`: the first (0) or the second (1) network of a run.
 
-  Inputs `[N, *input_shape]` -> logits `[N, num_classes]`; their initial weights differ.
+  Inputs `[N, *input_shape]` -> logits `[N, num_classes]`; their initial weights differ. The first
+  of reduced_mpl is the small one, on stored log probabilities `[N, num_classes]`.
   """
+  if config.method_name == 'reduced_mpl' and number == 0:
+    return calibration(
+        num_classes, units=config.calibration_units, depth=config.calibration_layers,
+        seed=f'{config.seed}/{number}')
   return models.build(
       config.model_type, num_classes=num_classes, input_shape=input_shape,
       dropout=config.dense_dropout_rate, bn_decay=config.batch_norm_decay,
@@ -48,7 +56,8 @@ def from_config(config, student, teacher=None):
   Args:
     config: Config.
     student: Keras model.
-    teacher: Keras model, for mpl (trained with the student) and pseudo_labels (trained before).
+    teacher: Keras model, for mpl and reduced_mpl (trained with the student) and pseudo_labels
+      (trained before).
   """
   common = dict(
       weight_decay=config.weight_decay, grad_bound=config.grad_bound,
@@ -58,9 +67,10 @@ def from_config(config, student, teacher=None):
   consistency = dict(uda_temp=config.uda_temp, uda_threshold=config.uda_threshold,
                      uda_weight=config.uda_weight, uda_steps=config.uda_steps)
   rate = learning_rate(config, config.lr, num_warmup_steps=config.num_warmup_steps)
-  if config.method_name == 'mpl':
-    method = MetaPseudoLabels(teacher, student, mpl_feedback=config.mpl_feedback,
-                              mpl_weight=config.mpl_weight, **consistency, **common)
+  if config.method_name in ('mpl', 'reduced_mpl'):
+    kind = MetaPseudoLabels if config.method_name == 'mpl' else ReducedMetaPseudoLabels
+    method = kind(teacher, student, mpl_feedback=config.mpl_feedback,
+                  mpl_weight=config.mpl_weight, **consistency, **common)
     method.set_optimizers(
         optimizer(config, learning_rate(
             config, config.mpl_student_lr,

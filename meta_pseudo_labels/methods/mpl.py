@@ -104,7 +104,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as teacher_tape:
       teacher_tape.watch(self.teacher.trainable_variables)
       with self.statistics_kept(self.teacher, keep=self.mpl_feedback == 'release'):
-        out = self.uda_pass(self.teacher, data)
+        out = self.teacher_pass(data)
       loss_u = tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
       loss = out.cross_entropy_l + loss_u
       log_probs = tf.nn.log_softmax(out.logits['augmented'])
@@ -161,6 +161,10 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
         'uda/u_ratio': tf.reduce_mean(out.mask_u) / self.replicas,
         'uda/l_ratio': tf.reduce_mean(out.mask_l) / self.replicas,
         **diagnostics.pseudo_labels(log_probs, student.logits, truth, self.replicas)}
+
+  def teacher_pass(self, data):
+    """The teacher's pass over a batch, with its losses on its own: a `uda.Pass`."""
+    return self.uda_pass(self.teacher, data)
 
   def pseudo_labels(self, log_probs):
     """The student's targets `[n, C]`, constants, from the teacher's log probabilities."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 from meta_pseudo_labels import methods
 from meta_pseudo_labels import models
 from meta_pseudo_labels import optimizers
+from meta_pseudo_labels.models import calibration
 from meta_pseudo_labels.models import layers
 
 CLASSES, BATCH, UNLABELED = 3, 3, 4
@@ -45,15 +46,33 @@ def batch(seed=0, unlabeled=UNLABELED):
   return images(BATCH), labels, images(unlabeled), images(unlabeled)
 
 
+def small_calibration(seed):
+  """Log probabilities `[N, 3]` float64 -> logits `[N, 3]`, not at its start any more."""
+  model = calibration.calibration(CLASSES, units=4, seed=seed)
+  rng = np.random.RandomState(seed)
+  for variable in model.trainable_variables:
+    variable.assign(rng.standard_normal(variable.shape) * .7)
+  return model
+
+
+def stored(unlabeled):
+  """What reduced_mpl's batch has besides: labels that nobody knows, and log probabilities."""
+  rng = np.random.RandomState(7)
+  log_probs = lambda n: tf.nn.log_softmax(tf.constant(3 * rng.standard_normal([n, CLASSES])))
+  return tf.fill([unlabeled], -1), log_probs(BATCH), log_probs(unlabeled)
+
+
 class Bilevel:
   """A step that can be taken again and again from the same point."""
 
-  def __init__(self, name, optimizer, batch_norm=False, unlabeled=UNLABELED, **settings):
-    self.teacher, self.student = small_model(1, batch_norm), small_model(2, batch_norm)
-    self.method = methods.MetaPseudoLabels(
-        self.teacher, self.student, mpl_feedback=name, uda_weight=0., **settings)
+  def __init__(self, name, optimizer, batch_norm=False, unlabeled=UNLABELED, reduced=False,
+               **settings):
+    self.student = small_model(2, batch_norm)
+    self.teacher = small_calibration(1) if reduced else small_model(1, batch_norm)
+    kind = methods.ReducedMetaPseudoLabels if reduced else methods.MetaPseudoLabels
+    self.method = kind(self.teacher, self.student, mpl_feedback=name, uda_weight=0., **settings)
     self.method.set_optimizers(optimizer, optimizers.SGD(0.))
-    self.data = batch(unlabeled=unlabeled)
+    self.data = batch(unlabeled=unlabeled) + (stored(unlabeled) if reduced else ())
     slots = [v for values in optimizer.slots.values() for v in values]
     rng = np.random.RandomState(5)
     for slot in slots:  # A run in progress: momentum is there already.
@@ -142,7 +161,9 @@ OPTIMIZERS = {
     ('sgd', False, {}), ('sgd', True, {}), ('momentum', False, {}), ('nesterov', True, {}),
     ('nesterov', False, {'grad_bound': .1, 'weight_decay': .1}),
     ('sgd', True, {'grad_bound': .05, 'label_smoothing': .15}),
-    ('rmsprop', False, {}), ('lars', False, {}), ('adam', False, {})])
+    ('rmsprop', False, {}), ('lars', False, {}), ('adam', False, {}),
+    ('sgd', False, {'reduced': True}),
+    ('nesterov', True, {'reduced': True, 'weight_decay': .1, 'label_smoothing': .15})])
 def test_soft_is_the_derivative_of_the_loss_after_the_step(optimizer, batch_norm, settings):
   bilevel = Bilevel('soft', OPTIMIZERS[optimizer](), batch_norm, **settings)
   expected = bilevel.numerical(bilevel.loss_after)
@@ -215,7 +236,7 @@ def probability(log_probs, targets):
 
 def teacher_log_probs(bilevel):
   bilevel.reset()
-  out = bilevel.method.uda_pass(bilevel.teacher, bilevel.data)
+  out = bilevel.method.teacher_pass(bilevel.data)
   bilevel.reset()
   return tf.nn.log_softmax(out.logits['augmented'])
 
@@ -230,9 +251,9 @@ def expected_over_draws(bilevel, function):
   return total
 
 
-@pytest.mark.parametrize('batch_norm', [False, True])
-def test_sampled_is_unbiased_at_the_mean_scale(batch_norm):
-  bilevel = Bilevel('sampled', OPTIMIZERS['nesterov'](), batch_norm, unlabeled=2)
+@pytest.mark.parametrize('batch_norm, reduced', [(False, False), (True, False), (True, True)])
+def test_sampled_is_unbiased_at_the_mean_scale(batch_norm, reduced):
+  bilevel = Bilevel('sampled', OPTIMIZERS['nesterov'](), batch_norm, unlabeled=2, reduced=reduced)
   losses = []
   for targets in all_hard_targets(2):
     bilevel.fix_targets()
@@ -251,18 +272,20 @@ def test_sampled_is_unbiased_at_the_mean_scale(batch_norm):
   assert relative_error(-2 * found / .99, expected) > 1.99
 
 
-def test_sampled_dot_has_the_mean_of_soft():
+@pytest.mark.parametrize('reduced', [False, True])
+def test_sampled_dot_has_the_mean_of_soft(reduced):
   # The student's step depends on the labels it drew, so the identity is exact as the rate goes
   # to zero, where theta' does not.
-  bilevel = Bilevel('sampled_dot', optimizers.SGD(1e-6), True, unlabeled=2)
+  bilevel = Bilevel('sampled_dot', optimizers.SGD(1e-6), True, unlabeled=2, reduced=reduced)
   found = expected_over_draws(bilevel, bilevel.teacher_gradient)
-  soft = Bilevel('soft', optimizers.SGD(1e-6), True, unlabeled=2).teacher_gradient()
+  soft = Bilevel('soft', optimizers.SGD(1e-6), True, unlabeled=2, reduced=reduced).teacher_gradient()
   assert relative_error(found, soft) < 1e-5
 
 
-def test_the_feedback_of_the_release_has_no_gradient():
+@pytest.mark.parametrize('reduced', [False, True])
+def test_the_feedback_of_the_release_has_no_gradient(reduced):
   """google-research issues 534 and 541."""
-  bilevel = Bilevel('release', OPTIMIZERS['nesterov'](), True)
+  bilevel = Bilevel('release', OPTIMIZERS['nesterov'](), True, reduced=reduced)
   bilevel.start = [np.float32(-3) if v is bilevel.method.moving_dot_product else value
                    for v, value in zip(bilevel.state, bilevel.start)]
   with_feedback = bilevel.step()

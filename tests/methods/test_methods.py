@@ -6,10 +6,11 @@ import tensorflow as tf
 import meta_pseudo_labels as mpl
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import models
+from meta_pseudo_labels.models import calibration
 
 BATCH, UNLABELED = 8, 16
 NAMES = ('supervised', 'pseudo_labels', 'uda', 'release', 'soft', 'sampled', 'sampled_dot',
-         'argmax')
+         'argmax', 'reduced')
 
 
 def make(name, **settings):
@@ -24,6 +25,9 @@ def make(name, **settings):
     method = mpl.PseudoLabels(model('student'), model('teacher'), **settings)
   elif name == 'uda':
     method = mpl.UDA(model('student'), uda_threshold=.1, **settings)
+  elif name == 'reduced':
+    method = mpl.ReducedMetaPseudoLabels(
+        calibration.calibration(10), model('student'), mpl_feedback='soft', **settings)
   else:
     method = mpl.MetaPseudoLabels(model('teacher'), model('student'), mpl_feedback=name,
                                   uda_threshold=.1, **settings)
@@ -38,8 +42,10 @@ def make(name, **settings):
 def batch(seed=0):
   rng = np.random.RandomState(seed)
   images = lambda n: rng.standard_normal([n, 8, 8, 1]).astype(np.float32)
+  log_probs = lambda n: tf.nn.log_softmax(
+      2 * np.random.RandomState(n).standard_normal([n, 10]).astype(np.float32)).numpy()
   return (images(BATCH), rng.randint(10, size=BATCH).astype(np.int32), images(UNLABELED),
-          images(UNLABELED))
+          images(UNLABELED), np.full(UNLABELED, -1, np.int32), log_probs(BATCH), log_probs(UNLABELED))
 
 
 def train(name, replicas, steps=3, data=None):
@@ -114,7 +120,7 @@ def test_a_step_that_is_not_finite_changes_no_weights(name):
   assert (int(method.skipped), int(method.skipped_in_a_row)) == (1, 1)
 
 
-@pytest.mark.parametrize('name', ('supervised', 'uda', 'release', 'soft'))
+@pytest.mark.parametrize('name', ('supervised', 'uda', 'release', 'soft', 'reduced'))
 def test_nothing_is_left_of_a_step_that_is_not_finite(name):
   """Batch-norm averages, the moving average, the feedback's: NaN would stay in them for good."""
   method = make(name)
