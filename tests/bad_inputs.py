@@ -7,7 +7,9 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import run_folder
+from meta_pseudo_labels.data import problem as problem_lib
 
 POINTS = dict(train_points=np.zeros([8, 2], np.float32), train_labels=np.arange(8) % 2,
               test_points=np.zeros([4, 2], np.float32), test_labels=np.arange(4) % 2)
@@ -69,6 +71,24 @@ def make(folder):
   content = (folder / 'no_test.npz').read_bytes()
   (folder / 'cut.npz').write_bytes(content[:len(content) // 2])
   (folder / 'no_zip.npz').write_bytes(b'no archive')
+  _stored_predictions(folder)
+
+
+def _stored_predictions(folder):
+  """Files for reduced_mpl on digits_40 of 8 pixels, each wrong in one way."""
+  problem = problem_lib.build(config_lib.Config(dataset_name='digits_40_mpl', image_size=8))
+  labeled, unlabeled = (np.full([len(of), 10], np.log(.1), np.float32)
+                        for of in (problem.labeled[0], problem.unlabeled))
+  right = dict(labeled=labeled, unlabeled=unlabeled, data=json.dumps(problem.described))
+  said = lambda **changes: json.dumps({**problem.described, **changes})
+  for name, change in (
+      ('other_images', dict(data=said(inputs='0'))), ('other_data', dict(data='{}')),
+      ('other_classes', dict(data=said(class_names=['a', 'b']))), ('no_json', dict(data='{')),
+      ('three_classes', dict(labeled=labeled[:, :3])), ('few', dict(unlabeled=unlabeled[:9])),
+      ('float64', dict(labeled=labeled.astype(np.float64))),
+      ('probabilities', dict(unlabeled=np.exp(unlabeled))),
+      ('nan', dict(labeled=labeled * np.float32(np.nan)))):
+    np.savez(folder / f'{name}_predictions.npz', **{**right, **change})
 
 
 def _folders_of_images(folder):

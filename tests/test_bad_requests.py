@@ -72,6 +72,8 @@ train
 --eval_split=train
 --views=sideways
 --baselines=uda,suprvised
+--calibration_layers=-1
+--calibration_units=0
 --model_type=wrn-27-2
 --model_type=resnet50
 --model_type=resnet-50 --dataset_name=two_moons_6
@@ -103,6 +105,24 @@ SETTINGS = '''
 --unlabeled_manifest=DIR/other_selection.json
 --unlabeled_manifest=DIR/deep.json
 --baselines=label_spreading --dataset_name=folder --data_dir=DIR/images --views=resized_crop
+--method=reduced_mpl
+--baselines=reduced_mpl
+--method=reduced_mpl --teacher_predictions=DIR/few_predictions.npz --num_seeds=3
+--method=reduced_mpl --teacher_predictions=/no/such.npz
+--method=reduced_mpl --teacher_predictions=DIR/empty
+--method=reduced_mpl --teacher_predictions=DIR/no_zip.npz
+--method=reduced_mpl --teacher_predictions=DIR/cut.npz
+--method=reduced_mpl --teacher_predictions=DIR/no_test.npz
+--method=reduced_mpl --teacher_predictions=DIR/no_json_predictions.npz
+--method=reduced_mpl --teacher_predictions=DIR/other_data_predictions.npz
+--method=reduced_mpl --teacher_predictions=DIR/other_images_predictions.npz
+--method=reduced_mpl --teacher_predictions=DIR/other_classes_predictions.npz
+--method=reduced_mpl --teacher_predictions=DIR/three_classes_predictions.npz
+--method=reduced_mpl --teacher_predictions=DIR/few_predictions.npz
+--method=reduced_mpl --teacher_predictions=DIR/few_predictions.npz --num_labeled=50
+--method=reduced_mpl --teacher_predictions=DIR/float64_predictions.npz
+--method=reduced_mpl --teacher_predictions=DIR/probabilities_predictions.npz
+--method=reduced_mpl --teacher_predictions=DIR/nan_predictions.npz
 '''
 FOLDERS = '''
 --dataset_name=folder
@@ -152,6 +172,7 @@ FOLDER_FLAGS = '''
 --task_mode=predict --input=DIR/images --saved_model=/no/such --output=DIR/p.csv
 --task_mode=predict --input=DIR/images --format=xml
 --task_mode=select
+--task_mode=label
 --load_checkpoint=/no/such
 --load_checkpoint=DIR/empty
 --load_checkpoint=DIR/image.flags
@@ -165,6 +186,7 @@ RUNS = (
     ('--task_mode=export --model_type=wrn-10-1', None),
     ('--task_mode=export --export_dir=DIR/work', None),
     ('--task_mode=export --export_weights=teacher', None),
+    ('--task_mode=label --output=/no/such/predictions.npz', None),
     ('--task_mode=predict --input=DIR/images', None),
     ('--task_mode=eval', 'all_damaged'), ('--task_mode=export', 'all_damaged'), ('', 'all_damaged'),
     ('', 'results_damaged'), ('', 'hparams_damaged'), ('', 'older_version'), ('', 'locked'),
