@@ -227,8 +227,8 @@ FLAG_TABLE = (
     Flag('finetune_batch_size', int, 512, 'Examples in a finetune step, over all replicas.', COUNT),
     Flag('export_dir', str, '', 'Folder of the SavedModel that --task_mode=export writes (empty: '
          'saved_model in output_dir).'),
-    Flag('export_weights', str, 'ema', 'Which network export, predict and label take: the student\'s '
-         'averaged weights, its raw ones, or the teacher.', ('ema', 'raw', 'teacher')),
+    Flag('export_weights', str, 'ema', 'Which network export, predict, select and label take: the '
+         'student\'s averaged weights, its raw ones, or the teacher.', ('ema', 'raw', 'teacher')),
     Flag('export_tflite', bool, False, 'Export a model.tflite too: preprocessed images to logits.'),
     Flag('input', str, '', 'Images that --task_mode=predict classifies: a file, a folder, or a '
          'pattern such as "photos/**/*.jpg".'),
