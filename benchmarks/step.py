@@ -6,12 +6,11 @@
 
 Every combination runs in a process of its own. In each round that process measures, in turn, the
 largest matrix products it can make in the precision (the peak) and the step on a constant batch;
-the share is the step's operations by its time over the peak of the same round. Operations are those
-that TensorFlow's profiler counts in the step's graph: convolutions and matrix products,
-forward and backward, recomputed ones not counted twice: with --remat the count is that without.
-Memory is what the process has had resident at most, over what it had before the first step's graph
-was made, and the sum of both. `first step` is the time from an unbuilt model to the end of the first
-step, in seconds of this machine: tracing, most of it.
+the share is the step's operations by its time over the peak of the same round. Operations are
+counted by benchmarks/estimate.py: convolutions and dense layers, without what --remat makes again.
+Memory is the most that the process has had resident; what it had before the network was built is
+named too. `first step` is the time from there to the end of the first step in seconds of this machine:
+tracing, most of it.
 """
 import argparse
 import itertools
@@ -24,7 +23,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-PEAK_SIZE, SECONDS = 3072, 3.
+PEAK_SIZES, SECONDS = (2048, 4096), 3.
 
 
 def resident():
@@ -43,89 +42,88 @@ def timed(function, seconds=SECONDS):
   return (time.perf_counter() - began) / count
 
 
-def operations(function):
-  """What TensorFlow's profiler counts in a traced function without arguments: float."""
+def products(dtype):
+  """{size: function that multiplies two square matrices of that size}, compiled."""
   import tensorflow as tf  # pylint: disable=import-outside-toplevel
-  profiler = tf.compat.v1.profiler
-  options = profiler.ProfileOptionBuilder(
-      profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
-  graph = function.get_concrete_function().graph
-  return float(profiler.profile(graph, options=options).total_float_ops)
+
+  def product(size):
+    matrix = tf.cast(tf.random.stateless_normal([size, size], [0, size]), dtype)
+    multiply = tf.function(lambda: tf.matmul(matrix, matrix)[0, 0], autograph=False)
+    return lambda: float(multiply())
+
+  return {size: product(size) for size in PEAK_SIZES}
 
 
-def measure(name, flags, rounds):
+def measure(name, rounds, flags):
   """One combination, in this process: a dict of numbers."""
+  # Here, since the parent has no use for TensorFlow.
   import step_cost  # pylint: disable=import-outside-toplevel
+  import estimate  # pylint: disable=import-outside-toplevel
   import tensorflow as tf  # pylint: disable=import-outside-toplevel
   from meta_pseudo_labels import config as config_lib  # pylint: disable=import-outside-toplevel
   from meta_pseudo_labels import distribute  # pylint: disable=import-outside-toplevel
   config = config_lib.parse(['step', '--dataset_name=cifar10', '--output_dir=unused', *flags])
   config_lib.validate(config)
-  distribute.set_up(0, use_bfloat16=config.use_bfloat16)
-  dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
-  before = resident()[0]
-  began = time.perf_counter()
+  method = dict(method=name) if name in ('uda', 'supervised') else dict(
+      method='mpl', mpl_feedback=name)
+  operations = estimate.estimate(config.replace(**method)).step_flops
+  distribute.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
+  before, began = resident()[0], time.perf_counter()
   step = step_cost.build_step(config, name)
-  float(step()['global_step'])
-  first = time.perf_counter() - began
   run = lambda: float(step()['global_step'])
+  run()
+  first = time.perf_counter() - began
   timed(run, 0.)
-  most = resident()[1]
-  # After the memory was read: the peak's matrices are not the step's.
-  matrix = tf.cast(tf.random.stateless_normal([PEAK_SIZE, PEAK_SIZE], [0, 0]), dtype)
-  product = tf.function(lambda: tf.reduce_sum(tf.cast(tf.matmul(matrix, matrix)[0], tf.float32)))
-  multiply = lambda: float(product())
-  multiply()
+  most = resident()[1]  # Before the matrices of the peak are there.
+  multiply = products(tf.bfloat16 if config.use_bfloat16 else tf.float32)
   seconds, peaks = [], []
   for _ in range(rounds):
-    peaks.append(2 * PEAK_SIZE**3 / timed(multiply, SECONDS / 2))
+    peaks.append(max(2 * size**3 / timed(product, SECONDS / 4)
+                     for size, product in multiply.items()))
     seconds.append(timed(run))
-  plain = step
-  if config.remat:
-    plain = step_cost.build_step(config.replace(remat=False), name)
-  return {'operations': operations(plain), 'seconds': seconds, 'peaks': peaks, 'first': first,
+  return {'operations': operations, 'seconds': seconds, 'peaks': peaks, 'first': first,
           'before': before, 'most': most}
 
 
 def line(numbers):
-  """The part of the table that is measured, as text."""
+  """What was measured, as text."""
   shares = sorted(numbers['operations'] / second / peak
                   for second, peak in zip(numbers['seconds'], numbers['peaks']))
   middle = lambda values: sorted(values)[len(values) // 2]
-  return (f'{middle(numbers["seconds"]):6.3f} s  {numbers["operations"] / 1e9:6.0f} GFLOP  '
-          f'{100 * middle(shares):3.0f} % of {middle(numbers["peaks"]) / 1e9:5.0f} GFLOP/s '
-          f'({100 * shares[0]:.0f} to {100 * shares[-1]:.0f})  '
-          f'{numbers["most"]:.2f} GB ({numbers["most"] - numbers["before"]:.2f} over the start\'s)  '
-          f'first step {numbers["first"]:.1f} s')
+  return (f'{middle(numbers["seconds"]):6.3f} s for {numbers["operations"] / 1e9:.0f} GFLOP: '
+          f'{100 * middle(shares):.0f} % of {middle(numbers["peaks"]) / 1e9:.0f} GFLOP/s '
+          f'({100 * shares[0]:.0f} to {100 * shares[-1]:.0f}); {numbers["most"]:.2f} GB '
+          f'({numbers["before"]:.2f} before); first step {numbers["first"]:.1f} s')
 
 
-def main():
+def main(argv):
+  if argv and argv[0].startswith('--one='):
+    name, rounds = argv[0][len('--one='):].split(',')
+    print(json.dumps(measure(name, int(rounds), argv[1:])))
+    return
   parser = argparse.ArgumentParser(allow_abbrev=False)
   for name, default in (('model', 'wrn-28-2'), ('image_size', '32'), ('batch', '16'),
                         ('uda_data', '7'), ('methods', 'release'),
                         ('precisions', 'float32,bfloat16'), ('remat', 'false'), ('rounds', '5')):
     parser.add_argument(f'--{name}', default=default)
-  parser.add_argument('--one', help=argparse.SUPPRESS)
-  given, others = parser.parse_known_args()
-  if given.one:
-    print(json.dumps(measure(given.one, others, int(given.rounds))))
-    return
+  given, others = parser.parse_known_args(argv)
   flags = [f'--model_type={given.model}', f'--image_size={given.image_size}',
            f'--train_batch_size={given.batch}', f'--uda_data={given.uda_data}', *others]
   print(f'{given.model}, {given.image_size} pixels, batch {given.batch}, U {given.uda_data}, '
         f'{os.cpu_count()} cores, {given.rounds} rounds')
   for method, precision, remat in itertools.product(
       given.methods.split(','), given.precisions.split(','), given.remat.split(',')):
-    command = [sys.executable, __file__, f'--one={method}', f'--rounds={given.rounds}', *flags,
-               f'--use_bfloat16={"true" if precision == "bfloat16" else "false"}', f'--remat={remat}']
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          check=False)
+    own = [f'--use_{precision}'] if precision != 'float32' else []
+    done = subprocess.run(
+        [sys.executable, __file__, f'--one={method},{given.rounds}', *flags, *own,
+         f'--remat={remat}'],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     name = f'{method}, {precision}' + (', remat' if remat == 'true' else '')
     if done.returncode:
       print(f'error: {name}: {done.stderr.strip().splitlines()[-1]}', file=sys.stderr)
       sys.exit(done.returncode)
-    print(f'{name:28} {line(json.loads(done.stdout.splitlines()[-1]))}', flush=True)
+    print(f'{name:26} {line(json.loads(done.stdout.splitlines()[-1]))}', flush=True)
 
 
 if __name__ == '__main__':
-  main()
+  main(sys.argv[1:])

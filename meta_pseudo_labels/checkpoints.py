@@ -137,7 +137,7 @@ class Checkpoints:
     Raises:
       OSError, tf.errors.OpError: it cannot be written; what was there before still is.
     """
-    if not run_folder.is_remote(self._output_dir) and not os.path.isdir(self._output_dir):
+    if not os.path.isdir(self._output_dir):
       # A volume that was taken away must not be made anew, elsewhere, under its name.
       raise FileNotFoundError(errno.ENOENT, 'the folder is gone', self._output_dir)
     # The best first: a run killed in between does these steps again, and finds it best again.

@@ -215,6 +215,9 @@ def validate(config: Config) -> None:
   if config.task == 'finetune' and not config.finetune_steps:
     raise UserError('--task_mode=finetune: --finetune_steps=0 leaves nothing to do; give a number '
                     'such as --finetune_steps=1000')
+  if '://' in (config.output_dir or ''):
+    raise UserError(f'--output_dir={config.output_dir}: must be a folder of this machine; mount the '
+                    'bucket, or copy the folder there afterwards')
   if config.use_float16 and config.use_bfloat16:
     raise UserError('--use_float16: not together with --use_bfloat16; leave one out')
   if config.labeled_count == 0:
@@ -235,6 +238,16 @@ def validate(config: Config) -> None:
     verb = 'evaluate' if config.task.startswith('eval') else 'read'
     raise UserError(f'--reset_output_dir: would delete the checkpoints that --task_mode='
                     f'{config.task_mode} is to {verb}; leave it out')
+
+
+def refuse_split_replicas(config: Config) -> None:
+  """Raises UserError if a replica is to be several cores: the largest recipes say so (release: XLA
+  sharding), and are valid as what they are, but cannot be run like that."""
+  if config.use_xla_sharding or config.num_cores_per_replica > 1:
+    raise UserError(
+        f'--use_xla_sharding={str(config.use_xla_sharding).lower()} --num_cores_per_replica='
+        f'{config.num_cores_per_replica}: images are not split over the cores of a replica here, which needs '
+        'a TPU to try; give --nouse_xla_sharding --num_cores_per_replica=1, and --remat to save memory')
 
 
 def _required(config: Config) -> Tuple[str, ...]:

@@ -190,6 +190,7 @@ def _run_task(config, progress):
   """Carries out a task on a problem and a strategy: train, finetune, eval, eval_forever, report."""
   if config.task == 'report':
     config = export.as_trained(config)
+  config_lib.refuse_split_replicas(config)
   distribute.set_threads(config.intra_op_threads)
   strategy = distribute.create_strategy(
       config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,

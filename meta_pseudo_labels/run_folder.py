@@ -18,11 +18,6 @@ OURS = ('.lock', 'ckpt_last', 'ckpt_best', 'logs', 'metrics.jsonl', 'hparams.jso
         'teacher_predictions.npz', 'saved_model', 'report*', '*.tmp', '*.partial')
 
 
-def is_remote(folder):
-  """Whether a path is a bucket's (gs://...), where there are no locks."""
-  return '://' in folder
-
-
 def mark(folder):
   """Makes the folder if need be, and marks it as made by this program if nothing was in it.
 
@@ -44,9 +39,6 @@ def lock(folder):
   Raises:
     UserError: another process holds it, or the folder cannot be written.
   """
-  if is_remote(folder):
-    yield
-    return
   try:
     mark(folder)
     file = open(os.path.join(folder, LOCK), 'ab+', buffering=0)  # pylint: disable=consider-using-with

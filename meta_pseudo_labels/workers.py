@@ -73,7 +73,7 @@ def folder(strategy, output_dir):
     return
   with tempfile.TemporaryDirectory(prefix='meta_pseudo_labels_worker_') as own:
     with open(os.path.join(own, SHARED), 'w', encoding='utf-8') as file:
-      file.write(os.path.abspath(output_dir) if '://' not in output_dir else output_dir)
+      file.write(os.path.abspath(output_dir))
     yield own
 
 

@@ -51,6 +51,8 @@ train
 --model_type=mlp-999999999x2
 --dataset_name=digits_४०
 --output_dir=DIR/a\0b
+--output_dir=gs://bucket/run
+--use_float16 --use_bfloat16
 --flagfile=
 --ema_decay=1
 --uda_temp=0
@@ -98,6 +100,8 @@ SETTINGS = '''
 --strategy=mirrored --train_batch_size=6 --eval_batch_size=8
 --strategy=mirrored --train_batch_size=8 --eval_batch_size=6
 --strategy=tpu
+--strategy=multi_worker
+--use_xla_sharding --num_cores_per_replica=16
 --num_virtual_devices=3
 --intra_op_threads=3
 --unlabeled_manifest=/no/such.json

@@ -28,7 +28,8 @@ def build_model(config, number, input_shape, num_classes):
   return models.build(
       config.model_type, num_classes=num_classes, input_shape=input_shape,
       dropout=config.dense_dropout_rate, bn_decay=config.batch_norm_decay,
-      bn_epsilon=config.batch_norm_epsilon, stochastic_depth=config.stochastic_depth_drop_rate,
+      bn_epsilon=config.batch_norm_epsilon, bn_batch_size=config.batch_norm_batch_size,
+      stochastic_depth=config.stochastic_depth_drop_rate,
       small_images=any(word in config.dataset_name.lower() for word in SMALL_IMAGES),
       seed=f'{config.seed}/{number}')
 

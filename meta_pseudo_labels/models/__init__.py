@@ -7,7 +7,7 @@ from meta_pseudo_labels.models import wide_resnet
 
 
 def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
-          stochastic_depth=0., small_images=False, seed=0):
+          bn_batch_size=None, stochastic_depth=0., small_images=False, seed=0):
   """A Keras model by `--model_type`: inputs `[N, *input_shape]` -> logits `[N, num_classes]`.
 
   `model.variables` and `model.trainable_variables` are in the release's order, under the
@@ -19,7 +19,7 @@ def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilo
     num_classes: int.
     input_shape: (H, W, C) for images, (D,) for vectors.
     dropout: rate before the last dense layer.
-    bn_decay, bn_epsilon: of the batch norms.
+    bn_decay, bn_epsilon, bn_batch_size: of the batch norms.
     stochastic_depth: EfficientNets only, the drop rate at the end of the network.
     small_images: EfficientNets only, fewer strides; the release has them for datasets with
       cifar, svhn or tinyimages in the name.
@@ -29,7 +29,8 @@ def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilo
     UserError: there is no such model, or it does not fit the data.
   """
   kwargs = dict(num_classes=num_classes, input_shape=tuple(input_shape), dropout=dropout,
-                bn_decay=bn_decay, bn_epsilon=bn_epsilon, seed=seed)
+                bn_decay=bn_decay, bn_epsilon=bn_epsilon, bn_batch_size=bn_batch_size,
+                seed=seed)
   if name in efficientnet.SIZES:
     builder, rank = efficientnet.efficientnet, 3
     kwargs.update(stochastic_depth=stochastic_depth, small_images=small_images)

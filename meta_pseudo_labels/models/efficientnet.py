@@ -52,7 +52,7 @@ def blocks(name, small_images=False):
 
 
 def efficientnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
-                 stochastic_depth=0., small_images=False, seed=0):
+                 bn_batch_size=None, stochastic_depth=0., small_images=False, seed=0):
   """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
 
   Args:
@@ -60,7 +60,8 @@ def efficientnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn
     num_classes: int.
     input_shape: (H, W, C).
     dropout: rate on the pooled features (`dense_dropout_rate`).
-    bn_decay, bn_epsilon: of the batch norms (`batch_norm_decay`, `batch_norm_epsilon`).
+    bn_decay, bn_epsilon, bn_batch_size: of the batch norms (`batch_norm_decay`, `batch_norm_epsilon`,
+      `batch_norm_batch_size`).
     stochastic_depth: `stochastic_depth_drop_rate`; block i of n is dropped at i/n of it.
     small_images: stride 1 instead of 2 in the stem and in stages 2 and 3.
     seed: int, of the initial weights.
@@ -71,7 +72,7 @@ def efficientnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn
   specs = blocks(name, small_images)
 
   def norm(x, path, activation=None):
-    x = layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon)(x)
+    x = layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
     if activation:
       x = tf.keras.layers.Activation(activation, name=f'{path}/{activation}')(x)
     return x

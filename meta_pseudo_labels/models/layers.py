@@ -12,6 +12,7 @@ import zlib
 import tensorflow as tf
 
 from meta_pseudo_labels import rng
+from meta_pseudo_labels.errors import UserError
 
 _NOISE = contextvars.ContextVar('noise', default=None)
 _AGAIN = contextvars.ContextVar('again', default=False)
@@ -199,19 +200,47 @@ class LeakyReLU(tf.keras.layers.Layer):
     return {**super().get_config(), 'slope': self.slope}
 
 
+# As many replicas as this share their batch norms' statistics, more of them in groups (release).
+ONE_GROUP = 8
+
+
+def group_size(replicas, examples, batch_size=None):
+  """How many replicas share a batch norm's statistics: int (release: sync_batch_norm).
+
+  Args:
+    replicas: int, over all workers.
+    examples: int, in one replica's batch at that batch norm, all views of it.
+    batch_size: `--batch_norm_batch_size`: examples that a group has, about; None: a group is an
+      eighth of the replicas, at least 8.
+
+  Raises:
+    UserError: groups of that size do not add up to all replicas.
+  """
+  if replicas <= ONE_GROUP:
+    return replicas
+  wanted = max(8, replicas // 8) if batch_size is None else min(replicas, batch_size // examples)
+  size = 2 ** max(1, wanted.bit_length() - 1)
+  if replicas % size:
+    raise UserError(f'--batch_norm_batch_size={batch_size}: {replicas} replicas cannot be divided into '
+                    f'groups of {size}; give another one, or use a power of two of replicas')
+  return size
+
+
 class BatchNorm(tf.keras.layers.Layer):
   """Batch normalization over `[N, H, W, C]`, statistics over the global batch.
 
   Release behaviour (official-release.md, Layers): always computed in float32; the variance is
   the biased one, without N/(N-1), in the normalization and in its moving average; over several
-  replicas mean = average of their means, variance = average of E[x^2], minus mean^2;
+  replicas mean = average of their means, variance = average of E[x^2], minus mean^2, all within a
+  group of replicas (`group_size`), of whose statistics the averages take the mean;
   moving averages m += (1 - decay) * (statistic - m), starting at 0 and 1.
   """
 
-  def __init__(self, name=None, decay=.99, epsilon=1e-3, **kwargs):
+  def __init__(self, name=None, decay=.99, epsilon=1e-3, batch_size=None, **kwargs):
     super().__init__(name=name, **kwargs)
     self.decay = decay
     self.epsilon = epsilon
+    self.batch_size = batch_size
 
   def build(self, input_shape):
     shape = [input_shape[-1]]
@@ -246,22 +275,32 @@ class BatchNorm(tf.keras.layers.Layer):
       outputs, mean, variance = fused_batch_norm(
           inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon)
     else:
-      mean, variance = self._statistics(inputs)
-      outputs = self._normalize(inputs, mean, variance)
+      # [groups, C] each, of which this replica's own one is used.
+      means, variances, group = self._statistics(inputs)
+      outputs = self._normalize(inputs, means[group], variances[group])
+      mean, variance = tf.reduce_mean(means, axis=0), tf.reduce_mean(variances, axis=0)
     self._move(self.moving_mean, mean)
     self._move(self.moving_variance, variance)
     return outputs
 
   def _statistics(self, inputs):
-    """(mean, biased variance) `[C]` over the batches of all replicas."""
+    """(means, biased variances `[G, C]` over the batches of each group of replicas, which of the G
+    groups this replica is in: int32 scalar)."""
     values = tf.cast(inputs, self.gamma.dtype)
     moments = tf.stack([tf.reduce_mean(values, axis=[0, 1, 2]),
                         tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])
     context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync > 1:
-      moments = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
-    mean, mean_square = tf.unstack(moments)
-    return mean, mean_square - tf.square(mean)
+    replicas, group = context.num_replicas_in_sync, tf.constant(0)
+    size, moments = group_size(replicas, inputs.shape[0], self.batch_size), moments[tf.newaxis]
+    if size < replicas:
+      # The sum over all replicas of tables that have a replica's moments in its group's row.
+      group = context.replica_id_in_sync_group // size
+      row = tf.one_hot(group, replicas // size, dtype=moments.dtype)
+      moments *= row[:, tf.newaxis, tf.newaxis]
+    if replicas > 1:
+      moments = context.all_reduce(tf.distribute.ReduceOp.SUM, moments / size)
+    means, mean_squares = tf.unstack(moments, axis=1)
+    return means, mean_squares - tf.square(means), group
 
   def _normalize(self, inputs, mean, variance):
     scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
@@ -276,7 +315,8 @@ class BatchNorm(tf.keras.layers.Layer):
     average.assign(tf.where(tf.math.is_finite(moved), moved, average))
 
   def get_config(self):
-    return {**super().get_config(), 'decay': self.decay, 'epsilon': self.epsilon}
+    return {**super().get_config(), 'decay': self.decay, 'epsilon': self.epsilon,
+            'batch_size': self.batch_size}
 
 
 class Dropout(tf.keras.layers.Layer):

@@ -8,7 +8,8 @@ from meta_pseudo_labels.models import layers
 NAME = re.compile(r'mlp-(\d+)x(\d+)$')
 
 
-def mlp(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3, seed=0):
+def mlp(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
+        bn_batch_size=None, seed=0):
   """A Keras model: inputs `[N, ...]`, flattened to vectors -> logits `[N, num_classes]` float32.
 
   Args:
@@ -17,10 +18,10 @@ def mlp(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=
     num_classes: int.
     input_shape: (D,) for vectors, (H, W, C) for images.
     dropout: rate on the last hidden features.
-    bn_decay, bn_epsilon: not used, there is no batch norm; every builder takes them.
+    bn_decay, bn_epsilon, bn_batch_size: not used, there is no batch norm; every builder takes them.
     seed: int, of the initial weights (Glorot uniform).
   """
-  del bn_decay, bn_epsilon
+  del bn_decay, bn_epsilon, bn_batch_size
   width, depth = (int(group) for group in NAME.match(name).groups())
 
   def hidden(units, path, activation=None):

@@ -7,7 +7,8 @@ NAMES = ('resnet-50',)
 _GROUPS = ((256, 3), (512, 4), (1024, 6), (2048, 3))  # (output filters, blocks)
 
 
-def resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3, seed=0):
+def resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
+           bn_batch_size=None, seed=0):
   """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
 
   Args:
@@ -15,7 +16,8 @@ def resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsil
     num_classes: int.
     input_shape: (H, W, C).
     dropout: rate on the pooled features (`dense_dropout_rate`).
-    bn_decay, bn_epsilon: of the batch norms (`batch_norm_decay`, `batch_norm_epsilon`).
+    bn_decay, bn_epsilon, bn_batch_size: of the batch norms (`batch_norm_decay`, `batch_norm_epsilon`,
+      `batch_norm_batch_size`).
     seed: int, of the initial weights.
 
   Source: official-release.md, Models. A block's stride is on its 3x3 convolution; every batch
@@ -24,7 +26,7 @@ def resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsil
 
   def conv_norm(x, filters, kernel_size, path, strides=1):
     x = layers.conv2d(filters, kernel_size, f'{path}/conv2d', strides=strides, seed=seed)(x)
-    return layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon)(x)
+    return layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
 
   def relu(x, path):
     return tf.keras.layers.ReLU(name=f'{path}/relu')(x)

@@ -10,7 +10,7 @@ NAME = re.compile(r'wrn-(\d+)-(\d+)$')
 
 
 def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
-                seed=0):
+                bn_batch_size=None, seed=0):
   """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
 
   Args:
@@ -18,7 +18,8 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
     num_classes: int.
     input_shape: (H, W, C).
     dropout: rate on the pooled features (`dense_dropout_rate`).
-    bn_decay, bn_epsilon: of the batch norms (`batch_norm_decay`, `batch_norm_epsilon`).
+    bn_decay, bn_epsilon, bn_batch_size: of the batch norms (`batch_norm_decay`, `batch_norm_epsilon`,
+      `batch_norm_batch_size`).
     seed: int, of the initial weights.
 
   Raises:
@@ -35,7 +36,7 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
     raise UserError(f'a wide resnet has depth 6n+4 (10, 16, 22, 28, ...), not {depth}')
 
   def norm_relu(x, path):
-    x = layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon)(x)
+    x = layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
     return layers.LeakyReLU(.2, name=f'{path}/relu')(x)
 
   def block(x, filters, strides, path):

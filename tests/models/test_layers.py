@@ -2,7 +2,9 @@
 import numpy as np
 import pytest
 
+from meta_pseudo_labels import distribute
 from meta_pseudo_labels import rng
+from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.models import layers
 
 import tensorflow as tf
@@ -248,3 +250,45 @@ def test_biases_start_at_zero():
 
 def test_logits_are_float32_whatever_computes_them():
   assert layers.to_float32('logits')(tf.ones([1, 2], tf.bfloat16)).dtype == tf.float32
+
+
+@pytest.mark.parametrize('replicas, examples, batch_size, size', [
+    (1, 16, None, 1), (8, 16, 32, 8),  # One group.
+    (16, 16, None, 8), (128, 16, None, 16),  # An eighth, at least 8.
+    (32, 60, 256, 4),  # CIFAR's command on 32 cores: 4 labeled and 56 unlabeled examples a core.
+    (32, 16, 112, 4),  # 7, rounded down to a power of two.
+    (16, 16, 16, 2), (16, 16, 1, 2),  # At least 2.
+    (16, 16, 4096, 16)])  # At most all.
+def test_group_sizes_are_the_release_s(replicas, examples, batch_size, size):
+  assert layers.group_size(replicas, examples, batch_size) == size
+
+
+def test_groups_that_do_not_add_up_are_refused():
+  with pytest.raises(UserError, match='12 replicas cannot be divided into groups of 8'):
+    layers.group_size(12, 16, None)
+
+
+def test_replicas_normalize_within_their_groups_and_average_over_all(monkeypatch):
+  """Four replicas in two groups: by hand."""
+  monkeypatch.setattr(layers, 'ONE_GROUP', 2)
+  x = images(batch=8) + np.repeat([0, 0, 5, 9], 2).astype(np.float32)[:, None, None, None]
+  strategy = distribute.mirrored([f'CPU:{index}' for index in range(4)])
+  with strategy.scope():
+    layer = layers.BatchNorm('norm', DECAY, EPSILON, batch_size=4)
+    layer.build([None, 4, 5, 3])
+
+  @tf.function(autograph=False)
+  def run():
+    def replica():
+      first = 2 * tf.distribute.get_replica_context().replica_id_in_sync_group
+      return layer(tf.ensure_shape(tf.constant(x)[first:first + 2], [2, 4, 5, 3]), training=True)
+    return strategy.experimental_local_results(strategy.run(replica))
+
+  outputs = np.concatenate([part.numpy() for part in run()])
+  halves = x.astype(np.float64).reshape([2, -1, 3])
+  mean, variance = halves.mean(1), halves.var(1)
+  expected = (x.reshape([2, -1, 3]) - mean[:, None]) / np.sqrt(variance[:, None] + EPSILON)
+  np.testing.assert_allclose(outputs, expected.reshape(x.shape), atol=1e-4)
+  np.testing.assert_allclose(layer.moving_mean.numpy(), (1 - DECAY) * mean.mean(0), rtol=1e-5)
+  np.testing.assert_allclose(
+      layer.moving_variance.numpy(), DECAY + (1 - DECAY) * variance.mean(0), rtol=1e-4)

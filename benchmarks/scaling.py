@@ -1,0 +1,101 @@
+"""Images a second against batch and replicas, as ratios to the first combination.
+
+    python benchmarks/scaling.py [--model=wrn-28-2] [--image_size=32] [--batches=4,8,16]
+        [--replicas=1,2] [--uda_data=7] [--method=release] [--rounds=3] [--flag=value ...]
+
+Replicas are the GPUs that are there, or else parts of the CPU: those share its cores, so what they
+show is what synchronizing costs (1.0 would be nothing), not what more devices would bring. Every
+combination runs in a process of its own; the processes take turns, once a round.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+SECONDS = 5.
+
+
+def measure(name, replicas, flags):
+  """Images of all kinds a second of one combination, in this process: float."""
+  import numpy as np  # pylint: disable=import-outside-toplevel
+  import meta_pseudo_labels  # pylint: disable=import-outside-toplevel,unused-import
+  import tensorflow as tf  # pylint: disable=import-outside-toplevel
+  from meta_pseudo_labels import config as config_lib  # pylint: disable=import-outside-toplevel
+  from meta_pseudo_labels import distribute  # pylint: disable=import-outside-toplevel
+  from meta_pseudo_labels import methods  # pylint: disable=import-outside-toplevel
+  config = config_lib.parse(['scaling', '--dataset_name=cifar10', '--output_dir=unused', *flags])
+  config = config.replace(**(dict(method=name) if name in ('uda', 'supervised') else dict(
+      method='mpl', mpl_feedback=name)))
+  config_lib.validate(config)
+  gpus = [device.name for device in tf.config.list_physical_devices('GPU')]
+  if not gpus:
+    distribute.configure_devices(replicas)
+  kind = 'GPU' if gpus else 'CPU'
+  strategy = distribute.mirrored([f'{kind}:{index}' for index in range(replicas)]) if (
+      replicas > 1) else distribute.create_strategy('one_device')
+  distribute.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
+  shape = (config.image_size, config.image_size, 3)
+  with strategy.scope():
+    build = lambda number: methods.build_model(config, number, shape, 10)
+    method = methods.from_config(config, build(1), build(0) if config.method == 'mpl' else None)
+  share = distribute.per_replica(config.train_batch_size, replicas, 'batches')
+  unlabeled = share * config.uda_data
+  draw = lambda count: np.random.RandomState(count).normal(size=(count, *shape)).astype(np.float32)
+  batch = (draw(share), (np.arange(share) % 10).astype(np.int32), draw(unlabeled), draw(unlabeled))
+  iterator = iter(distribute.datasets(
+      strategy, lambda context: tf.data.Dataset.from_tensors(batch).repeat()))
+
+  @tf.function(autograph=False)
+  def step(iterator):
+    logs = strategy.run(method.train_step, args=(next(iterator),))
+    return strategy.experimental_local_results(logs['global_step'])[0]
+
+  float(step(iterator))
+  float(step(iterator))
+  began, count = time.perf_counter(), 0
+  while time.perf_counter() - began < SECONDS or count < 3:
+    float(step(iterator))
+    count += 1
+  return config.train_batch_size * (1 + 2 * config.uda_data) * count / (time.perf_counter() - began)
+
+
+def main(argv):
+  if argv and argv[0].startswith('--one='):
+    name, replicas = argv[0][len('--one='):].split(',')
+    print(json.dumps(measure(name, int(replicas), argv[1:])))
+    return
+  parser = argparse.ArgumentParser(allow_abbrev=False)
+  for name, default in (('model', 'wrn-28-2'), ('image_size', '32'), ('batches', '4,8,16'),
+                        ('replicas', '1,2'), ('uda_data', '7'), ('method', 'release'), ('rounds', '3')):
+    parser.add_argument(f'--{name}', default=default)
+  given, others = parser.parse_known_args(argv)
+  flags = [f'--model_type={given.model}', f'--image_size={given.image_size}',
+           f'--uda_data={given.uda_data}', *others]
+  grid = [(int(batch), int(replicas)) for batch in given.batches.split(',')
+          for replicas in given.replicas.split(',')]
+  rates = {combination: [] for combination in grid}
+  for _ in range(int(given.rounds)):
+    for batch, replicas in grid:
+      done = subprocess.run(
+          [sys.executable, __file__, f'--one={given.method},{replicas}', *flags,
+           f'--train_batch_size={batch}'],
+          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+      if done.returncode:
+        print(f'error: batch {batch}, {replicas} replica(s): {done.stderr.strip().splitlines()[-1]}',
+              file=sys.stderr)
+        sys.exit(done.returncode)
+      rates[batch, replicas].append(json.loads(done.stdout.splitlines()[-1]))
+  print(f'{given.model}, {given.image_size} pixels, {given.method}, U {given.uda_data}, '
+        f'{os.cpu_count()} cores, {given.rounds} rounds')
+  for (batch, replicas), values in rates.items():
+    ratios = sorted(value / first for value, first in zip(values, rates[grid[0]]))
+    print(f'batch {batch:5}, {replicas} replica(s): {ratios[len(ratios) // 2]:.2f} images a second of '
+          f'batch {grid[0][0]} on {grid[0][1]} ({ratios[0]:.2f} to {ratios[-1]:.2f})')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
