@@ -63,6 +63,13 @@ def measure(name, replicas, flags):
   return config.train_batch_size * (1 + 2 * config.uda_data) * count / (time.perf_counter() - began)
 
 
+def _reason(done):
+  """Why a process failed, in a line."""
+  if done.returncode < 0:
+    return f'killed by signal {-done.returncode}; out of memory, if nobody did'
+  return done.stderr.strip().splitlines()[-1]
+
+
 def main(argv):
   if argv and argv[0].startswith('--one='):
     name, replicas = argv[0][len('--one='):].split(',')
@@ -85,9 +92,9 @@ def main(argv):
            f'--train_batch_size={batch}'],
           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
       if done.returncode:
-        print(f'error: batch {batch}, {replicas} replica(s): {done.stderr.strip().splitlines()[-1]}',
+        print(f'error: batch {batch}, {replicas} replica(s): {_reason(done)}',
               file=sys.stderr)
-        sys.exit(done.returncode)
+        sys.exit(1)
       rates[batch, replicas].append(json.loads(done.stdout.splitlines()[-1]))
   print(f'{given.model}, {given.image_size} pixels, {given.method}, U {given.uda_data}, '
         f'{os.cpu_count()} cores, {given.rounds} rounds')

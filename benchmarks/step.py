@@ -96,6 +96,13 @@ def line(numbers):
           f'({numbers["before"]:.2f} before); first step {numbers["first"]:.1f} s')
 
 
+def _reason(done):
+  """Why a process failed, in a line."""
+  if done.returncode < 0:
+    return f'killed by signal {-done.returncode}; out of memory, if nobody did'
+  return done.stderr.strip().splitlines()[-1]
+
+
 def main(argv):
   if argv and argv[0].startswith('--one='):
     name, rounds = argv[0][len('--one='):].split(',')
@@ -120,8 +127,8 @@ def main(argv):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     name = f'{method}, {precision}' + (', remat' if remat == 'true' else '')
     if done.returncode:
-      print(f'error: {name}: {done.stderr.strip().splitlines()[-1]}', file=sys.stderr)
-      sys.exit(done.returncode)
+      print(f'error: {name}: {_reason(done)}', file=sys.stderr)
+      sys.exit(1)
     print(f'{name:26} {line(json.loads(done.stdout.splitlines()[-1]))}', flush=True)
 
 

@@ -13,6 +13,8 @@ sys.path.insert(0, str(CHECKOUT / 'benchmarks'))
 import augment
 import digits
 import predict as predict_benchmark
+import scaling
+import step
 import step_cost
 import study
 
@@ -164,3 +166,22 @@ def test_the_studys_wrong_priors():
   assert np.bincount(labels[drawn]).tolist() == [7, 7, 7, 7, 7, 1, 1, 1, 1, 1]
   with pytest.raises(SystemExit):
     study.main(['--datasets=digits_40+nosy'])
+
+
+SMALL = ['--model_type=wrn-10-1', '--image_size=8', '--uda_data=1']
+
+
+def test_a_step_s_share_of_the_peak(monkeypatch):
+  monkeypatch.setattr(step, 'SECONDS', 0.)
+  monkeypatch.setattr(step, 'PEAK_SIZES', (8, 16))
+  found = step.measure('uda', 3, [*SMALL, '--train_batch_size=2'])
+  assert len(found['seconds']) == len(found['peaks']) == 3 and found['first'] > 0
+  assert 0 < found['before'] <= found['most'] < 100
+  # 12.5, 50 and 25 % of the peaks of their rounds; 25 % is the middle.
+  text = step.line(dict(found, operations=1e9, seconds=[4., 1., 2.], peaks=[2e9, 2e9, 2e9]))
+  assert '2.000 s for 1 GFLOP: 25 % of 2 GFLOP/s (12 to 50)' in text
+
+
+def test_scaling_measures_replicas(monkeypatch):
+  monkeypatch.setattr(scaling, 'SECONDS', 0.)
+  assert scaling.measure('uda', 4, [*SMALL, '--train_batch_size=4']) > 0

@@ -65,8 +65,23 @@ def _in_parallel(elements, function, prefetched):
           prefetched).with_options(options)
 
 
-def _made(steps, replicas_of, batch, local_replicas, service_address):
+def _steps(counts, sizes, seed, start_step):
+  """(step, positions of the labeled examples[, of the unlabeled]), from `start_step` on.
+
+  `counts`, `sizes`: of the labeled, or of both kinds: examples there are, and in a batch.
+  """
+  orders = [order(count, seed, f'order/{kind}', size, start_step)
+            for kind, count, size in zip(('labeled', 'unlabeled'), counts, sizes)]
+  return tf.data.Dataset.zip(
+      (tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), *orders))
+
+
+def _made(steps, batch, first_replica, local_replicas, service_address):
   """What `batch` makes of each replica's share of the steps, here or by a tf.data service."""
+  def replicas_of(step, *chosen):
+    numbers = tf.data.Dataset.range(first_replica, first_replica + local_replicas)
+    return numbers.map(lambda replica: (step, replica, *chosen))
+
   if not service_address:
     return _in_parallel(steps.flat_map(replicas_of), batch, 2 * local_replicas)
   # All replicas' shares of a step come from one worker, together.
@@ -114,17 +129,12 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     stored = None if predictions is None else (
         tf.constant(predictions.labeled), tf.constant(predictions.unlabeled))
 
-  def replicas_of(step, *chosen):
-    numbers = tf.data.Dataset.range(first_replica, first_replica + local_replicas)
-    return numbers.map(lambda replica: (step, replica, *chosen))
-
   @tf.autograph.experimental.do_not_convert  # Nothing to convert; looking for it takes seconds.
   def batch(step, replica, chosen, chosen_unlabeled=None):
     key = rng.key(seed, step)
     offset = tf.cast(replica, tf.int32) * share
     chosen = tf.ensure_shape(chosen[offset:offset + share], [share])
-    result = (views.labeled(read(chosen), key, offset, batch_size),
-              tf.gather(labels, chosen))
+    result = views.labeled(read(chosen), key, offset, batch_size), tf.gather(labels, chosen)
     if chosen_unlabeled is None:
       return result
     offset *= uda_data
@@ -137,12 +147,9 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
       result += (tf.gather(stored[0], chosen), tf.gather(stored[1], chosen_unlabeled))
     return result
 
-  orders = [order(len(labels), seed, 'order/labeled', batch_size, start_step)]
-  if unlabeled is not None:
-    orders.append(order(len(unlabeled), seed, 'order/unlabeled', batch_size * uda_data, start_step))
-  steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-  return _made(tf.data.Dataset.zip((steps, *orders)), replicas_of, batch, local_replicas,
-               service_address)
+  counts = [len(labels)] if unlabeled is None else [len(labels), len(unlabeled)]
+  steps = _steps(counts, (batch_size, batch_size * uda_data), seed, start_step)
+  return _made(steps, batch, first_replica, local_replicas, service_address)
 
 
 def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica=0,

@@ -97,8 +97,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       The release's logs, and those of `diagnostics`: {name: float32 scalar}.
     """
     labeled, augmented = data[0], data[3]
-    weight = self.consistency_weight()
-    rates = self.rates()
+    weight, rates = self.consistency_weight(), self.rates()
 
     # 1. The teacher on all views. Its batch-norm averages never move in the release.
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as teacher_tape:
