@@ -21,6 +21,7 @@ examples in a step (methods/*.py):
       soft       + 3 B              the same with its gradient (sampled_dot too)
                  + 2 (B + u)        the derivative along that gradient, the transpose of the student's
                                     backward pass: two products a layer, as in the pass itself
+    reduced_mpl    as mpl, without the teacher's 3 (B + 2 u)
     finetune       3 n              n: its own batch
 
 Memory: float32 networks with their statistics, moving averages, optimizer slots and gradients ("fixed":
@@ -131,7 +132,7 @@ def _stored(layer):
   return not linear and not isinstance(layer, (tf.keras.layers.InputLayer, tf.keras.layers.Flatten))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def network(model_type, shape, classes, small_images=False):
   """The Network of `models.build`'s for inputs of this shape (tuple)."""
   with tf.Graph().as_default():
@@ -165,6 +166,8 @@ def passes(config):
   if config.method_name == 'pseudo_labels':
     return unlabeled + 3 * (labeled + unlabeled), labeled + unlabeled
   worth, kept = 6 * labeled + 9 * unlabeled, 2 * labeled + 3 * unlabeled
+  if config.method_name == 'reduced_mpl':  # Its teacher's network is next to nothing.
+    worth, kept = 3 * (labeled + unlabeled), labeled + unlabeled
   if config.mpl_feedback in BY_DERIVATIVE:
     return worth + 3 * labeled + 2 * (labeled + unlabeled), kept + labeled
   return worth + (labeled if config.mpl_feedback == 'release' else 2 * labeled), kept
@@ -179,7 +182,7 @@ def copies(config):
   slots = len(optimizers.build(config.optim_type, 0.).slot_starts)
   networks, averages, gradients = {
       'supervised': (1, 1, 1), 'uda': (1, 1, 1), 'pseudo_labels': (2, 2, 1),
-      'mpl': (2, 1, 2)}[config.method_name]
+      'mpl': (2, 1, 2), 'reduced_mpl': (1, 1, 1)}[config.method_name]
   averages += bool(config.finetune_steps)
   return networks + averages, networks * slots + gradients
 
@@ -297,7 +300,8 @@ def main(argv):
   print('\n'.join(table(found, names, utilization)))
   print(f'\nComputed, not measured. Hours at {100 * utilization:g} % of the peak, an assumption. '
         '"12.3 on 4": memory asks for 4 devices;\n"needs 16 (12.3)": more than there are, "split": '
-        'one replica does not fit a device; then the hours are\nthose of the device\'s FLOPs alone. "-": more devices than labeled images in a batch.')
+        'one replica does not fit a device; then the hours are\nthose of the device\'s FLOPs alone. '
+        '"-": more devices than labeled images in a batch.')
   for name in names:
     device = DEVICES[name]
     print(f'{name}: {device.words}; {device.count} x {number(device.bfloat16)} TFLOP/s bfloat16, '

@@ -90,7 +90,7 @@ def main(argv):
       done = subprocess.run(
           [sys.executable, __file__, f'--one={given.method},{replicas}', *flags,
            f'--train_batch_size={batch}'],
-          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+          capture_output=True, text=True, check=False)
       if done.returncode:
         print(f'error: batch {batch}, {replicas} replica(s): {_reason(done)}',
               file=sys.stderr)

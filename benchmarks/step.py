@@ -124,7 +124,7 @@ def main(argv):
     done = subprocess.run(
         [sys.executable, __file__, f'--one={method},{given.rounds}', *flags, *own,
          f'--remat={remat}'],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+        capture_output=True, text=True, check=False)
     name = f'{method}, {precision}' + (', remat' if remat == 'true' else '')
     if done.returncode:
       print(f'error: {name}: {_reason(done)}', file=sys.stderr)

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 
 import tensorflow as tf
 
@@ -10,6 +11,7 @@ from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import run_folder
 from meta_pseudo_labels import workers
+from meta_pseudo_labels.errors import Failure
 from meta_pseudo_labels.errors import UserError
 
 # Flags that may differ between a run and its continuation: they do not change what is computed.
@@ -68,7 +70,8 @@ def refuse_other_data(folder, before, now):
   """Raises UserError if two `Problem.identity` differ, with what differs."""
   if before != now:
     before, now = json.loads(before), json.loads(now)
-    names = ', '.join(name.replace('_', ' ') for name in now if before.get(name) != now[name])
+    names = ', '.join(name.replace('_', ' ') for name in sorted({*before, *now})
+                      if before.get(name) != now.get(name))
     raise UserError(f'--output_dir={folder}: its checkpoint was trained with other data ({names} '
                     'differ): give another folder, the same data, or --reset_output_dir')
 
@@ -113,14 +116,14 @@ class Checkpoints:
     """Prepares; nothing is read or written yet.
 
     Args:
-      output_dir: str; a worker's own folder where there are several (workers.py): what it writes is
-        thrown away, since values that all replicas share take all workers to be read, and what it
-        restores is the chief's.
+      output_dir: str; a worker's own folder where there are several (workers.py), of which the chief
+        alone writes checkpoints and all restore what it wrote.
       keep: int, how many of the newest.
       say: function of a line, told of a damaged one.
       strategy: tf.distribute.Strategy, or None.
       **objects: trackable things that determine the future.
     """
+    self._objects = objects
     self._checkpoint = tf.train.Checkpoint(**objects)
     self._output_dir = output_dir
     self._last, self._best = (os.path.join(output_dir, name) for name in ('ckpt_last', 'ckpt_best'))
@@ -129,27 +132,57 @@ class Checkpoints:
   @property
   def newest(self):
     """Path of the newest checkpoint that is there, or None."""
-    return next(iter(checkpoint_files.named(self._last)), None)
+    return next(iter(checkpoint_files.named(workers.shared(self._last))), None)
 
-  def save(self, number, best=False):
+  @contextlib.contextmanager
+  def gathered(self, number):
+    """Yields the path of a checkpoint of this number, gone afterwards; None where there is one worker.
+
+    Several have to read together what their replicas keep for themselves: once, however often the
+    chief then tries to write it to the run's folder.
+
+    Raises:
+      Failure: it cannot be written.
+    """
+    if workers.number(self._strategy)[1] == 1:
+      yield None
+      return
+    with tempfile.TemporaryDirectory(prefix='meta_pseudo_labels_') as folder:
+      try:
+        path = self._checkpoint.write(os.path.join(folder, f'ckpt-{number}'))
+      except (OSError, tf.errors.OpError) as error:
+        raise Failure(f'cannot write a checkpoint to {folder}: '
+                      f'{checkpoint_files.reason(error)}') from error
+      yield path
+
+  def save(self, number, best=False, gathered=None):
     """Writes a checkpoint of this number (the steps made), as the best so far too if it is.
+
+    `gathered`: the path of one that has been written elsewhere; what is not the chief's is let be.
 
     Raises:
       OSError, tf.errors.OpError: it cannot be written; what was there before still is.
     """
+    if not workers.is_chief(self._strategy):
+      return
     if not os.path.isdir(self._output_dir):
       # A volume that was taken away must not be made anew, elsewhere, under its name.
       raise FileNotFoundError(errno.ENOENT, 'the folder is gone', self._output_dir)
     # The best first: a run killed in between does these steps again, and finds it best again.
     if best:
-      self._write(self._best, number, 1)
-    self._write(self._last, number, self._keep)
+      self._write(self._best, number, 1, gathered)
+    self._write(self._last, number, self._keep, gathered)
 
-  def _write(self, folder, number, keep):
+  def _write(self, folder, number, keep, gathered):
     path = os.path.join(folder, f'ckpt-{number}')
     before = [other for other in checkpoint_files.named(folder) if other != path]
     try:
-      self._checkpoint.write(path)
+      if gathered is None:
+        self._checkpoint.write(path)
+      else:
+        tf.io.gfile.makedirs(folder)
+        for file in tf.io.gfile.glob(gathered + '.*'):
+          tf.io.gfile.copy(file, path + file[len(gathered):], overwrite=True)
       checkpoint_files.check(path)
     except BaseException:
       _remove(path + '_temp')  # On a full disk it would be in the way of the next try.
@@ -186,12 +219,20 @@ class Checkpoints:
     path = os.path.join(folder, f'ckpt-{number}') if number >= 0 else None
     if path:
       try:
-        self._checkpoint.read(path).assert_existing_objects_matched().expect_partial()
+        self._reader(path).read(path).assert_existing_objects_matched().expect_partial()
       except (AssertionError, ValueError) as error:
         raise UserError(f'{path} lacks a part of what a run needs to go on: it is from another '
                         'version; give another --output_dir, and this one as '
                         f'--load_checkpoint={path}') from error
     return path
+
+  def _reader(self, path):
+    """A tf.train.Checkpoint of what has to be in a checkpoint: a finetune may have been planned since."""
+    keys = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    if 'finetune' in self._objects and not any(key.startswith('finetune/') for key in keys):
+      return tf.train.Checkpoint(
+          **{name: value for name, value in self._objects.items() if name != 'finetune'})
+    return self._checkpoint
 
 
 def _remove(path):

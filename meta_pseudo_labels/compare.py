@@ -1,5 +1,6 @@
 """The main run and its baselines on the same labeled examples and test images, in one table."""
 import contextlib
+import functools
 import dataclasses
 import os
 import time
@@ -12,6 +13,7 @@ from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import pictures
 from meta_pseudo_labels import report
 from meta_pseudo_labels import train
+from meta_pseudo_labels import workers
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.data import splits
@@ -148,7 +150,7 @@ def train_one_seed(config, problem, strategy, progress, first_phase=None):
       lines.append(label_spreading(problem, problem.reported(config.eval_split)))
       continue
     settings = baseline(config, name)
-    checkpoints.prepare_folder(settings)
+    workers.together(strategy, functools.partial(checkpoints.prepare_folder, settings))
     run = train.Run(settings, problem, strategy, progress)
     lines += rows(name, run.train())
     regions[name] = decision_regions(run, problem)
@@ -215,8 +217,8 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
           seed=first.seed + number, num_seeds=1, label_seed=(
               None if first.label_seed is None else first.label_seed + number),
           output_dir=os.path.join(first.output_dir, f'seed_{first.seed + number}'))
-      checkpoints.prepare_folder(config)
-      problem = problem_lib.build(config)
+      workers.together(strategy, functools.partial(checkpoints.prepare_folder, config))
+      problem = workers.together(strategy, functools.partial(problem_lib.build, config))
     if first.num_seeds > 1:
       progress.say(f'Seed {config.seed} ({number + 1} of {first.num_seeds})')
     splits.write_manifest(os.path.join(config.output_dir, 'labeled_split.json'), problem.split,

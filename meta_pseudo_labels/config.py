@@ -246,8 +246,9 @@ def refuse_split_replicas(config: Config) -> None:
   if config.use_xla_sharding or config.num_cores_per_replica > 1:
     raise UserError(
         f'--use_xla_sharding={str(config.use_xla_sharding).lower()} --num_cores_per_replica='
-        f'{config.num_cores_per_replica}: images are not split over the cores of a replica here, which needs '
-        'a TPU to try; give --nouse_xla_sharding --num_cores_per_replica=1, and --remat to save memory')
+        f'{config.num_cores_per_replica}: images are not split over the cores of a replica here, which '
+        'needs a TPU to try; give --nouse_xla_sharding --num_cores_per_replica=1, and --remat to save '
+        'memory')
 
 
 def _required(config: Config) -> Tuple[str, ...]:

@@ -54,6 +54,10 @@ def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master
   Raises:
     UserError: what was asked for is not there.
   """
+  several = name == 'multi_worker' or (name == 'auto' and _workers() > 1)
+  if several and num_virtual_devices > 1:
+    raise UserError(f'--num_virtual_devices={num_virtual_devices}: not with several workers (TF_CONFIG); '
+                    'leave it out')
   configure_devices(num_virtual_devices)
   if name == 'auto' and use_tpu:
     try:
@@ -61,7 +65,7 @@ def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master
     except UserError as error:
       logging.warning('--use_tpu: %s', error)
   # Before the devices are listed: several workers must be known before TensorFlow starts them.
-  if name == 'multi_worker' or (name == 'auto' and _workers() > 1):
+  if several:
     return _multi_worker()
   if name == 'tpu':
     return _tpu_strategy(master, tpu_topology)
@@ -105,7 +109,7 @@ def _multi_worker():
                     'set it on each of them, see docs/scaling.md')
   try:
     return tf.distribute.MultiWorkerMirroredStrategy()
-  except (ValueError, KeyError) as error:
+  except (ValueError, KeyError, RuntimeError) as error:
     raise UserError(f'TF_CONFIG={os.environ["TF_CONFIG"]}: TensorFlow refuses it '
                     f'({str(error).strip().splitlines()[0]})') from error
 

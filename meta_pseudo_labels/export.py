@@ -19,8 +19,9 @@ from meta_pseudo_labels.errors import UserError
 TOP = 5
 PARALLEL_CALLS = 8  # Images of a request that are decoded at once; the machine's threads bound it.
 # What a command says for itself; everything else was said when the run was trained.
-OWN_FLAGS = ('task_mode', 'output_dir', 'eval_batch_size', 'export_dir', 'export_weights',
-             'export_tflite', 'input', 'output', 'format', 'saved_model', 'select_per_class')
+OWN_FLAGS = ('task_mode', 'output_dir', 'reset_output_dir', 'eval_batch_size', 'export_dir',
+             'export_weights', 'export_tflite', 'input', 'output', 'format', 'saved_model',
+             'select_per_class')
 
 
 def as_trained(config):

@@ -232,7 +232,8 @@ FLAG_TABLE = (
     Flag('export_tflite', bool, False, 'Export a model.tflite too: preprocessed images to logits.'),
     Flag('input', str, '', 'Images that --task_mode=predict classifies: a file, a folder, or a '
          'pattern such as "photos/**/*.jpg".'),
-    Flag('output', str, '', 'File that predict, select or label writes (empty: predictions.csv, or .jsonl, '
+    Flag('output', str, '', 'File that predict, select or label writes (empty: predictions.csv, or '
+         '.jsonl, '
          'selected.json or teacher_predictions.npz in output_dir).'),
     Flag('format', str, '', 'How predictions are written (empty: jsonl where the output file is '
          'called so, else csv).', ('', 'csv', 'jsonl')),

@@ -23,7 +23,8 @@ class LossScale(tf.Module):
     """`tape.gradient` of lists, carried out `factor` times as large."""
     factor = tf.convert_to_tensor(self.factor)
     gradients = tape.gradient(
-        targets, sources, output_gradients=[tf.cast(factor, g.dtype) * g for g in output_gradients])
+        targets, sources, output_gradients=[tf.cast(factor, g.dtype) * g for g in output_gradients],
+        unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return [g / tf.cast(factor, g.dtype) for g in gradients]
 
   def update(self, finite):

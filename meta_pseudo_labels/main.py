@@ -196,7 +196,7 @@ def _run_task(config, progress):
       config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
       master=config.master, tpu_topology=config.tpu_topology)
   distribute.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
-  problem = problem_lib.build(config, progress.say)
+  problem = workers.together(strategy, lambda: problem_lib.build(config, progress.say))
   notes = config_lib.notes(config)
   config = config.replace(num_classes=problem.num_classes)
   with contextlib.ExitStack() as stack:
@@ -232,7 +232,7 @@ def restart_process(argv):
 
 def _restart(config, argv, error, restart):
   """Restarts after a failure that passes by itself; 1 if it has done so too often."""
-  reason = f'{type(error).__name__}, as when another worker is gone ({checkpoint_files.reason(error)})'
+  reason = f'{type(error).__name__}: {checkpoint_files.reason(error)}'
   made = int(os.environ.get(RESTARTS, '0'))
   if restart is None or config.task not in ('train', 'finetune') or made >= config.max_restarts:
     print(f'error: {reason}; restarted {made} times (--max_restarts={config.max_restarts}); the same '

@@ -15,6 +15,7 @@ from meta_pseudo_labels import curves
 from meta_pseudo_labels import evaluate
 from meta_pseudo_labels import page
 from meta_pseudo_labels import pictures
+from meta_pseudo_labels import workers
 from meta_pseudo_labels import samples
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import views as views_lib
@@ -47,7 +48,7 @@ def write(run):
     OSError: the file cannot be written.
   """
   folder = run.config.output_dir
-  results = checkpoints.read_json(os.path.join(folder, 'results.json')) or {}
+  results = checkpoints.read_json(workers.shared(os.path.join(folder, 'results.json'))) or {}
   selected = results.get('selected') and run.checkpoints.restore_best()
   try:
     text = _document(run, results)

@@ -37,14 +37,15 @@ def fold(key_, purpose):
 
 
 def _fractions(key_, purpose, shape, count, dtype):
-  """Multiples of 2^-count in [0, 1), `count` at most 24: exact in float32."""
+  """Multiples of 2^-count in [0, 1), `count` at most 24: exact in float32 and float64, the dtypes."""
   bits = _bits(fold(key_, purpose), 0, shape)
   whole = tf.bitwise.right_shift(bits, tf.constant(32 - count, tf.uint32))
   return tf.cast(tf.cast(whole, tf.int32), dtype) * tf.constant(2.**-count, dtype)
 
 
 def uniform(key_, purpose, shape, minval=0, maxval=1, dtype=tf.float32):
-  """Uniform draws in [minval, maxval) of `shape` and `dtype` (integer types: maxval exclusive)."""
+  """Uniform draws in [minval, maxval) of `shape` and `dtype`: float32, float64 or an integer type. In
+  float32 a range that does not start at 0 can reach maxval by rounding."""
   if dtype.is_integer:
     span = tf.cast(maxval, tf.uint32) - tf.cast(minval, tf.uint32)
     draw = tf.cast(_bits(fold(key_, purpose), 0, shape) % span, dtype)
@@ -54,7 +55,7 @@ def uniform(key_, purpose, shape, minval=0, maxval=1, dtype=tf.float32):
 
 
 def normal(key_, purpose, shape, dtype=tf.float32):
-  """Standard normal draws of `shape` and `dtype`, at most 5.3 from zero."""
+  """Standard normal draws of `shape` and `dtype` (float32, float64), at most 5.3 from zero."""
   fractions = _fractions(key_, purpose, shape, 23, dtype)
   return tf.math.ndtri(fractions + tf.constant(2.**-24, dtype))
 

@@ -161,7 +161,10 @@ class Run:
     self.phase = tf.Variable(0, trainable=False, name='phase')
     self.best = tf.Variable(-1., trainable=False, name='best')
     self.seconds = tf.Variable(0., trainable=False, name='seconds')
-    self.identity = tf.Variable(problem.identity, trainable=False, name='identity')
+    # Stored predictions are a part of the problem for the method that learns from them.
+    identity = (problem if config.method_name == 'reduced_mpl' else
+                dataclasses.replace(problem, predictions=None)).identity
+    self.identity = tf.Variable(identity, trainable=False, name='identity')
     self.checkpoints = checkpoints.Checkpoints(
         config.output_dir, config.keep_checkpoints, self.progress.say, strategy, phase=self.phase,
         best=self.best, seconds=self.seconds, identity=self.identity,
@@ -169,7 +172,7 @@ class Run:
     self.restored = self.checkpoints.restore()
     if self.restored:
       checkpoints.refuse_other_data(
-          config.output_dir, self.identity.numpy().decode(), problem.identity)
+          config.output_dir, self.identity.numpy().decode(), identity)
     else:
       for line in release_checkpoints.start_from(config, self.phases):
         self.progress.say(line)
@@ -226,7 +229,7 @@ class Run:
     """
     self.records = progress_lib.Records(self.config.output_dir, self.monitored)
     path = os.path.join(self.config.output_dir, 'results.json')
-    results = checkpoints.read_json(path) if self.restored else None
+    results = checkpoints.read_json(workers.shared(path)) if self.restored else None
     results = results or {'method': self.config.method_name, 'phases': {}, 'steps': {}}
     if first_phase is not None:
       self.phase.assign(max(int(self.phase), self.names.index(first_phase)))
@@ -241,6 +244,8 @@ class Run:
         self._enter(index)
         phase = self.phases[index]
         evaluation = self._train_phase(index)
+        if evaluation is not None:
+          results.pop('selected', None)  # There are new students to choose from.
         shown = self.reported if self.select == 'last' else self.monitored
         if evaluation is None or shown != self.monitored:
           evaluation = self.evaluate(phase, shown)
@@ -343,8 +348,9 @@ class Run:
     """Writes what has been logged, then a checkpoint. Raises Failure if that cannot be done."""
     def write():
       self.records.flush()
-      self.checkpoints.save(number, best)
-    self._keep_trying(write)
+      self.checkpoints.save(number, best, gathered)
+    with self.checkpoints.gathered(number) as gathered:
+      self._keep_trying(write)
 
   def _log(self, phase, step, offset, logs, evaluation):
     self.records.write('train', phase.name, step, offset, logs)

@@ -43,7 +43,7 @@ def summed(strategy, value):
   return int(_sum(strategy)(tf.constant(value, tf.int64)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _sum(strategy):
   """A traced function of one int64 scalar a worker to their sum."""
   @tf.function(autograph=False)
@@ -90,28 +90,32 @@ def shared(path):
   return path
 
 
-def prepare(strategy, action):
-  """Lets the chief do something first; the others wait.
+def together(strategy, action):
+  """Does something on every worker; goes on when all have done it.
 
   Args:
     strategy: tf.distribute.Strategy.
-    action: function without arguments, which may raise UserError.
+    action: function without arguments and without operations over workers.
 
   Returns:
-    What it returns, on the chief; None on the others.
+    What it returns.
 
   Raises:
-    UserError: the chief's on the chief; on the others one that says to look there.
+    UserError: another worker could not; it says why itself. What `action` raises here.
   """
   result = error = None
-  if is_chief(strategy):
-    try:
-      result = action()
-    except UserError as refusal:
-      error = refusal
-  failed = of_chief(strategy, error is not None)
+  try:
+    result = action()
+  except Exception as failure:  # noqa: BLE001 Whatever it is: others must not wait for this one.
+    error = failure
+  failed = summed(strategy, error is not None)
   if error is not None:
     raise error
   if failed:
-    raise UserError('the chief worker cannot start: its own output says why')
+    raise UserError('another worker cannot go on: its own output says why')
   return result
+
+
+def prepare(strategy, action):
+  """`together` with something that the chief alone does: its result there, None elsewhere."""
+  return together(strategy, action if is_chief(strategy) else lambda: None)

@@ -78,9 +78,9 @@ def test_settings_that_change_the_method():
   optimizer, value = method.teacher_optimizer, tf.Variable([1.], name='w')
   optimizer.build([value])
   seen = []
-  for step, gradient in enumerate([4., 8., 0., 4., 40.]):
+  for number, gradient in enumerate([4., 8., 0., 4., 40.]):
     (new,), slots = optimizer.update([tf.constant([gradient])], [value], optimizer.slot_values(),
-                                     tf.constant(step))
+                                     tf.constant(number))
     value.assign(new)
     optimizer.assign_slots(slots)
     seen.append((float(new[0]), float(slots['momentum'][0][0]), float(slots['gathered'][0][0])))

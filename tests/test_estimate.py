@@ -14,7 +14,7 @@ from meta_pseudo_labels import methods
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
-import estimate  # pylint: disable=wrong-import-position
+import estimate  # noqa: E402 pylint: disable=wrong-import-position
 
 
 @pytest.mark.parametrize('name, size, classes, parameters, multiply_adds', [
@@ -53,7 +53,7 @@ def products(function):
       continue
     seen.add(op.name)
     wanted += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-    shape = lambda index: op.inputs[index].shape.as_list()  # pylint: disable=cell-var-from-loop
+    shape = lambda index, op=op: op.inputs[index].shape.as_list()
     if op.type == 'Conv2D':
       total += 2 * math.prod(shape(1)[:3]) * math.prod(op.outputs[0].shape.as_list())
     elif op.type == 'Conv2DBackpropInput':

@@ -172,3 +172,12 @@ def test_a_disk_that_cannot_be_written(tmp_path):
   found = predictions.Predictions(np.zeros([1, 1], np.float32), np.zeros([1, 1], np.float32))
   with pytest.raises(UserError, match='cannot write .*no/such.npz: No such file'):
     predictions.write(os.path.join(tmp_path, 'no', 'such.npz'), found, {})
+
+
+def test_a_reduced_baseline_may_come_and_go(stored, tmp_path):
+  """Its predictions are no part of what the main method learns from."""
+  flags = ['--label_seed=1', '--mpl_feedback=soft']
+  baseline = ['--baselines=reduced_mpl', f'--teacher_predictions={stored}']
+  for more in ([], baseline, []):
+    assert main.run(test_train.tiny(tmp_path, *flags, *more)) == 0
+  assert len(json.loads((tmp_path / 'table.json').read_text())) == 2

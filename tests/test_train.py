@@ -206,6 +206,17 @@ def test_eval_reports_the_checkpoint_as_the_run_did(tmp_path):
   assert found['step'] == 6
 
 
+def test_a_finetune_can_be_added_to_a_run_that_had_none_planned(tmp_path):
+  flags = ['--num_validation=200', '--select=validation']
+  assert main.run(tiny(tmp_path, *flags)) == 0
+  assert main.run(tiny(tmp_path, *flags, '--task_mode=finetune', '--finetune_steps=2',
+                       '--finetune_batch_size=4', '--finetune_lr=0.1')) == 0
+  results = json.loads((tmp_path / 'results.json').read_text())
+  assert results['steps'] == {'train': 6, 'finetune': 8} and results['selected']['step'] <= 8
+  assert [line['step'] for line in metrics(tmp_path)
+          if line['kind'] == 'train' and line['phase'] == 'train'] == [2, 4, 6]
+
+
 def test_several_replicas_train_what_one_trains(tmp_path):
   accuracy, loss = [], []
   for strategy in ('one_device', 'mirrored'):

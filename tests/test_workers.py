@@ -18,8 +18,8 @@ from test_replicas import start_workers
 STEPS = 600
 FLAGS = ['--dataset_name=two_moons_6_mpl', '--label_seed=1', '--model_type=mlp-8x1',
          '--mpl_feedback=soft', '--train_batch_size=4', '--uda_data=2', f'--num_train_steps={STEPS}',
-         '--save_every=100', '--log_every=50', '--eval_batch_size=1000', '--mpl_student_lr=1', '--mpl_teacher_lr=1',
-         '--mpl_student_lr_wait_steps=0', '--mpl_student_lr_warmup_steps=0',
+         '--save_every=100', '--log_every=50', '--eval_batch_size=1000', '--mpl_student_lr=1',
+         '--mpl_teacher_lr=1', '--mpl_student_lr_wait_steps=0', '--mpl_student_lr_warmup_steps=0',
          '--mpl_teacher_lr_warmup_steps=0', '--uda_steps=100']
 
 
@@ -82,12 +82,30 @@ def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
     np.testing.assert_allclose(value, expected[name], rtol=2e-2, atol=2e-3, err_msg=name)
 
 
+def test_two_workers_select_finetune_go_on_and_report(tmp_path):
+  """Images, batch norm, a baseline, a selection, a finetune; then the finished run again."""
+  flags = ['--dataset_name=digits_40_mpl', '--model_type=wrn-10-1', '--image_size=8',
+           '--num_validation=100', '--select=validation', '--finetune_steps=2',
+           '--finetune_batch_size=4', '--baselines=supervised', '--num_train_steps=2',
+           '--save_every=2', '--eval_batch_size=250']
+  printed = []
+  for more in ([], [], ['--task_mode=eval']):
+    statuses, outputs = finish(start_workers(command(tmp_path, *flags, *more)))
+    assert statuses == [0, 0], outputs
+    printed.append(outputs[0])
+  rows = [[line for line in text.splitlines() if line.startswith(('MPL', 'supervised'))]
+          for text in printed]
+  assert rows[0] == rows[1] and len(rows[0]) >= 2, printed
+  for name in ('report.html', 'eval_test.json', 'results.json', 'baselines/supervised/ckpt_last'):
+    assert (tmp_path / name).exists()
+
+
 def test_a_bad_request_is_one_line_of_the_chief_and_ends_both(tmp_path):
   (tmp_path / 'thesis.tex').write_text('years of work')
   statuses, outputs = finish(start_workers(command(tmp_path, '--reset_output_dir')))
   assert statuses == [2, 2], outputs
   assert 'this program did not make it' in outputs[0]
-  assert 'error: the chief worker cannot start' in outputs[1]
+  assert 'error: another worker cannot go on' in outputs[1]
   assert sorted(os.listdir(tmp_path)) == ['.lock', 'thesis.tex']
 
 

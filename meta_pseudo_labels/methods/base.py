@@ -39,7 +39,8 @@ class Passes:
       self._models[id(model)] = remat_lib.Rematerialized(model)
 
   def __call__(self, model, inputs):
-    return self._models[id(model)](inputs) if self._remat else model(inputs, training=True)
+    rematerialized = self._models.get(id(model))
+    return rematerialized(inputs) if rematerialized else model(inputs, training=True)
 
 
 class Method(tf.keras.Model):
@@ -162,12 +163,13 @@ class Method(tf.keras.Model):
       sources: list of variables.
 
     Returns:
-      list of tensors.
+      list of tensors, zeros for variables that no target depends on.
     """
     if output_gradients is None:
       targets, output_gradients = [targets], [tf.ones_like(targets)]
     if self.loss_scale is None:
-      return tape.gradient(targets, sources, output_gradients=output_gradients)
+      return tape.gradient(targets, sources, output_gradients=output_gradients,
+                           unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return self.loss_scale.gradient(tape, targets, sources, output_gradients)
 
   @contextlib.contextmanager

@@ -43,14 +43,15 @@ def last_layer(variables):
   return variables[last:]
 
 
-def gradients(tape, variables, **losses):
+def gradients(gradient, variables, **losses):
   """How strong each of the teacher's losses pulls, and whether the feedback pulls the same way.
 
   Taken at the model's last layer, where a gradient costs one small product and no pass back
   through the network, so that every step can have it.
 
   Args:
-    tape: persistent tf.GradientTape of the pass.
+    gradient: function (list of tensors, list of variables, list of output gradients) to a list of
+      gradients, of a persistent tape of the pass.
     variables: the model's trainable variables, in order.
     **losses: name=(tensor, output gradient or None); one is `feedback`. This replica's shares.
 
@@ -62,8 +63,8 @@ def gradients(tape, variables, **losses):
   layer = last_layer(variables)
   flat = {}
   for name, (tensor, output_gradient) in losses.items():
-    parts = tape.gradient(tensor, layer, output_gradients=output_gradient,
-                          unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    parts = gradient([tensor], layer, [
+        tf.ones_like(tensor) if output_gradient is None else output_gradient])
     flat[name] = tf.concat([tf.cast(tf.reshape(p, [-1]), tf.float32) for p in parts], axis=0)
   flat = dict(zip(flat, tf.unstack(distribute.sum_over_replicas(tf.stack(list(flat.values()))))))
   norms = {name: tf.norm(vector) for name, vector in flat.items()}

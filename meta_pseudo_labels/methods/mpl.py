@@ -1,5 +1,6 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021): the teacher learns from the student's progress."""
 import dataclasses
+import functools
 from typing import Any, Callable, Union
 
 import tensorflow as tf
@@ -41,6 +42,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
   teacher's pseudo labels on the augmented views alone. `student` is the classifier to keep.
   """
 
+  large_teacher = True  # One that `remat` is for.
+
   def __init__(self, teacher: tf.keras.Model, student: tf.keras.Model, *, mpl_feedback: str = 'soft',
                mpl_weight: Union[float, Callable[[tf.Tensor], tf.Tensor]] = 1., **kwargs: Any):
     """Wraps two built Keras classifiers of the same classes.
@@ -62,7 +65,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     if not teacher.built:
       raise ValueError(f'{teacher.name} has no weights yet: build it, or call it on one batch')
     self.teacher = teacher
-    self._passes.prepare(teacher)
+    if self.large_teacher:
+      self._passes.prepare(teacher)
     self.mpl_feedback = mpl_feedback
     self.mpl_weight = mpl_weight
     average = lambda name: tf.Variable(
@@ -129,12 +133,12 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       h, deviation = self.above_average(dot_product)
 
     # 6. The teacher moves: its own losses, and the feedback on its log probabilities.
-    gradients = self.gradient(
-        teacher_tape, [loss, log_probs], self.teacher.trainable_variables,
-        [tf.ones_like(loss), teacher_feedback])
+    variables, gradient = self.teacher.trainable_variables, functools.partial(
+        self.gradient, teacher_tape)
+    gradients = gradient([loss, log_probs], variables, [tf.ones_like(loss), teacher_feedback])
     # Before the update: a rematerialized pass is made with the weights as they are then.
     pulls = diagnostics.gradients(
-        teacher_tape, self.teacher.trainable_variables, feedback=(log_probs, teacher_feedback),
+        gradient, variables, feedback=(log_probs, teacher_feedback),
         labeled=(out.cross_entropy_l, None), unlabeled=(loss_u, None))
     teacher_update = self.apply_update(self.teacher, self.teacher_optimizer, gradients)
     self.count_step(update, teacher_update)

@@ -15,6 +15,8 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
   loss: an example has one stored prediction, whatever its view.
   """
 
+  large_teacher = False
+
   def teacher_pass(self, data):
     """The small network's pass over the stored predictions: a `uda.Pass` without a second view.
 

@@ -24,7 +24,7 @@ def boundaries(model):
   Raises:
     ValueError: its layers have no blocks in their names.
   """
-  found, made, inputs = [], set(), lambda layer: {id(t) for t in tf.nest.flatten(layer.input)}
+  found, made, inputs = [], {id(model.input)}, lambda layer: {id(t) for t in tf.nest.flatten(layer.input)}
   layers_left = [layer for layer in model.layers if not isinstance(layer, tf.keras.layers.InputLayer)]
   while len(layers_left) > 1:
     layer, *layers_left = layers_left

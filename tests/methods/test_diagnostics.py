@@ -33,7 +33,10 @@ def test_gradients_at_the_last_layer_by_hand():
     a = 3. * kernel[0, 0] + 4. * bias[0] + tf.reduce_sum(first)   # By (kernel, bias): 3, 0, 4.
     b = tf.stack([kernel[0, 0], kernel[1, 0]])  # Weighted by (-1, 2): -1, 2, 0.
     c = tf.reduce_sum(first)  # Does not touch the last layer.
-  logs = diagnostics.gradients(tape, [first, kernel, bias], labeled=(a, None), unlabeled=(c, None),
+  gradient = lambda targets, sources, outputs: tape.gradient(
+      targets, sources, output_gradients=outputs,
+      unconnected_gradients=tf.UnconnectedGradients.ZERO)
+  logs = diagnostics.gradients(gradient, [first, kernel, bias], labeled=(a, None), unlabeled=(c, None),
                                feedback=(b, tf.constant([-1., 2.])))
   expected = {'teacher_grad/labeled': 5., 'teacher_grad/unlabeled': 0.,
               'teacher_grad/feedback': 5 ** .5,

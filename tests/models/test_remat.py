@@ -6,6 +6,7 @@ import tensorflow as tf
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import methods
 from meta_pseudo_labels import models
+from meta_pseudo_labels.models import calibration
 from meta_pseudo_labels.models import remat
 
 CLASSES = 3
@@ -80,6 +81,12 @@ def test_a_block_is_computed_again_after_the_cotangent_is_there():
   assert len(twice) == 2 * len(once)
   waiting = [op for op in graph.get_operations() if op.control_inputs and 'again' in op.name]
   assert len(waiting) == len(remat.boundaries(model))
+
+
+def test_reduced_mpl_rematerializes_its_one_large_network():
+  student = models.build('wrn-10-1', num_classes=CLASSES, input_shape=(8, 8, 3))
+  method = methods.ReducedMetaPseudoLabels(calibration.calibration(CLASSES), student, remat=True)
+  assert list(method._passes._models) == [id(student)]  # pylint: disable=protected-access
 
 
 def test_a_model_without_blocks_is_refused():
