@@ -45,7 +45,7 @@ def config(kind, **changes):
       num_train_steps=STEPS, lr=8., mpl_student_lr=8., mpl_teacher_lr=6., num_warmup_steps=0,
       mpl_student_lr_wait_steps=0, mpl_student_lr_warmup_steps=0, mpl_teacher_lr_warmup_steps=0,
       weight_decay=1e-3, grad_bound=.1, label_smoothing=.1, ema_decay=.9, uda_steps=2,
-      uda_threshold=.2, lr_decay_type='constant', mpl_weight=2.), **method, **changes})
+      uda_threshold=.2, lr_decay_type='constant', mpl_weight=6.), **method, **changes})
 
 
 def batch(step):
