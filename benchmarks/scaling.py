@@ -8,13 +8,14 @@ show is what synchronizing costs (1.0 would be nothing), not what more devices w
 combination runs in a process of its own; the processes take turns, once a round.
 """
 import argparse
-import json
+import itertools
 import os
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+import alone  # noqa: E402 pylint: disable=wrong-import-position
 
 SECONDS = 5.
 
@@ -63,41 +64,27 @@ def measure(name, replicas, flags):
   return config.train_batch_size * (1 + 2 * config.uda_data) * count / (time.perf_counter() - began)
 
 
-def _reason(done):
-  """Why a process failed, in a line."""
-  if done.returncode < 0:
-    return f'killed by signal {-done.returncode}; out of memory, if nobody did'
-  return done.stderr.strip().splitlines()[-1]
-
-
 def main(argv):
-  if argv and argv[0].startswith('--one='):
-    name, replicas = argv[0][len('--one='):].split(',')
-    print(json.dumps(measure(name, int(replicas), argv[1:])))
+  if argv and argv[0].startswith(alone.ONE):
+    alone.answer(argv[0], lambda name, replicas: measure(name, int(replicas), argv[1:]))
     return
   parser = argparse.ArgumentParser(allow_abbrev=False)
-  for name, default in (('model', 'wrn-28-2'), ('image_size', '32'), ('batches', '4,8,16'),
-                        ('replicas', '1,2'), ('uda_data', '7'), ('method', 'release'), ('rounds', '3')):
+  for name, default in (('model', 'wrn-28-2'), ('image_size', '32'), ('uda_data', '7'),
+                        ('method', 'release')):
     parser.add_argument(f'--{name}', default=default)
+  for name, default in (('batches', [4, 8, 16]), ('replicas', [1, 2]), ('rounds', [3])):
+    parser.add_argument(f'--{name}', type=alone.whole_numbers, default=default)
   given, others = parser.parse_known_args(argv)
   flags = [f'--model_type={given.model}', f'--image_size={given.image_size}',
            f'--uda_data={given.uda_data}', *others]
-  grid = [(int(batch), int(replicas)) for batch in given.batches.split(',')
-          for replicas in given.replicas.split(',')]
+  grid = list(itertools.product(given.batches, given.replicas))
   rates = {combination: [] for combination in grid}
-  for _ in range(int(given.rounds)):
+  for _ in range(given.rounds[0]):
     for batch, replicas in grid:
-      done = subprocess.run(
-          [sys.executable, __file__, f'--one={given.method},{replicas}', *flags,
-           f'--train_batch_size={batch}'],
-          capture_output=True, text=True, check=False)
-      if done.returncode:
-        print(f'error: batch {batch}, {replicas} replica(s): {_reason(done)}',
-              file=sys.stderr)
-        sys.exit(1)
-      rates[batch, replicas].append(json.loads(done.stdout.splitlines()[-1]))
+      rates[batch, replicas].append(alone.measure(
+          __file__, f'{given.method},{replicas}', [*flags, f'--train_batch_size={batch}']))
   print(f'{given.model}, {given.image_size} pixels, {given.method}, U {given.uda_data}, '
-        f'{os.cpu_count()} cores, {given.rounds} rounds')
+        f'{os.cpu_count()} cores, {given.rounds[0]} rounds')
   for (batch, replicas), values in rates.items():
     ratios = sorted(value / first for value, first in zip(values, rates[grid[0]]))
     print(f'batch {batch:5}, {replicas} replica(s): {ratios[len(ratios) // 2]:.2f} images a second of '

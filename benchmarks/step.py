@@ -14,14 +14,14 @@ tracing, most of it.
 """
 import argparse
 import itertools
-import json
 import os
 import resource
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+import alone  # noqa: E402 pylint: disable=wrong-import-position
 
 PEAK_SIZES, SECONDS = (2048, 4096), 3.
 
@@ -96,40 +96,28 @@ def line(numbers):
           f'({numbers["before"]:.2f} before); first step {numbers["first"]:.1f} s')
 
 
-def _reason(done):
-  """Why a process failed, in a line."""
-  if done.returncode < 0:
-    return f'killed by signal {-done.returncode}; out of memory, if nobody did'
-  return done.stderr.strip().splitlines()[-1]
-
-
 def main(argv):
-  if argv and argv[0].startswith('--one='):
-    name, rounds = argv[0][len('--one='):].split(',')
-    print(json.dumps(measure(name, int(rounds), argv[1:])))
+  if argv and argv[0].startswith(alone.ONE):
+    alone.answer(argv[0], lambda name, rounds: measure(name, int(rounds), argv[1:]))
     return
   parser = argparse.ArgumentParser(allow_abbrev=False)
   for name, default in (('model', 'wrn-28-2'), ('image_size', '32'), ('batch', '16'),
                         ('uda_data', '7'), ('methods', 'release'),
-                        ('precisions', 'float32,bfloat16'), ('remat', 'false'), ('rounds', '5')):
+                        ('precisions', 'float32,bfloat16'), ('remat', 'false')):
     parser.add_argument(f'--{name}', default=default)
+  parser.add_argument('--rounds', type=alone.whole_numbers, default=[5])
   given, others = parser.parse_known_args(argv)
   flags = [f'--model_type={given.model}', f'--image_size={given.image_size}',
            f'--train_batch_size={given.batch}', f'--uda_data={given.uda_data}', *others]
   print(f'{given.model}, {given.image_size} pixels, batch {given.batch}, U {given.uda_data}, '
-        f'{os.cpu_count()} cores, {given.rounds} rounds')
+        f'{os.cpu_count()} cores, {given.rounds[0]} rounds')
   for method, precision, remat in itertools.product(
       given.methods.split(','), given.precisions.split(','), given.remat.split(',')):
     own = [f'--use_{precision}'] if precision != 'float32' else []
-    done = subprocess.run(
-        [sys.executable, __file__, f'--one={method},{given.rounds}', *flags, *own,
-         f'--remat={remat}'],
-        capture_output=True, text=True, check=False)
     name = f'{method}, {precision}' + (', remat' if remat == 'true' else '')
-    if done.returncode:
-      print(f'error: {name}: {_reason(done)}', file=sys.stderr)
-      sys.exit(1)
-    print(f'{name:26} {line(json.loads(done.stdout.splitlines()[-1]))}', flush=True)
+    numbers = alone.measure(
+        __file__, f'{method},{given.rounds[0]}', [*flags, *own, f'--remat={remat}'])
+    print(f'{name:26} {line(numbers)}', flush=True)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import tensorflow as tf
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import evaluate
+from meta_pseudo_labels import loop as loop_lib
 from meta_pseudo_labels import methods
 from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import progress as progress_lib
@@ -111,31 +112,6 @@ def percentages(evaluation):
 def steps_made(method):
   """The steps that a method has made: int, under any strategy."""
   return int(method.step.numpy())
-
-
-def _make_loop(strategy, method, jit_compile):
-  """A function (iterator, number of steps, most steps in a row without an update, as tensors) ->
-  logs of the last step; it returns early when there were so many such steps."""
-  train_step = tf.function(method.train_step, jit_compile=True, autograph=False) if (
-      jit_compile) else method.train_step
-
-  @tf.function(autograph=False)
-  def step(iterator):
-    logs = strategy.run(train_step, args=(next(iterator),))
-    return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
-
-  @tf.function
-  def loop(iterator, num_steps, most_skipped):
-    # Traced once, here; the loop needs the names of the logs before it begins.
-    signature = step.get_concrete_function(iterator).structured_outputs
-    logs = {name: tf.zeros(value.shape, value.dtype) for name, value in signature.items()}
-    for _ in tf.range(num_steps):
-      logs = step(iterator)
-      if method.skipped_in_a_row >= most_skipped:
-        break
-    return logs
-
-  return loop
 
 
 class Run:
@@ -291,7 +267,7 @@ class Run:
             batch_size=phase.batch_size, seed=config.seed + index, uda_data=phase.uda_data,
             start_step=step, replicas=self.replicas, context=context))
     iterator = iter(batches)
-    loop = _make_loop(self.strategy, phase.method, config.jit_compile)
+    loop = loop_lib.compiled(self.strategy, phase.method, config.jit_compile)
     self.progress.start(phase.name, step, phase.num_steps,
                         phase.batch_size * (1 + 2 * phase.uda_data))
     evaluation, num_steps = None, 1

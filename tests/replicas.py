@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import distribute
+from meta_pseudo_labels import loop as loop_lib
 from meta_pseudo_labels import methods
 from meta_pseudo_labels import workers
 from meta_pseudo_labels.flag_table import FEEDBACKS
@@ -85,15 +86,8 @@ def train(strategy, kind, jit_compile=False, **options):
     return tf.data.Dataset.from_tensor_slices(tuple(map(np.stack, zip(*rows))))
 
   iterator = iter(distribute.datasets(strategy, shares))
-  train_step = tf.function(method.train_step, jit_compile=True, autograph=False) if (
-      jit_compile) else method.train_step
-
-  @tf.function(autograph=False)
-  def step(iterator):
-    logs = strategy.run(train_step, args=(next(iterator),))
-    return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
-
-  logs = [step(iterator) for _ in range(STEPS)]
+  loop = loop_lib.compiled(strategy, method, jit_compile)
+  logs = [loop(iterator, tf.constant(1), tf.constant(STEPS, tf.int64)) for _ in range(STEPS)]
   variables = [*student.variables, *teacher.variables, *method.average.averages]
   return ({name: np.array([float(line[name]) for line in logs]) for name in logs[0]},
           [v.numpy() for v in variables])

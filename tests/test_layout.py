@@ -20,7 +20,7 @@ ORDER = (
     'report',
     'curves',
     'train',
-    'stopping',
+    'stopping loop',
     'evaluate export predict select_images progress pictures page samples',
     'checkpoints release_checkpoints',
     'checkpoint_files',

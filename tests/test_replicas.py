@@ -29,7 +29,8 @@ def assert_same(found, expected):
   assert set(logs) == set(expected_logs)
   for name, value in logs.items():
     np.testing.assert_allclose(value, expected_logs[name], rtol=1e-4, atol=1e-6, err_msg=name)
-  for value, other in zip(values, expected_values, strict=True):
+  assert len(values) == len(expected_values)
+  for value, other in zip(values, expected_values):
     np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6)
 
 
@@ -58,9 +59,10 @@ def test_float16_trains_about_what_float32_trains(alone, kind, one_device):
   for name in logs:
     if 'cross_entropy' in name or 'grad_norm' in name:
       np.testing.assert_allclose(logs[name], expected[name], rtol=.03, atol=1e-3, err_msg=name)
-  moved = lambda values: np.concatenate([value.ravel() for value in values])
   assert all(value.dtype == np.float32 for value in values)
-  np.testing.assert_allclose(moved(values), moved(expected_values), atol=.02)
+  start = [v.numpy() for v in replicas.model(1).variables]  # The student's, which come first.
+  distance = lambda one, other: np.sqrt(sum(np.sum((a - b)**2) for a, b in zip(one, other)))
+  assert distance(values, expected_values) < .1 * distance(start, expected_values)
 
 
 def test_the_comparison_is_about_something(alone):

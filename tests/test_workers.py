@@ -120,6 +120,14 @@ def test_a_bad_cluster_is_one_line(tmp_path, capsys, monkeypatch, value, words):
   assert words in error and len(error.strip().splitlines()) == 1
 
 
+def test_parts_of_a_cpu_are_refused_to_several_workers(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('TF_CONFIG', json.dumps({
+      'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 0}}))
+  assert main.run(command(tmp_path, '--num_virtual_devices=4')[2:]) == 2
+  assert capsys.readouterr().err.startswith(
+      'error: --num_virtual_devices=4: not with several workers')
+
+
 def test_one_process_is_the_chief_and_writes_where_it_is_told(one_device, tmp_path):
   assert workers.number(one_device) == (0, 1)
   assert workers.is_chief(None) and workers.of_chief(one_device, 7) == 7
