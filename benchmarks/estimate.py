@@ -170,7 +170,9 @@ def passes(config):
     worth, kept = 3 * (labeled + unlabeled), labeled + unlabeled
   if config.mpl_feedback in BY_DERIVATIVE:
     return worth + 3 * labeled + 2 * (labeled + unlabeled), kept + labeled
-  return worth + (labeled if config.mpl_feedback == 'release' else 2 * labeled), kept
+  if config.mpl_feedback == 'release':  # Its teacher is done before the student starts.
+    return worth + labeled, min(kept, labeled + 2 * unlabeled)
+  return worth + 2 * labeled, kept
 
 
 def copies(config):

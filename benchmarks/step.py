@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--model=wrn-28-2] [--image_size=32] [--batch=16] [--uda_data=7]
         [--methods=release,...] [--precisions=float32,bfloat16] [--remat=false,true] [--rounds=5]
-        [--flag=value ...]
+        [--profile] [--flag=value ...]
 
 Every combination runs in a process of its own. In each round that process measures, in turn, the
 largest matrix products it can make in the precision (the peak) and the step on a constant batch;
@@ -10,7 +10,8 @@ the share is the step's operations by its time over the peak of the same round. 
 counted by benchmarks/estimate.py: convolutions and dense layers, without what --remat makes again.
 Memory is the most that the process has had resident; what it had before the network was built is
 named too. `first step` is the time from there to the end of the first step in seconds of this machine:
-tracing, most of it.
+tracing, most of it. With --profile operations take turns, each on all cores, and the time of a step is
+told by their kinds.
 """
 import argparse
 import itertools
@@ -54,11 +55,12 @@ def products(dtype):
   return {size: product(size) for size in PEAK_SIZES}
 
 
-def measure(name, rounds, flags):
+def measure(name, rounds, profile, flags):
   """One combination, in this process: a dict of numbers."""
   # Here, since the parent has no use for TensorFlow.
   import step_cost  # pylint: disable=import-outside-toplevel
   import estimate  # pylint: disable=import-outside-toplevel
+  import op_times  # pylint: disable=import-outside-toplevel
   import tensorflow as tf  # pylint: disable=import-outside-toplevel
   from meta_pseudo_labels import config as config_lib  # pylint: disable=import-outside-toplevel
   from meta_pseudo_labels import distribute  # pylint: disable=import-outside-toplevel
@@ -67,6 +69,8 @@ def measure(name, rounds, flags):
   method = dict(method=name) if name in ('uda', 'supervised') else dict(
       method='mpl', mpl_feedback=name)
   operations = estimate.estimate(config.replace(**method)).step_flops
+  if profile:
+    tf.config.threading.set_inter_op_parallelism_threads(1)
   distribute.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
   before, began = resident()[0], time.perf_counter()
   step = step_cost.build_step(config, name)
@@ -82,23 +86,37 @@ def measure(name, rounds, flags):
                      for size, product in multiply.items()))
     seconds.append(timed(run))
   return {'operations': operations, 'seconds': seconds, 'peaks': peaks, 'first': first,
-          'before': before, 'most': most}
+          'before': before, 'most': most, 'kinds': op_times.by_kind(run) if profile else {}}
+
+
+def median(values):
+  """The middle one, the upper one of two."""
+  return sorted(values)[len(values) // 2]
 
 
 def line(numbers):
   """What was measured, as text."""
   shares = sorted(numbers['operations'] / second / peak
                   for second, peak in zip(numbers['seconds'], numbers['peaks']))
-  middle = lambda values: sorted(values)[len(values) // 2]
-  return (f'{middle(numbers["seconds"]):6.3f} s for {numbers["operations"] / 1e9:.0f} GFLOP: '
-          f'{100 * middle(shares):.0f} % of {middle(numbers["peaks"]) / 1e9:.0f} GFLOP/s '
+  return (f'{median(numbers["seconds"]):6.3f} s for {numbers["operations"] / 1e9:.0f} GFLOP: '
+          f'{100 * median(shares):.0f} % of {median(numbers["peaks"]) / 1e9:.0f} GFLOP/s '
           f'({100 * shares[0]:.0f} to {100 * shares[-1]:.0f}); {numbers["most"]:.2f} GB '
           f'({numbers["before"]:.2f} before); first step {numbers["first"]:.1f} s')
 
 
+def profile_line(numbers):
+  """Where the time goes, and what the peak would leave to all but the products, as text."""
+  kinds = numbers['kinds']
+  products = sum(kinds.get(kind, 0.) for kind in ('convolutions', 'products'))
+  share = numbers['operations'] / products / median(numbers['peaks'])
+  return (', '.join(f'{kind} {seconds:.3f} s' for kind, seconds in kinds.items())
+          + f'; convolutions and products alone: {100 * share:.0f} % of the peak')
+
+
 def main(argv):
   if argv and argv[0].startswith(alone.ONE):
-    alone.answer(argv[0], lambda name, rounds: measure(name, int(rounds), argv[1:]))
+    alone.answer(argv[0], lambda name, rounds, profile: measure(
+        name, int(rounds), profile == 'True', argv[1:]))
     return
   parser = argparse.ArgumentParser(allow_abbrev=False)
   for name, default in (('model', 'wrn-28-2'), ('image_size', '32'), ('batch', '16'),
@@ -106,6 +124,7 @@ def main(argv):
                         ('precisions', 'float32,bfloat16'), ('remat', 'false')):
     parser.add_argument(f'--{name}', default=default)
   parser.add_argument('--rounds', type=alone.whole_numbers, default=[5])
+  parser.add_argument('--profile', action='store_true')
   given, others = parser.parse_known_args(argv)
   flags = [f'--model_type={given.model}', f'--image_size={given.image_size}',
            f'--train_batch_size={given.batch}', f'--uda_data={given.uda_data}', *others]
@@ -116,8 +135,10 @@ def main(argv):
     own = [f'--use_{precision}'] if precision != 'float32' else []
     name = f'{method}, {precision}' + (', remat' if remat == 'true' else '')
     numbers = alone.measure(
-        __file__, f'{method},{given.rounds[0]}', [*flags, *own, f'--remat={remat}'])
+        __file__, f'{method},{given.rounds[0]},{given.profile}', [*flags, *own, f'--remat={remat}'])
     print(f'{name:26} {line(numbers)}', flush=True)
+    if given.profile:
+      print(f'{"":26} {profile_line(numbers)}', flush=True)
 
 
 if __name__ == '__main__':

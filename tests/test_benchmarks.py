@@ -2,6 +2,7 @@
 import json
 import pathlib
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ sys.path.insert(0, str(CHECKOUT / 'benchmarks'))
 # pylint: disable=wrong-import-position
 import augment
 import digits
+import op_times
 import predict as predict_benchmark
 import scaling
 import step
@@ -174,12 +176,35 @@ SMALL = ['--model_type=wrn-10-1', '--image_size=8', '--uda_data=1']
 def test_a_step_s_share_of_the_peak(monkeypatch):
   monkeypatch.setattr(step, 'SECONDS', 0.)
   monkeypatch.setattr(step, 'PEAK_SIZES', (8, 16))
-  found = step.measure('uda', 3, [*SMALL, '--train_batch_size=2'])
+  found = step.measure('uda', 3, False, [*SMALL, '--train_batch_size=2'])
   assert len(found['seconds']) == len(found['peaks']) == 3 and found['first'] > 0
   assert 0 < found['before'] <= found['most'] < 100
   # 12.5, 50 and 25 % of the peaks of their rounds; 25 % is the middle.
   text = step.line(dict(found, operations=1e9, seconds=[4., 1., 2.], peaks=[2e9, 2e9, 2e9]))
   assert '2.000 s for 1 GFLOP: 25 % of 2 GFLOP/s (12 to 50)' in text
+
+
+def test_where_a_step_s_time_goes():
+  images, kernel, scale = tf.ones([64, 32, 32, 16]), tf.ones([3, 3, 16, 16]), tf.ones([16])
+
+  @tf.function(autograph=False)
+  def work():
+    outputs = tf.nn.conv2d(images, kernel, 1, 'SAME')
+    return tf.reduce_sum(tf.compat.v1.nn.fused_batch_norm(outputs, scale, scale)[0])
+
+  work()
+  began = time.perf_counter()
+  found = op_times.by_kind(lambda: float(work()), calls=2)
+  assert 0 < sum(found.values()) <= (time.perf_counter() - began) / 2
+  assert found['convolutions'] > found['batch norm'] > 0 and set(found) == {
+      'convolutions', 'batch norm', op_times.REST}
+
+
+def test_the_profile_in_words():
+  text = step.profile_line({'kinds': {'convolutions': .5, 'products': .25, 'the rest': 2.},
+                            'operations': 1.5e9, 'peaks': [4e9]})
+  assert text == ('convolutions 0.500 s, products 0.250 s, the rest 2.000 s; convolutions and products '
+                  'alone: 50 % of the peak')
 
 
 def test_scaling_measures_replicas(monkeypatch):

@@ -44,7 +44,7 @@ ORDER = (
     'models',
     'models.wide_resnet models.resnet models.efficientnet models.mlp models.calibration',
     'models.remat',
-    'models.layers',
+    'models.layers models.activations',
     'workers',
     'distribute',
     'config',

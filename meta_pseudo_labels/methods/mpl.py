@@ -112,6 +112,14 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       loss = out.cross_entropy_l + loss_u
       log_probs = tf.nn.log_softmax(out.logits['augmented'])
 
+    variables = self.teacher.trainable_variables
+    gradient = functools.partial(self.gradient, teacher_tape)
+    if self.mpl_feedback == 'release':
+      # Its feedback adds none: what the teacher's pass keeps can go before the student's pass is made.
+      gradients = gradient([loss], variables, [tf.ones_like(loss)])
+      with tf.control_dependencies(gradients):
+        augmented, labeled = tf.identity(augmented), tf.identity(labeled)
+
     # 2. The student learns from the teacher's labels on the augmented views ...
     targets = self.pseudo_labels(log_probs)
     student = self.student_pass(augmented, labeled, targets)
@@ -122,20 +130,12 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.average.update(self.step)
 
     # 4. - 5. What the move did to the student on the labeled examples.
-    if self.mpl_feedback in feedback.BY_DIFFERENCE:
-      new = self.labeled_loss_now(labeled, out.labels)
-      h, deviation = self.above_average(
-          new - old if self.mpl_feedback == 'release' else old - new)
-      teacher_feedback = self.feedback_by_difference(h, targets, log_probs)
-    else:
-      new, teacher_feedback, dot_product = self.feedback_by_derivative(
-          update, student.along, labeled, out.labels, targets, log_probs)
-      h, deviation = self.above_average(dot_product)
+    new, teacher_feedback, h, deviation = self.progress(
+        old, update, student, labeled, out.labels, targets, log_probs)
 
     # 6. The teacher moves: its own losses, and the feedback on its log probabilities.
-    variables, gradient = self.teacher.trainable_variables, functools.partial(
-        self.gradient, teacher_tape)
-    gradients = gradient([loss, log_probs], variables, [tf.ones_like(loss), teacher_feedback])
+    if self.mpl_feedback != 'release':
+      gradients = gradient([loss, log_probs], variables, [tf.ones_like(loss), teacher_feedback])
     # Before the update: a rematerialized pass is made with the weights as they are then.
     pulls = diagnostics.gradients(
         gradient, variables, feedback=(log_probs, teacher_feedback),
@@ -198,6 +198,28 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       return self.labeled_loss(student.labeled_logits, labels)
     return self.labeled_loss_now(labeled, labels) if (
         self.mpl_feedback in feedback.BY_DIFFERENCE) else None
+
+  def progress(self, old, update, student, labeled, labels, targets, log_probs):
+    """What the student's move did to it on the labeled examples, in the way of `mpl_feedback`.
+
+    Args:
+      old: their loss before it, of `labeled_loss_before`.
+      update, student: the move, an `Update`, and the `StudentPass` it came from.
+      labeled, labels: `[b, ...]` and `[b, C]`.
+      targets, log_probs: `[n, C]`, what the student learned from and the teacher's log probabilities.
+
+    Returns:
+      (their loss after it, the feedback F `[n, C]`, h, the standard deviation of what h is above the
+      average of: `above_average`).
+    """
+    if self.mpl_feedback in feedback.BY_DIFFERENCE:
+      new = self.labeled_loss_now(labeled, labels)
+      h, deviation = self.above_average(
+          new - old if self.mpl_feedback == 'release' else old - new)
+      return new, self.feedback_by_difference(h, targets, log_probs), h, deviation
+    new, teacher_feedback, dot_product = self.feedback_by_derivative(
+        update, student.along, labeled, labels, targets, log_probs)
+    return (new, teacher_feedback, *self.above_average(dot_product))
 
   def above_average(self, dot_product):
     """(h: the dot product minus its moving average, which moves first, by a hundredth; the

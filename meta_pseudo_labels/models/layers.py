@@ -170,36 +170,6 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
   return normalized(inputs, gamma, beta)
 
 
-def leaky_relu(inputs, slope):
-  """max(x, slope * x) of any shape; slope in (0, 1).
-
-  Its gradient is taken by the output, which has the input's sign and which the next convolution
-  keeps anyway: the input, a tensor as large, can go.
-  """
-  @tf.custom_gradient
-  def activated(inputs):
-    outputs = tf.nn.leaky_relu(inputs, slope)
-    backward = lambda cotangent: tf.raw_ops.LeakyReluGrad(
-        gradients=cotangent, features=outputs, alpha=slope)
-    return outputs, backward
-
-  return activated(inputs)
-
-
-class LeakyReLU(tf.keras.layers.Layer):
-  """`leaky_relu` as a layer."""
-
-  def __init__(self, slope=.2, name=None, **kwargs):
-    super().__init__(name=name, **kwargs)
-    self.slope = slope
-
-  def call(self, inputs):
-    return leaky_relu(inputs, self.slope)
-
-  def get_config(self):
-    return {**super().get_config(), 'slope': self.slope}
-
-
 # As many replicas as this share their batch norms' statistics, more of them in groups (release).
 ONE_GROUP = 8
 

@@ -4,6 +4,7 @@ import re
 import tensorflow as tf
 
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.models import activations
 from meta_pseudo_labels.models import layers
 
 NAME = re.compile(r'wrn-(\d+)-(\d+)$')
@@ -37,7 +38,7 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
 
   def norm_relu(x, path):
     x = layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
-    return layers.LeakyReLU(.2, name=f'{path}/relu')(x)
+    return activations.LeakyReLU(.2, name=f'{path}/relu')(x)
 
   def block(x, filters, strides, path):
     changed = strides != 1 or x.shape[-1] != filters

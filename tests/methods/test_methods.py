@@ -155,6 +155,21 @@ def plain_keras_classifier(name):
       tf.keras.layers.Dropout(.1), tf.keras.layers.Dense(10)], name=name)
 
 
+@pytest.mark.parametrize('name, first', [('release', True), ('sampled', False)])
+def test_the_release_s_teacher_is_done_before_the_student_starts(name, first):
+  method = make(name)
+  graph = tf.function(method.train_step).get_concrete_function(batch()[:5]).graph
+  _, of_student, *_ = [
+      op for op in graph.get_operations() if op.type == 'Conv2D' and '/stem/' in op.name]
+  needed, left = set(), [of_student]
+  while left:
+    op = left.pop()
+    if op not in needed:
+      needed.add(op)
+      left += [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
+  assert any(op.type == 'Conv2DBackpropFilter' for op in needed) == first
+
+
 @pytest.mark.parametrize('feedback', ('soft', 'sampled'))
 def test_any_keras_classifier_trains_under_fit(feedback):
   method = mpl.MetaPseudoLabels(plain_keras_classifier('teacher'),
