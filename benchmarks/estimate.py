@@ -61,13 +61,15 @@ BY_DERIVATIVE = ('soft', 'sampled_dot')  # Feedbacks that differentiate the labe
 @dataclasses.dataclass(frozen=True)
 class Device:
   """`count` devices (a GPU, a TPU core, a CPU): peaks in TFLOP/s and memory in GB of one of them;
-  one that has no bfloat16 trains, and keeps its activations, in float32."""
+  one that has no bfloat16 trains, and keeps its activations, in float32; those that split images can
+  have a part each of a replica's (--num_cores_per_replica)."""
   words: str
   count: int
   memory: float
   bfloat16: float
   float32: float
   has_bfloat16: bool = True
+  splits_images: bool = False
 
 
 # Dense peaks of the vendors' data sheets. TensorFlow takes TF32 for float32 where there is one; a TPU
@@ -77,9 +79,9 @@ DEVICES = {
     't4': Device('NVIDIA T4, float32', 1, 16, 8.1, 8.1, False),
     'a100': Device('NVIDIA A100 80 GB', 1, 80, 312, 156),
     'h100': Device('NVIDIA H100 SXM 80 GB', 1, 80, 989, 495),
-    'v3-8': Device('TPU v3, 4 chips of 2 cores', 8, 16, 61.5, 61.5),
-    'v5e-8': Device('TPU v5e, 8 chips', 8, 16, 197, 197),
-    'v3-2048': Device('TPU v3 pod, 1,024 chips of 2 cores', 2048, 16, 61.5, 61.5),
+    'v3-8': Device('TPU v3, 4 chips of 2 cores', 8, 16, 61.5, 61.5, splits_images=True),
+    'v5e-8': Device('TPU v5e, 8 chips', 8, 16, 197, 197, splits_images=True),
+    'v3-2048': Device('TPU v3 pod, 1,024 chips of 2 cores', 2048, 16, 61.5, 61.5, splits_images=True),
 }
 
 
@@ -102,7 +104,8 @@ class Network:
 @dataclasses.dataclass(frozen=True)
 class Estimate:
   """What one recipe takes: FLOPs of a step of its main phase and of the run, bytes of `fixed` and
-  of the step's activations over the whole batch, the labeled batch, whether in bfloat16."""
+  of the step's activations over the whole batch, the labeled batch, whether in bfloat16, and how many
+  cores may share a replica."""
   network: Network
   step_flops: float
   run_flops: float
@@ -110,6 +113,7 @@ class Estimate:
   activation_bytes: float
   batch: int
   bfloat16: bool
+  cores_per_replica: int = 1
 
 
 def layer_flops(layer):
@@ -204,18 +208,23 @@ def estimate(config):
       net, worth * net.flops, images * net.flops,
       4 * (whole * net.variables + trainable * net.parameters),
       kept * net.activations * (2 if config.use_bfloat16 else 4), config.train_batch_size,
-      config.use_bfloat16)
+      config.use_bfloat16, config.num_cores_per_replica)
+
+
+def most_devices(found, device):
+  """How many of such devices can share a step: each has to have a labeled image, or its part of one."""
+  return found.batch * (found.cores_per_replica if device.splits_images else 1)
 
 
 def devices_needed(found, device):
-  """How many of such devices hold a step: the smallest number, a divisor of the batch, or None if
-  there is none: then a replica has to be split over devices."""
+  """How many of such devices hold a step: the smallest number, a divisor of `most_devices`, or None if
+  there is none."""
   free = USABLE * device.memory * GB - found.fixed_bytes
   if free <= 0:
     return None
   wider = 2 if found.bfloat16 and not device.has_bfloat16 else 1
-  least = math.ceil(found.activation_bytes * wider / free)
-  return next((n for n in range(max(1, least), found.batch + 1) if found.batch % n == 0), None)
+  least, most = math.ceil(found.activation_bytes * wider / free), most_devices(found, device)
+  return next((n for n in range(max(1, least), most + 1) if most % n == 0), None)
 
 
 def hours(found, device, utilization, count):
@@ -234,12 +243,12 @@ def number(value):
 
 def cell(found, device, utilization):
   """'12.3' hours on the device as it is, '12.3 on 4' where its memory takes more of them; '-' where
-  there are more devices than labeled examples in a batch."""
-  if device.count > found.batch:
+  there are more devices than can share a batch."""
+  if device.count > most_devices(found, device):
     return '-'
   needed = devices_needed(found, device)
   if needed is None or (needed > device.count and device.count > 1):
-    what = 'split' if needed is None else f'needs {needed}'
+    what = 'too large' if needed is None else f'needs {needed}'
     return f'{what} ({number(hours(found, device, utilization, device.count))})'
   count = max(needed, device.count)
   time = number(hours(found, device, utilization, count))
@@ -301,9 +310,9 @@ def main(argv):
     sys.exit(2)
   print('\n'.join(table(found, names, utilization)))
   print(f'\nComputed, not measured. Hours at {100 * utilization:g} % of the peak, an assumption. '
-        '"12.3 on 4": memory asks for 4 devices;\n"needs 16 (12.3)": more than there are, "split": '
-        'one replica does not fit a device; then the hours are\nthose of the device\'s FLOPs alone. '
-        '"-": more devices than labeled images in a batch.')
+        '"12.3 on 4": memory asks for 4 devices;\n"needs 16 (12.3)": more than there are, "too large": '
+        'no number of them holds a step; then the hours are\nthose of the device\'s FLOPs alone. '
+        '"-": more devices than can share a batch.')
   for name in names:
     device = DEVICES[name]
     print(f'{name}: {device.words}; {device.count} x {number(device.bfloat16)} TFLOP/s bfloat16, '

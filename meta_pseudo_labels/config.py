@@ -230,6 +230,7 @@ def validate(config: Config) -> None:
                       '2147483647; give a smaller one')
   _validate_model_type(config.model_type)
   _validate_predictions(config)
+  _validate_cores(config)
   for name in config.baseline_names:
     if name not in BASELINES:
       raise UserError(f'--baselines={config.baselines}: unknown method {name!r}'
@@ -240,15 +241,17 @@ def validate(config: Config) -> None:
                     f'{config.task_mode} is to {verb}; leave it out')
 
 
-def refuse_split_replicas(config: Config) -> None:
-  """Raises UserError if a replica is to be several cores: the largest recipes say so (release: XLA
-  sharding), and are valid as what they are, but cannot be run like that."""
-  if config.use_xla_sharding or config.num_cores_per_replica > 1:
+def _validate_cores(config: Config) -> None:
+  """Images are split over the cores of a replica (spatial.py) if both flags say so."""
+  cores = config.num_cores_per_replica
+  if config.use_xla_sharding != (cores > 1):
     raise UserError(
-        f'--use_xla_sharding={str(config.use_xla_sharding).lower()} --num_cores_per_replica='
-        f'{config.num_cores_per_replica}: images are not split over the cores of a replica here, which '
-        'needs a TPU to try; give --nouse_xla_sharding --num_cores_per_replica=1, and --remat to save '
-        'memory')
+        f'--use_xla_sharding={str(config.use_xla_sharding).lower()} --num_cores_per_replica={cores}: a '
+        'replica is split with the first and a number above 1, or neither; give --use_xla_sharding '
+        '--num_cores_per_replica=2 or more, or leave both out')
+  if cores & (cores - 1):
+    raise UserError(f'--num_cores_per_replica={cores}: must be a power of two, such as '
+                    f'{2 ** (cores.bit_length() - 1)}')
 
 
 def _required(config: Config) -> Tuple[str, ...]:

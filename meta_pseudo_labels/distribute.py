@@ -5,6 +5,7 @@ import os
 from absl import logging
 import tensorflow as tf
 
+from meta_pseudo_labels import spatial
 from meta_pseudo_labels.errors import UserError
 
 
@@ -44,16 +45,19 @@ def set_threads(intra_op_threads=0):
 
 
 def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master=None,
-                    tpu_topology=''):
+                    tpu_topology='', cores_per_replica=1):
   """A `tf.distribute.Strategy` by `--strategy`.
 
   auto: a TPU where `use_tpu` asks for one and one answers; multi_worker where TF_CONFIG names
   several workers, mirrored where there are several GPUs or virtual devices, else one device (the
-  GPU if there is one).
+  GPU if there is one). With `cores_per_replica` above 1 it is a TPU or nothing (spatial.py).
 
   Raises:
     UserError: what was asked for is not there.
   """
+  if cores_per_replica > 1 and name != 'tpu' and not (name == 'auto' and use_tpu):
+    raise UserError(f'--num_cores_per_replica={cores_per_replica}: only the cores of a TPU share a '
+                    f'replica; give --strategy=tpu, or {spatial.INSTEAD}')
   several = name == 'multi_worker' or (name == 'auto' and _workers() > 1)
   if several and num_virtual_devices > 1:
     raise UserError(f'--num_virtual_devices={num_virtual_devices}: not with several workers (TF_CONFIG); '
@@ -61,14 +65,16 @@ def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master
   configure_devices(num_virtual_devices)
   if name == 'auto' and use_tpu:
     try:
-      return _tpu_strategy(master, tpu_topology)
+      return _tpu_strategy(master, tpu_topology, cores_per_replica)
     except UserError as error:
+      if cores_per_replica > 1:
+        raise
       logging.warning('--use_tpu: %s', error)
   # Before the devices are listed: several workers must be known before TensorFlow starts them.
   if several:
     return _multi_worker()
   if name == 'tpu':
-    return _tpu_strategy(master, tpu_topology)
+    return _tpu_strategy(master, tpu_topology, cores_per_replica)
   gpus = tf.config.list_logical_devices('GPU')
   devices = [device.name for device in gpus or tf.config.list_logical_devices('CPU')]
   if name == 'mirrored' or (name == 'auto' and len(devices) > 1):
@@ -114,17 +120,19 @@ def _multi_worker():
                     f'({str(error).strip().splitlines()[0]})') from error
 
 
-def _tpu_strategy(master, tpu_topology):
+def _tpu_strategy(master, tpu_topology, cores_per_replica):
   try:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=master or 'local')
     tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
+    topology = tf.tpu.experimental.initialize_tpu_system(resolver)
   except (ValueError, tf.errors.OpError, RuntimeError) as error:
     reason = str(error).strip().splitlines()[0].split(' with these attrs')[0]
     raise UserError(f'--strategy=tpu --master={master or "local"}: no TPU answers ({reason}); '
                     'use --strategy=auto on a machine without one') from error
   if tpu_topology:
     logging.info('--tpu_topology=%s is not needed: the TPU tells its own.', tpu_topology)
+  if cores_per_replica > 1:
+    return spatial.SplitReplicas(resolver, topology, cores_per_replica)
   return tf.distribute.TPUStrategy(resolver)
 
 

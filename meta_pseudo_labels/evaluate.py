@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import losses
+from meta_pseudo_labels import spatial
 
 NUM_BINS = 15  # Of calibration, as in Guo et al. 2017, "On calibration of modern neural networks".
 
@@ -51,7 +52,7 @@ class Evaluator:
 
     @tf.autograph.experimental.do_not_convert
     def sums(inputs, labels, weights):
-      logits = tf.cast(model(inputs, training=False), tf.float32)
+      logits = tf.cast(model(spatial.split(inputs), training=False), tf.float32)
       one_hot = tf.one_hot(labels, logits.shape[-1])
       top = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == labels, tf.float32)
       top_5 = tf.cast(tf.math.in_top_k(labels, logits, 5), tf.float32)
@@ -71,7 +72,7 @@ class Evaluator:
     def rows(inputs, labels, weights):
       # Each replica's rows of the global batch, zeros elsewhere: a sum over replicas, which every
       # strategy has, puts them together in order. Classes up to 2^24 are exact in float32.
-      logits = tf.cast(model(inputs, training=False), tf.float32)
+      logits = tf.cast(model(spatial.split(inputs), training=False), tf.float32)
       values = tf.stack([
           tf.cast(labels, tf.float32), tf.cast(tf.argmax(logits, axis=-1), tf.float32),
           tf.reduce_max(tf.nn.softmax(logits), axis=-1), weights], axis=-1)

@@ -190,11 +190,11 @@ def _run_task(config, progress):
   """Carries out a task on a problem and a strategy: train, finetune, eval, eval_forever, report."""
   if config.task == 'report':
     config = export.as_trained(config)
-  config_lib.refuse_split_replicas(config)
   distribute.set_threads(config.intra_op_threads)
   strategy = distribute.create_strategy(
       config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
-      master=config.master, tpu_topology=config.tpu_topology)
+      master=config.master, tpu_topology=config.tpu_topology,
+      cores_per_replica=config.num_cores_per_replica)
   distribute.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   problem = workers.together(strategy, lambda: problem_lib.build(config, progress.say))
   notes = config_lib.notes(config)

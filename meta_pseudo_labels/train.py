@@ -17,6 +17,7 @@ from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import progress as progress_lib
 from meta_pseudo_labels import release_checkpoints
 from meta_pseudo_labels import samples
+from meta_pseudo_labels import spatial
 from meta_pseudo_labels import stopping
 from meta_pseudo_labels import workers
 from meta_pseudo_labels.errors import Failure
@@ -131,6 +132,7 @@ class Run:
     for name in ('train_batch_size', 'eval_batch_size') + (
         ('finetune_batch_size',) if config.finetune_steps else ()):
       distribute.per_replica(getattr(config, name), self.replicas, name)
+    spatial.check(strategy, problem.image_sizes)
     with strategy.scope():
       self.phases = build_phases(config, problem)
     # The loop's own, on the host.

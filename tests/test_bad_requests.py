@@ -102,6 +102,10 @@ SETTINGS = '''
 --strategy=tpu
 --strategy=multi_worker
 --use_xla_sharding --num_cores_per_replica=16
+--use_xla_sharding --num_cores_per_replica=16 --strategy=tpu
+--use_xla_sharding --num_cores_per_replica=12
+--use_xla_sharding
+--num_cores_per_replica=2
 --num_virtual_devices=3
 --intra_op_threads=3
 --unlabeled_manifest=/no/such.json

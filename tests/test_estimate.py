@@ -121,7 +121,12 @@ def test_hours_and_devices_by_hand():
   several = estimate.Device('', 2, 20., 100., 50.)
   assert estimate.cell(found, several, .5) == 'needs 4 (10.0)'
   small = estimate.Device('', 1, 4., 100., 50.)
-  assert estimate.cell(found, small, .5) == 'split (20.0)'
+  assert estimate.cell(found, small, .5) == 'too large (20.0)'
+  # 4.4 GB usable, .4 free: 125 devices and more, of which 12 images occupy 192 in 16 parts each.
+  shared = dataclasses.replace(found, cores_per_replica=16)
+  near = estimate.Device('', 1, 4.4 / .9, 100., 50.)
+  assert estimate.devices_needed(shared, near) is None
+  assert estimate.devices_needed(shared, dataclasses.replace(near, splits_images=True)) == 192
   assert estimate.cell(found, estimate.Device('', 16, 20., 100., 50.), .5) == '-'
   assert [estimate.number(value) for value in (0, .01234, 1.234, 123.4, 12345.)] == [
       '<0.001', '0.0123', '1.23', '123', '12,300']

@@ -47,6 +47,7 @@ ORDER = (
     'models.layers models.activations',
     'workers',
     'distribute',
+    'spatial',
     'config',
     'flag_table',
     'run_folder',

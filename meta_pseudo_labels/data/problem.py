@@ -63,6 +63,13 @@ class Problem:
     return self.inputs.shape[1:]
 
   @property
+  def image_sizes(self):
+    """The pixels a side of the images that the model sees, those of evaluation last; () of points."""
+    if examples.is_encoded(self.inputs):
+      return self.views.size, self.views.eval_size
+    return self.input_shape[:1] if len(self.input_shape) == 3 else ()
+
+  @property
   def num_classes(self):
     return self.info.num_classes
 

@@ -10,6 +10,7 @@ from meta_pseudo_labels import ema
 from meta_pseudo_labels import loss_scale
 from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import rng
+from meta_pseudo_labels import spatial
 from meta_pseudo_labels.models import layers
 from meta_pseudo_labels.models import remat as remat_lib
 
@@ -39,7 +40,7 @@ class Passes:
       self._models[id(model)] = remat_lib.Rematerialized(model)
 
   def __call__(self, model, inputs):
-    rematerialized = self._models.get(id(model))
+    rematerialized, inputs = self._models.get(id(model)), spatial.split(inputs)
     return rematerialized(inputs) if rematerialized else model(inputs, training=True)
 
 
