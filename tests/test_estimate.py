@@ -153,3 +153,16 @@ def test_bad_requests_are_one_line(argv, words, capsys):
     estimate.main(argv)
   error = capsys.readouterr().err
   assert stop.value.code == 2 and words in error and error.count('\n') == 1
+
+
+def test_the_tables_of_the_docs_are_what_is_computed():
+  lines = (ROOT / 'docs/scaling.md').read_text(encoding='utf-8').splitlines()
+  starts = [i for i, line in enumerate(lines) if line.startswith('| recipe | parameters')]
+  assert len(starts) == 2
+  for start in starts:
+    length = next(i for i, line in enumerate(lines[start:]) if not line.startswith('|'))
+    shown = lines[start:start + length]
+    names = [line.split(' | ')[0].lstrip('| ') for line in shown[2:]]
+    devices = [cell[2:] for cell in shown[0].strip('| ').split(' | ') if cell.startswith('h ')]
+    found = {name: estimate.estimate(estimate.read(ROOT / f'flags/{name}.flags')) for name in names}
+    assert estimate.table(found, devices, .35) == shown
