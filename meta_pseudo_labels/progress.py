@@ -6,6 +6,7 @@ import os
 import sys
 import time
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -105,9 +106,13 @@ class Records:
     with contextlib.suppress(tf.errors.OpError):
       if kind not in self._writers:
         self._writers[kind] = tf.summary.create_file_writer(self._folders[kind])
+      # All in one operation, and the step not as a Python number: TensorFlow keeps every one of those
+      # that it was ever given, a kilobyte each (2.15 and 2.21).
+      summary = tf.compat.v1.Summary(value=[
+          tf.compat.v1.Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
       with self._writers[kind].as_default():
-        for name, value in values.items():
-          tf.summary.scalar(name, value, step=offset + step)
+        tf.summary.experimental.write_raw_pb(
+            summary.SerializeToString(), step=np.int64(offset + step))
 
   def _append(self):
     """Appends the lines that wait, all or none of them. Raises OSError."""

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import tensorflow as tf
 
 from meta_pseudo_labels import checkpoints
@@ -279,14 +280,13 @@ class Run:
       to_save = config.save_every - step % config.save_every
       num_steps = workers.of_chief(self.strategy, min(
           num_steps, to_log, to_save, phase.num_steps - step, config.steps_per_loop))
-      logs = {name: float(value) for name, value in loop(
-          iterator, tf.constant(num_steps), tf.constant(self.most_skipped, tf.int64)).items()}
+      logs = loop(iterator, tf.constant(num_steps), tf.constant(self.most_skipped, tf.int64))
       self._check_updates(phase, logs)
       step += num_steps
       if steps_made(phase.method) != step:
         raise RuntimeError(f'step {steps_made(phase.method)} after {step} steps of {phase.name}')
       taken = time.time() - began
-      self.seconds.assign_add(taken)
+      self.seconds.assign_add(np.float32(taken))  # As in progress.py: no Python number.
       # Enough steps to make a loop worthwhile, few enough to hear a signal.
       num_steps = max(1, int(num_steps * min(10., SECONDS_PER_LOOP / max(taken, 1e-6))))
       if step % config.log_every == 0 or step == phase.num_steps:

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 FIRST, MOST = 5000, 1.05
 FLAGS = ['--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x2', '--label_seed=1', '--uda_data=4',
-         '--train_batch_size=6', '--mpl_feedback=soft', '--save_every=1000', '--log_every=100',
+         '--train_batch_size=6', '--mpl_feedback=soft', '--save_every=1000', '--log_every=10',
          '--mpl_student_lr_wait_steps=0', '--intra_op_threads=1', '--strategy=one_device',
          '--eval_batch_size=1000']
 
@@ -59,7 +59,7 @@ def main():
     if main_lib.run(['long_run', *FLAGS, f'--output_dir={folder}', f'--num_train_steps={steps}']):
       return 1
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    wanted = list(range(100, steps + 1, 100))
+    wanted = list(range(10, steps + 1, 10))
     whole = [line['step'] for line in lines if line['kind'] == 'train'] == wanted
     whole = whole and events(folder / 'logs' / 'train') == wanted
   growth = memory[steps] / memory[FIRST]
