@@ -62,8 +62,9 @@ def refuse_other_run(before, now):
                  if getattr(before, name) != getattr(now, name)]
   if differences:
     raise UserError(f'--output_dir={now.output_dir} holds a run with other settings '
-                    f'({"; ".join(differences)}): give another folder, the same settings'
-                    + (', or --reset_output_dir' if now.task in ('train', 'finetune') else ''))
+                    f'({"; ".join(differences)}): give another folder, the same settings, or '
+                    + ('--reset_output_dir' if now.task in ('train', 'finetune') else
+                       'none: the run there knows its own'))
 
 
 def refuse_other_data(folder, before, now):

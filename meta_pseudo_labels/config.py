@@ -351,6 +351,11 @@ def notes(config: Config) -> List[str]:
     lines.append('--mpl_feedback=release: its term has a gradient of exactly zero, so the student '
                  'is distilled from a UDA teacher; use --mpl_feedback=soft for a real feedback '
                  '(google-research issues 534, 541)')
+  if config.method_name in ('mpl', 'reduced_mpl') and (
+      0 < config.num_train_steps <= config.mpl_student_lr_wait_steps):
+    lines.append(f'the student\'s rate is zero for the first {config.mpl_student_lr_wait_steps} steps '
+                 f'(--mpl_student_lr_wait_steps), and there are {config.num_train_steps}: it learns '
+                 'nothing')
   if config.ema_decay == 0:
     lines.append('ema_decay 0: the averaged student is a plain copy of the student')
   return lines

@@ -374,6 +374,12 @@ def test_notes():
       'distilled from a UDA teacher; use --mpl_feedback=soft for a real feedback (google-research '
       'issues 534, 541)']
   assert config_lib.notes(quiet.replace(mpl_feedback='release', method='uda')) == []
+  late = quiet.replace(num_train_steps=300, mpl_student_lr_wait_steps=300)
+  assert config_lib.notes(late) == [
+      "the student's rate is zero for the first 300 steps (--mpl_student_lr_wait_steps), and there are "
+      '300: it learns nothing']
+  for changes in (dict(mpl_student_lr_wait_steps=299), dict(method='uda')):
+    assert config_lib.notes(late.replace(**changes)) == []
   assert config_lib.notes(quiet.replace(ema_decay=0.)) == [
       'ema_decay 0: the averaged student is a plain copy of the student']
 
