@@ -11,6 +11,7 @@ import zlib
 
 import tensorflow as tf
 
+from meta_pseudo_labels import distribute
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.errors import UserError
 
@@ -268,7 +269,7 @@ class BatchNorm(tf.keras.layers.Layer):
       row = tf.one_hot(group, replicas // size, dtype=moments.dtype)
       moments *= row[:, tf.newaxis, tf.newaxis]
     if replicas > 1:
-      moments = context.all_reduce(tf.distribute.ReduceOp.SUM, moments / size)
+      moments = distribute.sum_over_replicas(moments / size)
     means, mean_squares = tf.unstack(moments, axis=1)
     return means, mean_squares - tf.square(means), group
 
