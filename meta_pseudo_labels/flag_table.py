@@ -160,7 +160,7 @@ FLAG_TABLE = (
     Flag('dataset_service_bns_prefix', str, None, '', unread=True),
     # Ours.
     Flag('method', str, '', 'Training method; empty: from the end of dataset_name (_mpl, _uda, '
-         'else supervised).', ('',) + METHODS),
+         '_pseudo_labels, _reduced_mpl, else supervised).', ('',) + METHODS),
     Flag('mpl_feedback', str, 'release', 'Estimator of the student\'s feedback to the teacher; '
          'release is what the release computes, whose gradient is zero.', FEEDBACKS),
     Flag('mpl_weight', float, 1., 'Factor of the feedback term.', NON_NEGATIVE),
