@@ -22,6 +22,7 @@ FREE = frozenset((
     'baselines', 'num_seeds', 'eval_split', 'select_per_class', 'cache', 'data_dir',
     'dataset_service_address',
     'running_local_dev', 'use_vizier', 'master', 'tpu_platform', 'tpu_topology', 'use_tpu',
+    'use_xla_sharding', 'num_cores_per_replica',
     'dataset_name', 'method', 'num_labeled', 'export_dir', 'export_weights', 'export_tflite',
     'input', 'output', 'format', 'saved_model', 'teacher_predictions', 'finetune_steps', 'finetune_lr',
     'finetune_batch_size', 'load_checkpoint', 'load_checkpoint_and_restart_global_step',

@@ -21,7 +21,7 @@ PARALLEL_CALLS = 8  # Images of a request that are decoded at once; the machine'
 # What a command says for itself; everything else was said when the run was trained.
 OWN_FLAGS = ('task_mode', 'output_dir', 'reset_output_dir', 'eval_batch_size', 'export_dir',
              'export_weights', 'export_tflite', 'input', 'output', 'format', 'saved_model',
-             'select_per_class')
+             'select_per_class', 'use_xla_sharding', 'num_cores_per_replica')
 
 
 def as_trained(config):

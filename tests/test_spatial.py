@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import distribute
 from meta_pseudo_labels import evaluate
+from meta_pseudo_labels import export
 from meta_pseudo_labels import methods
 from meta_pseudo_labels import spatial
 from meta_pseudo_labels.errors import UserError
@@ -163,3 +165,14 @@ def test_images_that_cannot_be_split(sizes, words):
     spatial.check(split_strategy(16), sizes)
   spatial.check(tf.distribute.get_strategy(), sizes)
   spatial.check(split_strategy(16), (512, 64))
+
+
+def test_what_was_trained_on_split_replicas_is_used_without_them(tmp_path):
+  trained = config_lib.Config(dataset_name='digits_40_mpl', output_dir=str(tmp_path), strategy='tpu',
+                              use_xla_sharding=True, num_cores_per_replica=4)
+  (tmp_path / 'hparams.json').write_text(config_lib.to_json(trained), encoding='utf-8')
+  report = config_lib.Config(task_mode='report', output_dir=str(tmp_path))
+  found = export.as_trained(report)
+  assert (found.use_xla_sharding, found.num_cores_per_replica) == (False, 1)
+  # Training goes on too, on another number of cores.
+  checkpoints.prepare_folder(trained.replace(use_xla_sharding=False, num_cores_per_replica=1))
