@@ -18,7 +18,7 @@ from absl import flags
 
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.flag_table import (
-    BASELINES, EFFICIENTNETS, FLAG_TABLE, Flag, METHODS, Rule, SEED)
+    EFFICIENTNETS, FLAG_TABLE, Flag, METHODS, Names, Rule, SEED)
 
 _BY_NAME = {flag.name: flag for flag in FLAG_TABLE}
 _RELEASE_CLASSES = {'imagenet': 1000, 'cifar100': 100, 'cifar10': 10}
@@ -76,7 +76,12 @@ class Config(_Fields):
   @property
   def baseline_names(self) -> Tuple[str, ...]:
     """`baselines` as a tuple, in the order given."""
-    return tuple(name.strip() for name in self.baselines.split(',') if name.strip())
+    return Names.split(self.baselines)
+
+  @property
+  def augment_op_names(self) -> Tuple[str, ...]:
+    """`augment_ops` as a tuple, in the order given."""
+    return Names.split(self.augment_ops)
 
 
 def _split_name(dataset_name: Optional[str]) -> Tuple[str, Optional[int], str]:
@@ -105,6 +110,8 @@ def _help_text(flag: Flag) -> str:
     return 'Accepted for the release\'s sake; nothing reads it, there or here.'
   if isinstance(flag.rule, Rule):
     return f'{flag.help} Must be {flag.rule.words}.'
+  if isinstance(flag.rule, Names):
+    return f'{flag.help} Values, separated by commas: {_choices(flag.rule.known)}.'
   return f'{flag.help} Values: {_choices(flag.rule)}.' if flag.rule else flag.help
 
 
@@ -231,10 +238,6 @@ def validate(config: Config) -> None:
   _validate_model_type(config.model_type)
   _validate_predictions(config)
   _validate_cores(config)
-  for name in config.baseline_names:
-    if name not in BASELINES:
-      raise UserError(f'--baselines={config.baselines}: unknown method {name!r}'
-                      f'{suggest(name, BASELINES)}; use {_choices(BASELINES)}')
   if config.reset_output_dir and config.task not in ('train', 'finetune'):
     verb = 'evaluate' if config.task.startswith('eval') else 'read'
     raise UserError(f'--reset_output_dir: would delete the checkpoints that --task_mode='
@@ -303,6 +306,11 @@ def _validate_value(flag: Flag, value) -> None:
   if isinstance(flag.rule, tuple) and value not in flag.rule:
     raise UserError(f'--{flag.name}={value}: unknown value{suggest(value, flag.rule)}; use one of '
                     f'{_choices(flag.rule)}')
+  if isinstance(flag.rule, Names):
+    for name in Names.split(value):
+      if name not in flag.rule.known:
+        raise UserError(f'--{flag.name}={value}: unknown {flag.rule.what} {name!r}'
+                        f'{suggest(name, flag.rule.known)}; use {_choices(flag.rule.known)}')
 
 
 def _validate_float32(flag: Flag, value) -> None:

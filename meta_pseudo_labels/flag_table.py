@@ -16,6 +16,12 @@ TASKS = ('train', 'finetune', 'eval', 'eval_forever', 'export', 'predict', 'repo
 EFFICIENTNETS = ('bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
                  'b6-mpl')
 VIEWS = ('pad_crop', 'resized_crop')
+# What RandAugment draws from in the release, and all that there is.
+RELEASE_OPS = (
+    'AutoContrast', 'Equalize', 'Invert', 'Rotate', 'Posterize', 'Solarize', 'Color',
+    'Contrast', 'Brightness', 'Sharpness', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY',
+    'Cutout')
+AUGMENT_OPS = RELEASE_OPS + ('SolarizeAdd', 'Identity')
 SELECTIONS = ('validation', 'last', 'best_on_test')
 
 
@@ -24,6 +30,18 @@ class Rule:
   """What a number must satisfy: `words` complete the sentence 'must be ...'."""
   words: str
   holds: Callable[[Any], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+  """What a text of names between commas may name: `what` is the word for one of them."""
+  what: str
+  known: Tuple[str, ...]
+
+  @staticmethod
+  def split(text: str) -> Tuple[str, ...]:
+    """The names in a text, in the order given."""
+    return tuple(name.strip() for name in text.split(',') if name.strip())
 
 
 POSITIVE = Rule('above 0', lambda v: v > 0)
@@ -47,7 +65,8 @@ class Flag:
   type: type
   default: Any
   help: str
-  rule: Union[None, Rule, Tuple[str, ...]] = None  # numbers: a Rule; strings: the accepted values
+  # Numbers: a Rule; strings: the accepted values, or Names.
+  rule: Union[None, Rule, Names, Tuple[str, ...]] = None
   unread: bool = False  # defined by the release, read neither there nor here
 
 
@@ -170,7 +189,7 @@ FLAG_TABLE = (
          'pseudo labels of those (reduced_mpl).', SIZE),
     Flag('calibration_layers', int, 1, 'Its hidden layers.', LAYERS),
     Flag('baselines', str, '', 'Methods trained before the main run on the same data and shown in '
-         f'the same table, separated by commas: {", ".join(BASELINES)}.'),
+         'the same table.', Names('method', BASELINES)),
     Flag('num_seeds', int, 1, 'Repeat the run and its baselines with so many seeds, counting up '
          'seed and label_seed; the table shows mean and standard deviation.', COUNT),
     Flag('num_labeled', int, None, 'Labeled training examples (none: the number in dataset_name, '
@@ -189,6 +208,12 @@ FLAG_TABLE = (
          'release does with CIFAR; resized_crop: a random part enlarged, as with ImageNet; empty: '
          'the data set\'s own way; for your own images resized_crop from 96 pixels on.',
          ('',) + VIEWS),
+    Flag('flip', bool, None, 'Mirror images left to right at random; --noflip where a mirror image is '
+         'of another class, as with letters (none: the data set\'s own way; your own images are '
+         'mirrored).'),
+    Flag('augment_ops', str, '', 'The operations that RandAugment draws from; Identity alone turns it '
+         'off (empty: the data set\'s own; for your own images the release\'s fifteen).',
+         Names('operation', AUGMENT_OPS)),
     Flag('skip_bad_images', bool, False, 'Leave out images that cannot be decoded, and say how many, '
          'instead of refusing to start.'),
     Flag('unlabeled_manifest', str, None, 'File of --task_mode=select that says which unlabeled '

@@ -74,6 +74,9 @@ train
 --eval_split=train
 --views=sideways
 --baselines=uda,suprvised
+--augment_ops=Cutout,rotate
+--noflip --dataset_name=two_moons_6
+--augment_ops=Cutout --dataset_name=two_moons_6
 --calibration_layers=-1
 --calibration_units=0
 --model_type=wrn-27-2

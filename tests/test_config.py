@@ -40,7 +40,8 @@ RELEASE_FLOATS = dict(
     mpl_threshold=.6, mpl_dot_product_bound=.1, mpl_student_lr=.1, mpl_teacher_lr=.1)
 OURS = dict(
     method='', mpl_feedback='release', mpl_weight=1., num_labeled=None, label_seed=None,
-    num_validation=None, eval_split='test', select='', views='', skip_bad_images=False, cache=False,
+    num_validation=None, eval_split='test', select='', views='', flip=None,
+    augment_ops='', skip_bad_images=False, cache=False,
     unlabeled_manifest=None, select_per_class=1000, seed=0, data_dir=None, strategy='auto',
     num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, use_float16=False, remat=False,
     finetune_steps=0, finetune_lr=1e-5,
@@ -195,6 +196,8 @@ def test_tasks(task_mode, task):
 def test_baseline_names():
   assert Config().baseline_names == ()
   assert Config(baselines='supervised, uda,').baseline_names == ('supervised', 'uda')
+  assert Config().augment_op_names == ()
+  assert Config(augment_ops='Cutout, ShearX,').augment_op_names == ('Cutout', 'ShearX')
 
 
 @pytest.mark.parametrize('model_type', [
@@ -259,6 +262,10 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
     ('--baselines=uda,suprvised', "--baselines=uda,suprvised: unknown method 'suprvised' (did you "
      "mean 'supervised'?); use supervised, pseudo_labels, uda, mpl, reduced_mpl, mpl_without_uda, "
      'label_spreading'),
+    ('--augment_ops=Cutout,rotate', "--augment_ops=Cutout,rotate: unknown operation 'rotate' (did you "
+     "mean 'Rotate'?); use AutoContrast, Equalize, Invert, Rotate, Posterize, Solarize, Color, "
+     'Contrast, Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY, Cutout, SolarizeAdd, '
+     'Identity'),
     ('--model_type=wrn-27-2', '--model_type=wrn-27-2: the depth 27 must be 6n+4, such as 10, 16, '
      '22, 28'),
     ('--model_type=wrn-4-2', '--model_type=wrn-4-2: the depth 4 must be 6n+4, such as 10, 16, 22, '

@@ -10,7 +10,9 @@ from PIL import Image
 import pytest
 
 from meta_pseudo_labels import checkpoints
+from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import main
+from meta_pseudo_labels.data import problem as problem_lib
 
 COLORS = {'blue': (40, 60, 200), 'green': (30, 190, 60), 'red': (210, 50, 40)}
 SMALL = ['--train_batch_size=6', '--uda_data=1', '--num_train_steps=4', '--save_every=2',
@@ -118,6 +120,38 @@ def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, capsys):
   assert 'unlabeled/bad.jpg' in error and len(error.strip().splitlines()) == 1
   assert main.run([*argv, '--skip_bad_images']) == 0
   assert 'left out 1 that cannot be read' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('size', [16, 96])
+@pytest.mark.parametrize('flags, mirrored, colored', [
+    ([], True, True), (['--noflip'], False, True),
+    (['--augment_ops=Identity,ShearX', '--flip'], True, False),
+    (['--noflip', '--augment_ops=Identity'], False, False),
+])
+def test_views_as_asked_for(tmp_path, size, flags, mirrored, colored):
+  """Images that are black on the left and orange on the right, in both recipes (pad_crop, and
+  resized_crop from 96 pixels on): what is mirrored has it the other way, and without operations on
+  colors there is only orange of some brightness, and grey that fills."""
+  image = np.zeros([size, size, 3], np.uint8)
+  image[:, size // 2:] = (200, 100, 0)
+  for split, count in (('labeled', 12), ('test', 2)):
+    for number in range(count):
+      (tmp_path / split / str(number % 2)).mkdir(parents=True, exist_ok=True)
+      Image.fromarray(image).save(tmp_path / split / str(number % 2) / f'{number}.png')
+  problem = problem_lib.build(config_lib.parse([
+      'main', '--dataset_name=folder_mpl', f'--data_dir={tmp_path}', f'--image_size={size}',
+      f'--output_dir={tmp_path}/run', '--num_validation=2', *flags]))
+  batches = iter(problem.train_batches(batch_size=4, uda_data=8, seed=0))
+  original, augmented = (
+      np.concatenate(views) * problem.views.std + problem.views.mean
+      for views in zip(*(next(batches)[2:4] for _ in range(4))))
+  red = original[..., 0].mean(1)
+  rise = red[:, -size // 4:].mean(1) - red[:, :size // 4].mean(1)
+  assert (rise > 20).any() and (rise < -20).any() == mirrored
+  red, green, blue = np.moveaxis(augmented, 3, 0)
+  grey = np.maximum(abs(red - green), abs(green - blue)) < 3
+  orange = np.maximum(abs(red - 2 * green), abs(blue)) < 8
+  assert (~grey & ~orange).any() == colored
 
 
 @pytest.mark.parametrize('kind', ['images', 'points'])

@@ -15,11 +15,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.data import image_ops
-
-RELEASE_OPS = (
-    'AutoContrast', 'Equalize', 'Invert', 'Rotate', 'Posterize', 'Solarize', 'Color',
-    'Contrast', 'Brightness', 'Sharpness', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY',
-    'Cutout')
+from meta_pseudo_labels.flag_table import AUGMENT_OPS, RELEASE_OPS
 
 
 def levels(magnitude, cutout_const, translate_const):
@@ -91,8 +87,7 @@ def _group_of(name):
     return _GROUPS.index('transforms')
   if name in _OTHERS:
     return _GROUPS.index(name)
-  known = ', '.join(RELEASE_OPS + ('SolarizeAdd', 'Identity'))
-  raise ValueError(f'RandAugment has no operation {name!r}: choose from {known}')
+  raise ValueError(f'RandAugment has no operation {name!r}: choose from {", ".join(AUGMENT_OPS)}')
 
 
 @functools.lru_cache(maxsize=32)

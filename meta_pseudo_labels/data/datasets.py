@@ -7,12 +7,7 @@ import difflib
 from typing import Optional, Tuple
 
 from meta_pseudo_labels.errors import UserError
-
-# RandAugment's operations in the release's order; a dataset for which some make no sense lists
-# fewer in its entry.
-AUGMENT_OPS = (
-    'AutoContrast', 'Equalize', 'Invert', 'Rotate', 'Posterize', 'Solarize', 'Color', 'Contrast',
-    'Brightness', 'Sharpness', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Cutout')
+from meta_pseudo_labels.flag_table import RELEASE_OPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +40,7 @@ class DatasetInfo:
   flip: bool
   license: str
   citation: str
-  augment_ops: Tuple[str, ...] = AUGMENT_OPS
+  augment_ops: Tuple[str, ...] = RELEASE_OPS
   views: str = 'pad_crop'
   holds_out: bool = False
 

@@ -251,8 +251,14 @@ def _views(config, info, inputs, kind):
   """The views of a configuration."""
   dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
   if info.kind == 'points':
+    for flag, given in (('flip', config.flip), ('noflip', config.flip is False),
+                        ('augment_ops', config.augment_ops)):
+      if given:
+        raise UserError(f'--{flag}: {info.name} has points, not images; leave it out')
     return views_lib.Points(config.augment_stddev, dtype)
-  common = dict(mean=info.mean, std=info.std, flip=info.flip, ops=info.augment_ops,
+  common = dict(mean=info.mean, std=info.std,
+                flip=info.flip if config.flip is None else config.flip,
+                ops=config.augment_op_names or info.augment_ops,
                 magnitude=config.augment_magnitude, strong_labeled=config.use_augment, dtype=dtype)
   if examples.is_encoded(inputs) != (kind == 'resized_crop'):
     other = 'pad_crop' if kind == 'resized_crop' else 'resized_crop'

@@ -107,6 +107,15 @@ def test_levels_golden():
       assert {name: list(arguments) for name, arguments in levels.items()} == expected
 
 
+def test_there_is_every_operation_that_can_be_asked_for():
+  assert sorted(augment.AUGMENT_OPS) == sorted(augment.levels(5, 4, 4))
+  images = np.full([2, 8, 8, 3], 128, np.uint8)
+  for name in augment.AUGMENT_OPS:
+    done = augment.rand_augment(images, rng.key(0, 0), magnitude=5, cutout_const=4,
+                                translate_const=4, ops=[name])
+    assert done.shape == images.shape, name
+
+
 def test_levels_cut_off_in_float32():
   # 3 / 10 * 110 and 7 / 10 * 110 by hand; float32(.7) * 110 = 76.99999... rounds to 77.
   assert augment.levels(3, 4, 4)['SolarizeAdd'] == (33,)

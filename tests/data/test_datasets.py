@@ -4,7 +4,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from meta_pseudo_labels.data import augment
 from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.errors import UserError
 
@@ -41,10 +40,6 @@ def test_cifar100_names_are_alphabetical():
   names = datasets.info('cifar100').class_names
   assert list(names) == sorted(names)
   assert (names[0], names[39], names[99]) == ('apple', 'keyboard', 'worm')
-
-
-def test_the_operations_are_the_releases():
-  assert datasets.info('cifar10').augment_ops == augment.RELEASE_OPS
 
 
 def test_an_entry_cannot_be_changed():
