@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
+from typing import NamedTuple
 import zlib
 
 import tensorflow as tf
@@ -16,7 +17,9 @@ from meta_pseudo_labels import rng
 from meta_pseudo_labels.errors import UserError
 
 _NOISE = contextvars.ContextVar('noise', default=None)
-_AGAIN = contextvars.ContextVar('again', default=False)
+# {batch norm's name: Statistics} that a first pass leaves, and that the second one finds.
+_KEPT = contextvars.ContextVar('kept', default=None)
+_AGAIN = contextvars.ContextVar('again', default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +67,21 @@ def current_noise():
 
 
 @contextlib.contextmanager
-def again(source):
-  """Within it a pass is made a second time: with the noise of the first one, and without moving the
-  batch-norm averages. `source`: Noise, or None."""
-  noise_token, again_token = _NOISE.set(source), _AGAIN.set(True)
+def first_pass():
+  """Within it a pass is made that can be made `again`: yields what that needs to know of it."""
+  kept = {}
+  token = _KEPT.set(kept)
+  try:
+    yield kept
+  finally:
+    _KEPT.reset(token)
+
+
+@contextlib.contextmanager
+def again(source, kept):
+  """Within it a pass is made a second time: with the noise and the statistics of the first one, and
+  without moving the batch-norm averages. `source`: Noise, or None; `kept`: of `first_pass`."""
+  noise_token, again_token = _NOISE.set(source), _AGAIN.set(kept)
   try:
     yield
   finally:
@@ -111,7 +125,31 @@ def to_float32(name):
   return tf.keras.layers.Activation('linear', dtype='float32', name=name)
 
 
-def fused_batch_norm(inputs, gamma, beta, epsilon):
+class Statistics(NamedTuple):
+  """What the fused batch norm tells of a batch: mean and biased variance, float32 `[C]`, and what its
+  gradient's kernel wants."""
+  mean: tf.Tensor
+  variance: tf.Tensor
+  reserved: tuple
+
+
+def _by_own_statistics(inputs, gamma, beta, epsilon):
+  """(normalized values, their `Statistics`)."""
+  outputs = tf.raw_ops.FusedBatchNormV3(
+      x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True)
+  # The fused op normalizes by the biased variance but reports the unbiased one.
+  count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
+  return outputs.y, Statistics(outputs.batch_mean, outputs.batch_variance * ((count - 1) / count), (
+      outputs.reserve_space_1, outputs.reserve_space_2, outputs.reserve_space_3))
+
+
+def _by_statistics(inputs, gamma, beta, statistics, epsilon):
+  return tf.raw_ops.FusedBatchNormV3(
+      x=inputs, scale=gamma, offset=beta, mean=statistics.mean, variance=statistics.variance,
+      epsilon=epsilon, is_training=False).y
+
+
+def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
   """Batch normalization by the batch's own statistics in one kernel, and its derivatives in few.
 
   TensorFlow derives the derivative of the fused op's gradient from a formula of many separate
@@ -124,51 +162,45 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
     inputs: `[N, H, W, C]` float32, bfloat16 or float16.
     gamma, beta: float32 `[C]`.
     epsilon: float.
+    known: `Statistics` of these same inputs, which then need not be found again.
 
   Returns:
-    (normalized `[N, H, W, C]` of the inputs' dtype, mean, biased variance: float32 `[C]`); no
-    gradient goes through the statistics.
+    (normalized `[N, H, W, C]` of the inputs' dtype, its `Statistics`); no gradient goes through the
+    statistics.
   """
-  def gradient_op(outputs, cotangent, inputs, gamma):
+  found = []  # The statistics, past the custom gradient, which would make outputs of them.
+
+  def gradient_op(cotangent, inputs, gamma):
     return tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=cotangent, x=inputs, scale=gamma, epsilon=epsilon, is_training=True,
-        reserve_space_1=outputs.reserve_space_1, reserve_space_2=outputs.reserve_space_2,
-        reserve_space_3=outputs.reserve_space_3)[:3]
+        **{f'reserve_space_{number}': value for number, value in enumerate(found[0].reserved, 1)})[:3]
 
   @tf.custom_gradient
   def normalized(inputs, gamma, beta):
-    outputs = tf.raw_ops.FusedBatchNormV3(
-        x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon,
-        is_training=True)
-    # The fused op normalizes by the biased variance but reports the unbiased one.
-    count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-    mean, variance = outputs.batch_mean, outputs.batch_variance * ((count - 1) / count)
+    if known is None:
+      values, statistics = _by_own_statistics(inputs, gamma, beta, epsilon)
+    else:
+      values, statistics = _by_statistics(inputs, gamma, beta, known, epsilon), known
+    found.append(statistics)
 
     @tf.custom_gradient
     def gradient(cotangent, inputs, gamma):
 
       def transposed(by_inputs, by_gamma, by_beta):
-        direct, _, _ = gradient_op(outputs, by_inputs, inputs, gamma)
-        scaled = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=by_gamma, offset=by_beta, mean=mean, variance=variance,
-            epsilon=epsilon, is_training=False).y
+        direct, _, _ = gradient_op(by_inputs, inputs, gamma)
+        scaled = _by_statistics(inputs, by_gamma, by_beta, statistics, epsilon)
         # The true second derivatives; in a graph that does not want them they fall away.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
           tape.watch([inputs, gamma])
-          results = gradient_op(outputs, cotangent, inputs, gamma)
+          results = gradient_op(cotangent, inputs, gamma)
         return (direct + scaled, *tape.gradient(
             results, [inputs, gamma], output_gradients=[by_inputs, by_gamma, by_beta]))
 
-      return gradient_op(outputs, cotangent, inputs, gamma), transposed
+      return gradient_op(cotangent, inputs, gamma), transposed
 
-    def backward(cotangent, *unused):
-      del unused
-      by_inputs, by_gamma, by_beta = gradient(cotangent, inputs, gamma)
-      return by_inputs, by_gamma, by_beta
+    return values, lambda cotangent: tuple(gradient(cotangent, inputs, gamma))
 
-    return (outputs.y, mean, variance), backward
-
-  return normalized(inputs, gamma, beta)
+  return normalized(inputs, gamma, beta), found[0]
 
 
 # As many replicas as this share their batch norms' statistics, more of them in groups (release).
@@ -243,8 +275,12 @@ class BatchNorm(tf.keras.layers.Layer):
       return outputs
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1 and fused:
-      outputs, mean, variance = fused_batch_norm(
-          inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon)
+      outputs, statistics = fused_batch_norm(
+          inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon,
+          known=(_AGAIN.get() or {}).get(self.name))
+      mean, variance, _ = statistics
+      if _KEPT.get() is not None:
+        _KEPT.get()[self.name] = statistics
     else:
       # [groups, C] each, of which this replica's own one is used.
       means, variances, group = self._statistics(inputs)
@@ -279,7 +315,7 @@ class BatchNorm(tf.keras.layers.Layer):
     return tf.cast(values, inputs.dtype)
 
   def _move(self, average, statistic):
-    if _AGAIN.get():
+    if _AGAIN.get() is not None:
       return
     # A batch that is not finite changes no weights; here it would stay for good.
     moved = average + (1 - self.decay) * (tf.stop_gradient(statistic) - average)

@@ -68,19 +68,22 @@ def _recomputed(block, inputs):
   @tf.custom_gradient
   def passed(inputs):
 
+    with layers.first_pass() as kept:
+      outputs = block(inputs, training=True)
+
     def backward(cotangent, variables=None):
       variables = variables or []
       # The same operations on the same inputs would be merged with the first ones and kept from
       # there on: these ones cannot be made before the cotangent is.
       with tf.control_dependencies([cotangent]):
         again = tf.identity(inputs, name='again')
-      with layers.again(source), tf.GradientTape(watch_accessed_variables=False) as tape:
+      with layers.again(source, kept), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([again, *variables])
-        outputs = block(again, training=True)
+        outputs_again = block(again, training=True)
       by_inputs, *by_variables = tape.gradient(
-          outputs, [again, *variables], output_gradients=cotangent)
+          outputs_again, [again, *variables], output_gradients=cotangent)
       return by_inputs, by_variables
 
-    return block(inputs, training=True), backward
+    return outputs, backward
 
   return passed(inputs)

@@ -69,10 +69,12 @@ class TestBatchNorm:
     np.testing.assert_array_equal(outputs, tf.cast(expected, tf.bfloat16))
 
 
+  @pytest.mark.parametrize('again', [False, True])
   @pytest.mark.parametrize('which', ['direct', 'transposed', 'second'])
-  def test_derivatives_of_the_fused_kernel(self, which):
+  def test_derivatives_of_the_fused_kernel(self, which, again):
     """Its gradient, that gradient's transpose by the cotangent (what `soft` takes), and its own
-    derivative by the inputs, against automatic differentiation of the formula in float64."""
+    derivative by the inputs, against automatic differentiation of the formula in float64; also
+    where the statistics are known from a pass before."""
     draw = np.random.RandomState(1).standard_normal
 
     def formula(x, gamma, beta):
@@ -81,7 +83,8 @@ class TestBatchNorm:
       return (x - mean) * gamma * tf.math.rsqrt(variance + EPSILON) + beta
 
     def fused(x, gamma, beta):
-      return layers.fused_batch_norm(x, gamma, beta, EPSILON)[0]
+      known = layers.fused_batch_norm(tf.stop_gradient(x), gamma, beta, EPSILON)[1] if again else None
+      return layers.fused_batch_norm(x, gamma, beta, EPSILON, known)[0]
 
     x, arguments = images(batch=3), ([.5, 1., 2.], [1., 0., -1.])
     cotangent, directions = draw(x.shape), (draw(x.shape), draw(3), draw(3))

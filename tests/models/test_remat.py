@@ -82,6 +82,9 @@ def test_a_block_is_computed_again_after_the_cotangent_is_there():
   assert len(twice) == 2 * len(once)
   waiting = [op for op in graph.get_operations() if op.control_inputs and 'again' in op.name]
   assert len(waiting) == len(remat.boundaries(model))
+  # A batch norm's statistics are found once, and known when they are needed again.
+  norms = [op.get_attr('is_training') for op in graph.get_operations() if op.type == 'FusedBatchNormV3']
+  assert (norms.count(True), norms.count(False)) == (7, 7)
 
 
 def test_reduced_mpl_rematerializes_its_one_large_network():
