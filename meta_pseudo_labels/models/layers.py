@@ -79,8 +79,9 @@ def first_pass():
 
 @contextlib.contextmanager
 def again(source, kept):
-  """Within it a pass is made a second time: with the noise and the statistics of the first one, and
-  without moving the batch-norm averages. `source`: Noise, or None; `kept`: of `first_pass`."""
+  """Within it a pass is made a second time: with the noise of the first one, and without moving the
+  batch-norm averages; the fused batch norm finds no statistics anew. `source`: Noise, or None; `kept`:
+  of `first_pass`."""
   noise_token, again_token = _NOISE.set(source), _AGAIN.set(kept)
   try:
     yield

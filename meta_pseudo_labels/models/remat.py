@@ -67,7 +67,6 @@ def _recomputed(block, inputs):
 
   @tf.custom_gradient
   def passed(inputs):
-
     with layers.first_pass() as kept:
       outputs = block(inputs, training=True)
 
