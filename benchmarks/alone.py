@@ -26,7 +26,7 @@ def answer(argument, function):
 
   A request that cannot be carried out is one line and status 2, as the program itself has it.
   """
-  from meta_pseudo_labels.errors import UserError  # pylint: disable=import-outside-toplevel
+  from meta_pseudo_labels.errors import UserError
   try:
     print(json.dumps(function(*argument[len(ONE):].split(','))))
   except UserError as error:

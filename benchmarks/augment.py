@@ -22,14 +22,13 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2.
-import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
-import tensorflow as tf
-
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment
-from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import augment, datasets
 from meta_pseudo_labels.data import views as views_lib
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
 
 SIZE, PAD, GREY, BATCH = 32, 4, 128, 128
 INFO = datasets.info('cifar10')

@@ -44,14 +44,14 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-import tensorflow as tf
-
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import models
-from meta_pseudo_labels import optimizers
 from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.methods import SMALL_IMAGES
+from meta_pseudo_labels.optim import optimizers
+
+import tensorflow as tf
 
 GB = 1e9
 USABLE = .9  # Of a device's memory: the rest is the runtime's.

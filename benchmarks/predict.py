@@ -16,19 +16,14 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import numpy as np
-
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-import tensorflow as tf
-
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import export
-from meta_pseudo_labels import methods
-from meta_pseudo_labels import predict
-from meta_pseudo_labels import progress
-from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import views
+from meta_pseudo_labels import export, methods, predict, progress
+from meta_pseudo_labels.data import datasets, views
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import tensorflow as tf
 
 
 def write_images(folder, count, size):

@@ -22,32 +22,33 @@ SECONDS = 5.
 
 def measure(name, replicas, flags):
   """Images of all kinds a second of one combination, in this process: float."""
-  import numpy as np  # pylint: disable=import-outside-toplevel
   import meta_pseudo_labels  # pylint: disable=import-outside-toplevel,unused-import
+  from meta_pseudo_labels import config as config_lib
+  from meta_pseudo_labels import methods
+  from meta_pseudo_labels.distribution import collectives, devices
+
+  import numpy as np  # pylint: disable=import-outside-toplevel
   import tensorflow as tf  # pylint: disable=import-outside-toplevel
-  from meta_pseudo_labels import config as config_lib  # pylint: disable=import-outside-toplevel
-  from meta_pseudo_labels import distribute  # pylint: disable=import-outside-toplevel
-  from meta_pseudo_labels import methods  # pylint: disable=import-outside-toplevel
   config = config_lib.parse(['scaling', '--dataset_name=cifar10', '--output_dir=unused', *flags])
   config = config.replace(**(dict(method=name) if name in ('uda', 'supervised') else dict(
       method='mpl', mpl_feedback=name)))
   config_lib.validate(config)
   gpus = [device.name for device in tf.config.list_physical_devices('GPU')]
   if not gpus:
-    distribute.configure_devices(replicas)
+    devices.configure_devices(replicas)
   kind = 'GPU' if gpus else 'CPU'
-  strategy = distribute.mirrored([f'{kind}:{index}' for index in range(replicas)]) if (
-      replicas > 1) else distribute.create_strategy('one_device')
-  distribute.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
+  strategy = devices.mirrored([f'{kind}:{index}' for index in range(replicas)]) if (
+      replicas > 1) else devices.create_strategy('one_device')
+  devices.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
   shape = (config.image_size, config.image_size, 3)
   with strategy.scope():
     build = lambda number: methods.build_model(config, number, shape, 10)
     method = methods.from_config(config, build(1), build(0) if config.method == 'mpl' else None)
-  share = distribute.per_replica(config.train_batch_size, replicas, 'batches')
+  share = devices.per_replica(config.train_batch_size, replicas, 'batches')
   unlabeled = share * config.uda_data
   draw = lambda count: np.random.RandomState(count).normal(size=(count, *shape)).astype(np.float32)
   batch = (draw(share), (np.arange(share) % 10).astype(np.int32), draw(unlabeled), draw(unlabeled))
-  iterator = iter(distribute.datasets(
+  iterator = iter(devices.datasets(
       strategy, lambda context: tf.data.Dataset.from_tensors(batch).repeat()))
 
   @tf.function(autograph=False)

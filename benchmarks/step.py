@@ -58,12 +58,13 @@ def products(dtype):
 def measure(name, rounds, profile, flags):
   """One combination, in this process: a dict of numbers."""
   # Here, since the parent has no use for TensorFlow.
-  import step_cost  # pylint: disable=import-outside-toplevel
+  from meta_pseudo_labels import config as config_lib
+  from meta_pseudo_labels.distribution import devices
+
   import estimate  # pylint: disable=import-outside-toplevel
   import op_times  # pylint: disable=import-outside-toplevel
+  import step_cost  # pylint: disable=import-outside-toplevel
   import tensorflow as tf  # pylint: disable=import-outside-toplevel
-  from meta_pseudo_labels import config as config_lib  # pylint: disable=import-outside-toplevel
-  from meta_pseudo_labels import distribute  # pylint: disable=import-outside-toplevel
   config = config_lib.parse(['step', '--dataset_name=cifar10', '--output_dir=unused', *flags])
   config_lib.validate(config)
   method = dict(method=name) if name in ('uda', 'supervised') else dict(
@@ -71,7 +72,7 @@ def measure(name, rounds, profile, flags):
   operations = estimate.estimate(config.replace(**method)).step_flops
   if profile:
     tf.config.threading.set_inter_op_parallelism_threads(1)
-  distribute.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
+  devices.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
   before, began = resident()[0], time.perf_counter()
   step = step_cost.build_step(config, name)
   run = lambda: float(step()['global_step'])

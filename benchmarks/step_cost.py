@@ -14,19 +14,16 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import numpy as np
-
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-import tensorflow as tf
-
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import distribute
 from meta_pseudo_labels import methods
-from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import pipeline
-from meta_pseudo_labels.data import views
+from meta_pseudo_labels.data import datasets, pipeline, views
+from meta_pseudo_labels.distribution import devices
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.flag_table import FEEDBACKS
+
+import numpy as np
+import tensorflow as tf
 
 CLASSES, SECONDS_A_TURN = 10, 2.
 KNOWN = (*FEEDBACKS, 'uda', 'supervised')
@@ -106,7 +103,7 @@ def main(argv):
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
-  distribute.set_up(0, use_bfloat16=config.use_bfloat16)
+  devices.set_up(0, use_bfloat16=config.use_bfloat16)
   steps = {name: build_step(config, name) for name in names}
   seconds = measure(steps, int(own['rounds']))
   first = next(iter(steps))

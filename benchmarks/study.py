@@ -108,8 +108,9 @@ def late(method, config):
 def patient(method, config):
   """The teacher moves at every fourth step, by the mean of its gradients since it last did."""
   del config
+  from meta_pseudo_labels.optim import optimizers
+
   import tensorflow as tf  # pylint: disable=import-outside-toplevel
-  from meta_pseudo_labels import optimizers  # pylint: disable=import-outside-toplevel
 
   class Gathering(optimizers.Optimizer):
     """Another optimizer, whose steps are made on the mean of several gradients."""
@@ -152,16 +153,20 @@ def run_one(flags, seed, variant='', prepare=None):
   sys.path.insert(0, CHECKOUT)
   # pylint: disable=import-outside-toplevel
   import io
+
   import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2.
-  import tensorflow as tf
-  from meta_pseudo_labels import checkpoints, config as config_lib, distribute, progress, train
+  from meta_pseudo_labels import checkpoints, progress, train
+  from meta_pseudo_labels import config as config_lib
   from meta_pseudo_labels.data import problem
+  from meta_pseudo_labels.distribution import devices
+
+  import tensorflow as tf
   folder = tempfile.mkdtemp()
   try:
     config = config_lib.parse(['study', *flags, f'--seed={seed}', f'--label_seed={seed}',
                                f'--output_dir={folder}/run', '--finetune_steps=0', '--baselines='])
     config_lib.validate(config)
-    distribute.set_up(config.seed, use_bfloat16=config.use_bfloat16)
+    devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
     config = config.replace(save_every=config.num_train_steps)
     checkpoints.prepare_folder(config)
     data = varied(problem.build(config), variant, seed)
@@ -265,7 +270,7 @@ def main(argv):
   args = parse(argv)
   if args.part is not None:
     sys.path.insert(0, CHECKOUT)
-    from meta_pseudo_labels.errors import UserError  # pylint: disable=import-outside-toplevel
+    from meta_pseudo_labels.errors import UserError
     try:
       work(args, args.part)
     except UserError as error:

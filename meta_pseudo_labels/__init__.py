@@ -22,9 +22,14 @@ if not getattr(tf.keras, '__version__', '2').startswith('2'):
       'tf-keras and import meta_pseudo_labels before tensorflow, or set TF_USE_LEGACY_KERAS=1')
 
 # pylint: disable=wrong-import-position
-from meta_pseudo_labels import optimizers
 from meta_pseudo_labels.methods import (
-    MetaPseudoLabels, PseudoLabels, ReducedMetaPseudoLabels, Supervised, UDA)
+  UDA,
+  MetaPseudoLabels,
+  PseudoLabels,
+  ReducedMetaPseudoLabels,
+  Supervised,
+)
+from meta_pseudo_labels.optim import optimizers
 
 __all__ = ['MetaPseudoLabels', 'PseudoLabels', 'ReducedMetaPseudoLabels', 'Supervised', 'UDA',
            'optimizers']

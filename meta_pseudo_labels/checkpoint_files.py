@@ -3,9 +3,9 @@ import errno
 import os
 import re
 
-import tensorflow as tf
-
 from meta_pseudo_labels.errors import UserError
+
+import tensorflow as tf
 
 
 def newest_whole(folder, say=lambda line: None):

@@ -5,14 +5,12 @@ import json
 import os
 import tempfile
 
-import tensorflow as tf
-
-from meta_pseudo_labels import checkpoint_files
+from meta_pseudo_labels import checkpoint_files, run_folder
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import run_folder
-from meta_pseudo_labels import workers
-from meta_pseudo_labels.errors import Failure
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.distribution import workers
+from meta_pseudo_labels.errors import Failure, UserError
+
+import tensorflow as tf
 
 # Flags that may differ between a run and its continuation: they do not change what is computed.
 FREE = frozenset((

@@ -1,23 +1,19 @@
 """The main run and its baselines on the same labeled examples and test images, in one table."""
 import contextlib
-import functools
 import dataclasses
+import functools
 import os
 import time
 from typing import List, Optional
 
+from meta_pseudo_labels import checkpoints, pictures, report, train
+from meta_pseudo_labels.data import examples, splits
+from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.distribution import workers
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels import checkpoints
-from meta_pseudo_labels import pictures
-from meta_pseudo_labels import report
-from meta_pseudo_labels import train
-from meta_pseudo_labels import workers
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.data import problem as problem_lib
-from meta_pseudo_labels.data import splits
-from meta_pseudo_labels.errors import UserError
 
 LABELS = {'supervised': 'supervised', 'pseudo_labels': 'pseudo labels', 'uda': 'UDA',
           'mpl': 'MPL', 'reduced_mpl': 'Reduced MPL', 'mpl_without_uda': 'MPL without UDA',

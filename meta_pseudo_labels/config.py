@@ -13,12 +13,10 @@ import struct
 import sys
 from typing import List, Optional, Tuple, Union
 
-from absl import app
-from absl import flags
-
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.flag_table import (
-    EFFICIENTNETS, FLAG_TABLE, Flag, METHODS, Names, Rule, SEED)
+from meta_pseudo_labels.flag_table import EFFICIENTNETS, FLAG_TABLE, METHODS, SEED, Flag, Names, Rule
+
+from absl import app, flags
 
 _BY_NAME = {flag.name: flag for flag in FLAG_TABLE}
 _RELEASE_CLASSES = {'imagenet': 1000, 'cifar100': 100, 'cifar10': 10}

@@ -12,14 +12,12 @@ import os
 import sys
 
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-import tensorflow as tf
-
-from meta_pseudo_labels import checkpoint_files
+from meta_pseudo_labels import checkpoint_files, release_checkpoints, train
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import release_checkpoints
-from meta_pseudo_labels import train
 from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.errors import UserError
+
+import tensorflow as tf
 
 # What the variable of train.Run is called in a checkpoint.
 IDENTITY = 'identity/.ATTRIBUTES/VARIABLE_VALUE'

@@ -2,10 +2,9 @@
 import json
 import os
 
-import numpy as np
+from meta_pseudo_labels import page, pictures
 
-from meta_pseudo_labels import page
-from meta_pseudo_labels import pictures
+import numpy as np
 
 POINTS = 300  # Of a curve: where there are more, each is the mean of several.
 # Charts of what training logs: (section, title, in percent, {log name: what it is}).

@@ -1,12 +1,11 @@
 """Exact accuracy over a whole split, on any strategy; and the same example by example."""
 import dataclasses
 
+from meta_pseudo_labels import losses
+from meta_pseudo_labels.distribution import collectives, devices, spatial
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import losses
-from meta_pseudo_labels import spatial
 
 NUM_BINS = 15  # Of calibration, as in Guo et al. 2017, "On calibration of modern neural networks".
 
@@ -47,7 +46,7 @@ class Evaluator:
         `pipeline.eval_batches` describes.
       num_batches: int, GLOBAL batches in the split.
     """
-    self._batches = distribute.datasets(strategy, batches)
+    self._batches = devices.datasets(strategy, batches)
     self._num_batches = num_batches
 
     @tf.autograph.experimental.do_not_convert

@@ -7,14 +7,14 @@ has the same functions.
 import os
 import shutil
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels.data import encoded
 from meta_pseudo_labels.data import views as views_lib
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import tensorflow as tf
 
 TOP = 5
 PARALLEL_CALLS = 8  # Images of a request that are decoded at once; the machine's threads bound it.

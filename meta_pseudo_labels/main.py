@@ -5,31 +5,29 @@ import os
 import sys
 import time
 
-from absl import logging
-import numpy as np
-
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-import tensorflow as tf
-
-from meta_pseudo_labels import checkpoint_files
-from meta_pseudo_labels import checkpoints
-from meta_pseudo_labels import compare
+from meta_pseudo_labels import (
+  checkpoint_files,
+  checkpoints,
+  compare,
+  evaluate,
+  export,
+  predict,
+  report,
+  run_folder,
+  select_images,
+  train,
+)
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import evaluate
-from meta_pseudo_labels import export
-from meta_pseudo_labels import predict
 from meta_pseudo_labels import progress as progress_lib
-from meta_pseudo_labels import report
-from meta_pseudo_labels import run_folder
-from meta_pseudo_labels import select_images
-from meta_pseudo_labels import train
-from meta_pseudo_labels import workers
-from meta_pseudo_labels.data import predictions
+from meta_pseudo_labels.data import predictions, splits
 from meta_pseudo_labels.data import problem as problem_lib
-from meta_pseudo_labels.data import splits
-from meta_pseudo_labels.errors import Failure
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.distribution import devices, workers
+from meta_pseudo_labels.errors import Failure, UserError
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
 
 EVAL_FOREVER_SECONDS = 30
 RESTARTS = 'META_PSEUDO_LABELS_RESTARTS'  # Environment variable: how many there were.
@@ -106,8 +104,8 @@ def _trained(config, progress):
   The data are read again, although the checkpoint has the names of the classes: what an .npz file's
   channels are normalized with is in the file alone, and `train.Run` goes on with nothing else.
   """
-  strategy = distribute.create_strategy('one_device')
-  distribute.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
+  strategy = devices.create_strategy('one_device')
+  devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   problem = problem_lib.build(config, progress.say)
   run = train.Run(config, problem, strategy, progress)
   train.require_checkpoint(run)
@@ -190,12 +188,12 @@ def _run_task(config, progress):
   """Carries out a task on a problem and a strategy: train, finetune, eval, eval_forever, report."""
   if config.task == 'report':
     config = export.as_trained(config)
-  distribute.set_threads(config.intra_op_threads)
-  strategy = distribute.create_strategy(
+  devices.set_threads(config.intra_op_threads)
+  strategy = devices.create_strategy(
       config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
       master=config.master, tpu_topology=config.tpu_topology,
       cores_per_replica=config.num_cores_per_replica)
-  distribute.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
+  devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   problem = workers.together(strategy, lambda: problem_lib.build(config, progress.say))
   notes = config_lib.notes(config)
   config = config.replace(num_classes=problem.num_classes)

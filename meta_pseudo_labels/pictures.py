@@ -3,9 +3,8 @@ import io
 import warnings
 
 import matplotlib
-from matplotlib import figure
-from matplotlib import ticker
 import numpy as np
+from matplotlib import figure, ticker
 
 # One colour a class, that the colour-blind can tell apart.
 CLASS_COLORS = ('#0072b2', '#d55e00')

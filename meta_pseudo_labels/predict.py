@@ -6,13 +6,11 @@ import math
 import os
 import time
 
+from meta_pseudo_labels.data import encoded, examples, folder
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels.data import encoded
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.data import folder
-from meta_pseudo_labels.errors import UserError
 
 PARALLEL_CALLS = 16  # Images in the making at once, at most.
 NAMED = 10  # How many unreadable files are told by name.

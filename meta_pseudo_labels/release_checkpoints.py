@@ -15,12 +15,12 @@ import dataclasses
 import os
 from typing import List, Tuple
 
+from meta_pseudo_labels import methods
+from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.optim import optimizers
+
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
-
-from meta_pseudo_labels import methods
-from meta_pseudo_labels import optimizers
-from meta_pseudo_labels.errors import UserError
 
 # What TensorFlow 1 appends to a variable's name for the slots of the release's optimizers.
 SLOT_SUFFIXES = {

@@ -6,19 +6,14 @@ import platform
 import shlex
 import sys
 
-import numpy as np
-import tensorflow as tf
-
-from meta_pseudo_labels import checkpoints
+from meta_pseudo_labels import checkpoints, curves, evaluate, page, pictures, samples
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import curves
-from meta_pseudo_labels import evaluate
-from meta_pseudo_labels import page
-from meta_pseudo_labels import pictures
-from meta_pseudo_labels import workers
-from meta_pseudo_labels import samples
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.distribution import workers
+
+import numpy as np
+import tensorflow as tf
 
 MISTAKES = 12
 # What says how a command was given, not what was run.

@@ -1,11 +1,11 @@
 """Some unlabeled images as training sees them, with the pseudo labels they get: for people."""
 import dataclasses
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels import methods
 from meta_pseudo_labels.data import views as views_lib
+
+import numpy as np
+import tensorflow as tf
 
 LABELED, PER_LABELED = 8, 3  # A small batch, yet one that batch norm can make statistics of.
 

@@ -3,10 +3,10 @@
 Source: the paper's ImageNet experiment with extra data, where a supervised network picks the
 12,800 most probable images of each class out of 130 million (issue 5).
 """
+from meta_pseudo_labels.data import pipeline
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels.data import pipeline
 
 
 def most_probable(probabilities, per_class):

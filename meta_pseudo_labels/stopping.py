@@ -2,10 +2,10 @@
 import signal
 import time
 
-import tensorflow as tf
-
 from meta_pseudo_labels import checkpoint_files
 from meta_pseudo_labels.errors import Failure
+
+import tensorflow as tf
 
 SECONDS_BETWEEN_TRIES = 5.
 

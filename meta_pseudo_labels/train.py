@@ -6,24 +6,16 @@ import os
 import signal
 import time
 
+from meta_pseudo_labels import checkpoints, evaluate, methods, release_checkpoints, samples, stopping
+from meta_pseudo_labels import loop as loop_lib
+from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels.distribution import collectives, devices, spatial, workers
+from meta_pseudo_labels.errors import Failure, UserError
+from meta_pseudo_labels.optim import optimizers
+from meta_pseudo_labels.stopping import Interrupted
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels import checkpoints
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import evaluate
-from meta_pseudo_labels import loop as loop_lib
-from meta_pseudo_labels import methods
-from meta_pseudo_labels import optimizers
-from meta_pseudo_labels import progress as progress_lib
-from meta_pseudo_labels import release_checkpoints
-from meta_pseudo_labels import samples
-from meta_pseudo_labels import spatial
-from meta_pseudo_labels import stopping
-from meta_pseudo_labels import workers
-from meta_pseudo_labels.errors import Failure
-from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.stopping import Interrupted
 
 # Every so many evaluations TensorBoard gets a picture of views: they take the better part of a second.
 EVALUATIONS_PER_PICTURE = 5
@@ -132,7 +124,7 @@ class Run:
     self.select, self.monitored = selection(config, problem)
     for name in ('train_batch_size', 'eval_batch_size') + (
         ('finetune_batch_size',) if config.finetune_steps else ()):
-      distribute.per_replica(getattr(config, name), self.replicas, name)
+      devices.per_replica(getattr(config, name), self.replicas, name)
     spatial.check(strategy, problem.image_sizes)
     with strategy.scope():
       self.phases = build_phases(config, problem)
@@ -265,7 +257,7 @@ class Run:
     if step >= phase.num_steps:
       return None
     offset = self.steps_before(index)
-    batches = distribute.datasets(
+    batches = devices.datasets(
         self.strategy, lambda context: self.problem.train_batches(
             batch_size=phase.batch_size, seed=config.seed + index, uda_data=phase.uda_data,
             start_step=step, replicas=self.replicas, context=context))

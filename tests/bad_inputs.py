@@ -4,12 +4,12 @@ import gzip
 import json
 import re
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import run_folder
 from meta_pseudo_labels.data import problem as problem_lib
+
+import numpy as np
+import tensorflow as tf
 
 POINTS = dict(train_points=np.zeros([8, 2], np.float32), train_labels=np.arange(8) % 2,
               test_points=np.zeros([4, 2], np.float32), test_labels=np.arange(4) % 2)

@@ -1,11 +1,11 @@
 """Four CPU devices for every test, before TensorFlow touches one: strategies run in-process."""
 import meta_pseudo_labels  # pylint: disable=unused-import
+from meta_pseudo_labels.distribution import devices
+
 import pytest
 import tensorflow as tf
 
-from meta_pseudo_labels import distribute
-
-distribute.configure_devices(4)
+devices.configure_devices(4)
 
 
 def pytest_addoption(parser):

@@ -14,8 +14,9 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from meta_pseudo_labels import main as main_lib  # pylint: disable=wrong-import-position
+from meta_pseudo_labels import main as main_lib
 from meta_pseudo_labels import train
+
 import tensorflow as tf
 
 FIRST, MOST = 5000, 1.05

@@ -17,11 +17,10 @@ import numpy as np
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
 import meta_pseudo_labels  # pylint: disable=wrong-import-position,unused-import
-import tensorflow as tf  # pylint: disable=wrong-import-position
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import methods, release_checkpoints
 
-from meta_pseudo_labels import config as config_lib  # pylint: disable=wrong-import-position
-from meta_pseudo_labels import methods  # pylint: disable=wrong-import-position
-from meta_pseudo_labels import release_checkpoints  # pylint: disable=wrong-import-position
+import tensorflow as tf  # pylint: disable=wrong-import-position
 
 # The tolerances that tests/golden/README.md gives for another implementation.
 TOLERANCES = {

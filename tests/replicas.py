@@ -11,16 +11,15 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import distribute
 from meta_pseudo_labels import loop as loop_lib
 from meta_pseudo_labels import methods
-from meta_pseudo_labels import workers
+from meta_pseudo_labels.distribution import collectives, devices, workers
 from meta_pseudo_labels.flag_table import FEEDBACKS
-from meta_pseudo_labels.models import layers
+from meta_pseudo_labels.models import batch_norm, layers
+
+import numpy as np
+import tensorflow as tf
 
 BATCH, UDA_DATA, CLASSES, STEPS = 8, 3, 5, 5
 SHAPE = (6, 6, 2)
@@ -31,9 +30,9 @@ def model(number):
   """A network with batch norm and dropout, its weights by `number`."""
   inputs = tf.keras.Input(SHAPE)
   x = layers.conv2d(6, 3, 'conv_1', seed=number)(inputs)
-  x = tf.nn.relu(layers.BatchNorm('one/batch_norm', decay=.9)(x))
+  x = tf.nn.relu(batch_norm.BatchNorm('one/batch_norm', decay=.9)(x))
   x = layers.conv2d(8, 3, 'conv_2', strides=2, seed=number)(x)
-  x = tf.nn.relu(layers.BatchNorm('two/batch_norm', decay=.9)(x))
+  x = tf.nn.relu(batch_norm.BatchNorm('two/batch_norm', decay=.9)(x))
   x = layers.Dropout(.3, name='dropout')(tf.keras.layers.GlobalAveragePooling2D()(x))
   return tf.keras.Model(inputs, layers.dense(CLASSES, 'dense', seed=number)(x))
 
@@ -85,7 +84,7 @@ def train(strategy, kind, jit_compile=False, **options):
             for replica in range(first, first + local)]
     return tf.data.Dataset.from_tensor_slices(tuple(map(np.stack, zip(*rows))))
 
-  iterator = iter(distribute.datasets(strategy, shares))
+  iterator = iter(devices.datasets(strategy, shares))
   loop = loop_lib.compiled(strategy, method, jit_compile)
   logs = [loop(iterator, tf.constant(1), tf.constant(STEPS, tf.int64)) for _ in range(STEPS)]
   variables = [*student.variables, *teacher.variables, *method.average.averages]
@@ -105,4 +104,4 @@ def save(path, strategy):
 
 
 if __name__ == '__main__':
-  save(sys.argv[1], distribute.create_strategy('multi_worker'))
+  save(sys.argv[1], devices.create_strategy('multi_worker'))

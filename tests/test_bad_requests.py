@@ -8,11 +8,10 @@ import pathlib
 import re
 import shutil
 
+from meta_pseudo_labels import convert, main
+
 import bad_inputs
 import pytest
-
-from meta_pseudo_labels import convert
-from meta_pseudo_labels import main
 
 DOC = pathlib.Path(__file__).resolve().parents[1] / 'docs' / 'bad_requests.md'
 HEAD = '''# Bad requests and bad inputs

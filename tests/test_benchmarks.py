@@ -11,6 +11,9 @@ CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT / 'benchmarks'))
 
 # pylint: disable=wrong-import-position
+from meta_pseudo_labels import config
+from meta_pseudo_labels.optim import optimizers
+
 import augment
 import digits
 import op_times
@@ -19,10 +22,6 @@ import scaling
 import step
 import step_cost
 import study
-
-from meta_pseudo_labels import config
-from meta_pseudo_labels import optimizers
-
 import tensorflow as tf
 
 

@@ -3,12 +3,12 @@ import dataclasses
 import json
 import pathlib
 
-from absl import flags
-import pytest
-
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels.config import Config
 from meta_pseudo_labels.errors import UserError
+
+import pytest
+from absl import flags
 
 FLAGFILES = pathlib.Path(__file__).resolve().parents[1] / 'flags'
 

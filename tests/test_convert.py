@@ -5,12 +5,10 @@ import pathlib
 import shutil
 import sys
 
+from meta_pseudo_labels import convert, main, release_checkpoints
+
 import numpy as np
 import pytest
-
-from meta_pseudo_labels import convert
-from meta_pseudo_labels import main
-from meta_pseudo_labels import release_checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from test_release_checkpoints import KERNEL, build, stored  # pylint: disable=wrong-import-position

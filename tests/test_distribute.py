@@ -1,12 +1,12 @@
 """Sums over replicas: by hand, with both derivatives, and without links between replicas' graphs."""
+from meta_pseudo_labels.distribution import collectives, devices
+
 import numpy as np
 import tensorflow as tf
 
-from meta_pseudo_labels import distribute
-
 
 def test_a_sum_over_replicas_and_both_derivatives():
-  strategy = distribute.mirrored(['CPU:0', 'CPU:1'])
+  strategy = devices.mirrored(['CPU:0', 'CPU:1'])
 
   def replica():
     value = tf.constant([1., 2.]) * tf.cast(
@@ -15,7 +15,7 @@ def test_a_sum_over_replicas_and_both_derivatives():
       second.watch(value)
       with tf.GradientTape() as first:
         first.watch(value)
-        outputs = {'cubes': distribute.sum_over_replicas({'x': value})['x'] ** 3}
+        outputs = {'cubes': collectives.sum_over_replicas({'x': value})['x'] ** 3}
       gradient = first.gradient(outputs['cubes'], value)
     return outputs['cubes'], gradient, second.gradient(gradient, value)
 
@@ -29,8 +29,8 @@ def test_a_sum_over_replicas_and_both_derivatives():
 
 def test_a_replica_s_graph_ends_where_another_one_s_values_come_in():
   """TensorFlow walks back from every sum; through all replicas' graphs that takes minutes."""
-  strategy = distribute.mirrored(['CPU:0', 'CPU:1'])
-  replica = lambda: distribute.sum_over_replicas(tf.sin(tf.random.stateless_uniform([2], [0, 1])))
+  strategy = devices.mirrored(['CPU:0', 'CPU:1'])
+  replica = lambda: collectives.sum_over_replicas(tf.sin(tf.random.stateless_uniform([2], [0, 1])))
   step = tf.function(lambda: strategy.experimental_local_results(strategy.run(replica)), autograph=False)
   sums = [op for op in step.get_concrete_function().graph.get_operations() if op.type == 'AddN']
   assert sums and {tensor.op.type for op in sums for tensor in op.inputs} == {'StopGradient'}

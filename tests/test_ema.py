@@ -1,8 +1,8 @@
 """The moving average against the release's formula, worked out by hand."""
+from meta_pseudo_labels.optim import ema
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels import ema
 
 
 def test_decay_starts_low_and_ends_at_its_bound():

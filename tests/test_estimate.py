@@ -5,11 +5,11 @@ import math
 import pathlib
 import sys
 
-import pytest
-import tensorflow as tf
-
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import methods
+
+import pytest
+import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
@@ -93,7 +93,8 @@ def test_a_steps_count_is_that_of_its_graph(name):
 def test_fixed_memory_is_that_of_a_runs_variables(method, changes):
   """Gradients apart, which are no variables: one set a method, two in MPL."""
   from types import SimpleNamespace  # pylint: disable=import-outside-toplevel
-  from meta_pseudo_labels import train  # pylint: disable=import-outside-toplevel
+
+  from meta_pseudo_labels import train
   config = config_lib.Config(dataset_name='digits', method=method, model_type='mlp-8x1', image_size=4,
                              **changes)
   phases = train.build_phases(config, SimpleNamespace(input_shape=(4, 4, 1), num_classes=10))

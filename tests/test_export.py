@@ -4,19 +4,16 @@ import os
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-import tensorflow as tf
-
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import export
-from meta_pseudo_labels import main
-from meta_pseudo_labels import models
-from meta_pseudo_labels import train
+from meta_pseudo_labels import export, main, models, train
 from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.data import sources
 from meta_pseudo_labels.data import views as views_lib
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import pytest
+import tensorflow as tf
 
 FLAGS = ['--dataset_name=digits_40_mpl', '--model_type=wrn-10-1', '--image_size=12',
          '--num_validation=100', '--mpl_feedback=soft', '--train_batch_size=8', '--uda_data=1',

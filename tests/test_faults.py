@@ -6,20 +6,22 @@ import signal
 import subprocess
 import sys
 
+from meta_pseudo_labels import (
+  checkpoint_files,
+  checkpoints,
+  compare,
+  main,
+  progress,
+  run_folder,
+  stopping,
+  train,
+)
+from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import checkpoint_files
-from meta_pseudo_labels import checkpoints
-from meta_pseudo_labels import compare
-from meta_pseudo_labels import main
-from meta_pseudo_labels import progress
-from meta_pseudo_labels import run_folder
-from meta_pseudo_labels import stopping
-from meta_pseudo_labels import train
-from meta_pseudo_labels.data import problem as problem_lib
-from meta_pseudo_labels.errors import UserError
 
 TINY = ['--dataset_name=two_moons_6_supervised', '--model_type=mlp-8x1', '--label_seed=1', '--lr=1',
         '--train_batch_size=4', '--num_train_steps=6', '--save_every=2', '--log_every=1',
@@ -341,7 +343,8 @@ def test_a_restarted_process_goes_on_and_resets_nothing(tmp_path):
   """A worker is lost after the second checkpoint; the process starts itself anew."""
   program = f'''
 import os, sys
-from meta_pseudo_labels import main, train
+from meta_pseudo_labels import main
+from meta_pseudo_labels import train
 import tensorflow as tf
 main.RESTART_SECONDS = 0.
 save = train.Run._save

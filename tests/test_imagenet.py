@@ -1,12 +1,12 @@
 """ImageNet's shards through the command line: the release's, with tiny pictures of every class."""
 import json
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import main
 from meta_pseudo_labels.data import problem as problem_lib
+
+import numpy as np
+import tensorflow as tf
 
 
 def write_shards(folder, prefix, labels, shards):

@@ -9,9 +9,9 @@ import sys
 import sysconfig
 import zipfile
 
-import pytest
-
 import meta_pseudo_labels
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = ('pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'requirements.txt',

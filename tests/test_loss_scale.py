@@ -1,10 +1,10 @@
 """Dynamic loss scaling by hand, and what it is for."""
+from meta_pseudo_labels import main
+from meta_pseudo_labels.optim import loss_scale
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import loss_scale
-from meta_pseudo_labels import main
 
 
 def test_it_halves_at_once_and_doubles_after_2000_good_steps():

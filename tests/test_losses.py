@@ -1,10 +1,10 @@
 """Losses against numbers worked out by hand."""
 import math
 
+from meta_pseudo_labels import losses
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels import losses
 
 # softmax of these logits is (.25, .75) and (.5, .5).
 LOGITS = tf.constant([[0., math.log(3.)], [1., 1.]])

@@ -2,11 +2,11 @@
 import json
 import pathlib
 
+from meta_pseudo_labels.optim import optimizers, schedules
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import optimizers
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
@@ -17,7 +17,7 @@ def test_learning_rates_equal_the_release_s():
   for name, expected in golden['lr'].items():
     decay_type, warmup, wait = name.split('/')
     wait = wait.split('=')[1]
-    schedule = optimizers.LearningRate(
+    schedule = schedules.LearningRate(
         params['lr'], batch_size=params['train_batch_size'], decay_type=decay_type,
         num_train_steps=params['num_train_steps'], num_warmup_steps=int(warmup.split('=')[1]),
         num_wait_steps=0 if wait == 'None' else int(wait),
@@ -28,7 +28,7 @@ def test_learning_rates_equal_the_release_s():
 
 def test_an_unknown_schedule_is_named():
   with pytest.raises(ValueError, match='decay_type=linear: use constant'):
-    optimizers.LearningRate(.1, decay_type='linear')(tf.constant(0))
+    schedules.LearningRate(.1, decay_type='linear')(tf.constant(0))
 
 
 def steps(optimizer, gradients, start=1., name='kernel'):

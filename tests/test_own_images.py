@@ -5,14 +5,13 @@ import os
 import pathlib
 import signal
 
-import numpy as np
-from PIL import Image
-import pytest
-
-from meta_pseudo_labels import checkpoints
+from meta_pseudo_labels import checkpoints, main
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import main
 from meta_pseudo_labels.data import problem as problem_lib
+
+import numpy as np
+import pytest
+from PIL import Image
 
 COLORS = {'blue': (40, 60, 200), 'green': (30, 190, 60), 'red': (210, 50, 40)}
 SMALL = ['--train_batch_size=6', '--uda_data=1', '--num_train_steps=4', '--save_every=2',

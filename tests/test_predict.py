@@ -3,16 +3,13 @@ import csv
 import io
 import json
 
+from meta_pseudo_labels import export, main, models, predict
+from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels.data import views as views_lib
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import export
-from meta_pseudo_labels import main
-from meta_pseudo_labels import models
-from meta_pseudo_labels import predict
-from meta_pseudo_labels import progress as progress_lib
-from meta_pseudo_labels.data import views as views_lib
 
 
 @pytest.fixture(name='run', scope='module')

@@ -8,20 +8,16 @@ import pathlib
 import re
 import sys
 
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import main, train
+from meta_pseudo_labels.data import datasets, examples, sources, splits
+from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.distribution import devices
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import main
-from meta_pseudo_labels import train
-from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.data import problem as problem_lib
-from meta_pseudo_labels.data import sources
-from meta_pseudo_labels.data import splits
-from meta_pseudo_labels.data import views as views_lib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'benchmarks'))
 
@@ -226,7 +222,7 @@ def test_recipe(name, stand_ins, one_device):
   which has two labeled and two unlabeled examples: EfficientNet-L2's own step would need a pod.
   """
   config = parse(name)
-  distribute.set_up(config.seed, use_bfloat16=config.use_bfloat16)
+  devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
   problem, data = stand_ins(config)
   assert len(problem.split.labeled) == config.labeled_count or config.labeled_count is None
   train.selection(config, problem)
@@ -306,7 +302,7 @@ def test_imagenet_10_percent_mpl_starts_training(one_device):
   config_lib.validate(config)
   assert (config.dataset_classes, config.image_size, config.model_type) == (1000, 224, 'resnet-50')
   config = config.replace(image_size=32, train_batch_size=2, uda_data=1)
-  distribute.set_up(config.seed, use_bfloat16=config.use_bfloat16)
+  devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
   problem = stand_in(config, config.dataset_classes)
   with one_device.scope():
     phases = train.build_phases(config, problem)

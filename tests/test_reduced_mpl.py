@@ -3,17 +3,15 @@ import dataclasses
 import json
 import os
 
+from meta_pseudo_labels import flag_table, main, train
+from meta_pseudo_labels.data import predictions
+from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import test_train
-
-from meta_pseudo_labels import flag_table
-from meta_pseudo_labels import main
-from meta_pseudo_labels import train
-from meta_pseudo_labels.data import predictions
-from meta_pseudo_labels.data import problem as problem_lib
-from meta_pseudo_labels.errors import UserError
 
 DIGITS = ['--label_seed=1', '--image_size=8', '--train_batch_size=8', '--uda_data=2', '--uda_steps=2',
           '--num_train_steps=4', '--save_every=2', '--log_every=2', '--strategy=one_device',

@@ -4,16 +4,13 @@ import pathlib
 import shutil
 import sys
 
+from meta_pseudo_labels import checkpoints, methods, release_checkpoints, train
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import checkpoints
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import methods
-from meta_pseudo_labels import release_checkpoints
-from meta_pseudo_labels import train
-from meta_pseudo_labels.errors import UserError
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import parity  # pylint: disable=wrong-import-position

@@ -6,12 +6,12 @@ import socket
 import subprocess
 import sys
 
+from meta_pseudo_labels.distribution import devices
+
 import numpy as np
 import pytest
-import tensorflow as tf
-
-from meta_pseudo_labels import distribute
 import replicas
+import tensorflow as tf
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -37,7 +37,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize('count', [2, 4])
 @pytest.mark.parametrize('kind', replicas.KINDS)
 def test_devices_train_what_one_trains(alone, kind, count):
-  strategy = distribute.mirrored([f'CPU:{index}' for index in range(count)])
+  strategy = devices.mirrored([f'CPU:{index}' for index in range(count)])
   assert_same(replicas.train(strategy, kind), alone[kind])
 
 

@@ -5,20 +5,15 @@ import os
 import shutil
 import subprocess
 
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import curves, evaluate, main, page, report, train
+from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.distribution import devices
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
-
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import curves
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import evaluate
-from meta_pseudo_labels import main
-from meta_pseudo_labels import page
-from meta_pseudo_labels import report
-from meta_pseudo_labels import train
-from meta_pseudo_labels.data import problem as problem_lib
 
 CHROMIUM = shutil.which('chromium')
 TINY = ['--label_seed=1', '--train_batch_size=4', '--uda_data=2', '--num_train_steps=4',
@@ -170,7 +165,7 @@ def test_outcomes_are_in_order_on_every_strategy(tmp_path):
   config = config_lib.parse(['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1',
                              f'--output_dir={tmp_path}', *TINY])
   problem = problem_lib.build(config)
-  for strategy in (distribute.create_strategy('one_device'), distribute.create_strategy('mirrored')):
+  for strategy in (devices.create_strategy('one_device'), devices.create_strategy('mirrored')):
     run = train.Run(config, problem, strategy)
     run.phases[0].method.average.update(run.phases[0].method.step)
     found = run.outcomes(run.phases[0], 'raw_student')

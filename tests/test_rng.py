@@ -1,9 +1,9 @@
 """Randomness as a function: the generator by its definition, alike compiled or not, and its spread."""
+from meta_pseudo_labels import rng
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import rng
 
 
 def philox(key, counter):

@@ -1,10 +1,9 @@
 """Choosing unlabeled images, by hand, and through the command line."""
 import json
 
-import numpy as np
+from meta_pseudo_labels import main, select_images
 
-from meta_pseudo_labels import main
-from meta_pseudo_labels import select_images
+import numpy as np
 
 
 def test_the_most_probable_of_each_class_by_hand():

@@ -2,14 +2,13 @@
 import dataclasses
 import json
 
-import numpy as np
-import pytest
-
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import main
-from meta_pseudo_labels import train
+from meta_pseudo_labels import main, train
 from meta_pseudo_labels.data import problem as problem_lib
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import pytest
 
 TINY = ['--model_type=mlp-8x1', '--label_seed=1', '--train_batch_size=4', '--uda_data=2',
         '--uda_steps=2', '--lr=4', '--mpl_student_lr_wait_steps=0', '--mpl_teacher_lr=4',

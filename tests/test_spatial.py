@@ -1,17 +1,13 @@
 """Replicas that are split over TPU cores, as far as that can be seen without a TPU: how images and the
 TPU's mesh are divided, that every pass is told so, that XLA takes it, and what is refused."""
+from meta_pseudo_labels import checkpoints, evaluate, export, methods
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels.distribution import devices, spatial
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import checkpoints
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import evaluate
-from meta_pseudo_labels import export
-from meta_pseudo_labels import methods
-from meta_pseudo_labels import spatial
-from meta_pseudo_labels.errors import UserError
 
 
 @pytest.mark.parametrize('cores, expected', [(2, (2, 1)), (4, (2, 2)), (8, (4, 2)), (16, (4, 4))])
@@ -58,7 +54,7 @@ def fixture_two_by_two_chips(monkeypatch):
 
 
 def test_a_strategy_for_split_replicas(two_by_two_chips):
-  strategy = distribute.create_strategy('tpu', master='pod', cores_per_replica=4)
+  strategy = devices.create_strategy('tpu', master='pod', cores_per_replica=4)
   assert isinstance(strategy, spatial.SplitReplicas) and strategy.grid == (2, 2)
   assignment = two_by_two_chips['assignment']
   assert two_by_two_chips['tpu'] == 'pod' and assignment.core_assignment.shape == (2, 4, 4)
@@ -67,7 +63,7 @@ def test_a_strategy_for_split_replicas(two_by_two_chips):
 
 
 def test_one_core_a_replica_is_the_plain_strategy(two_by_two_chips):
-  strategy = distribute.create_strategy('auto', use_tpu=True)
+  strategy = devices.create_strategy('auto', use_tpu=True)
   assert not isinstance(strategy, spatial.SplitReplicas) and not two_by_two_chips['assignment']
 
 

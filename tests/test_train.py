@@ -8,16 +8,14 @@ import sys
 import threading
 import time
 
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import evaluate, main, train
+from meta_pseudo_labels import progress as progress_lib
+from meta_pseudo_labels.data import problem as problem_lib
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import evaluate
-from meta_pseudo_labels import main
-from meta_pseudo_labels import progress as progress_lib
-from meta_pseudo_labels import train
-from meta_pseudo_labels.data import problem as problem_lib
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 TINY = ['--model_type=mlp-8x1', '--label_seed=1', '--train_batch_size=4', '--uda_data=2',

@@ -5,15 +5,14 @@ import signal
 import sys
 import time
 
+from meta_pseudo_labels import main
+from meta_pseudo_labels.distribution import workers
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import main
-from meta_pseudo_labels import workers
-from meta_pseudo_labels.errors import UserError
-from test_replicas import start_again
-from test_replicas import start_workers
+from test_replicas import start_again, start_workers
 
 STEPS = 600
 FLAGS = ['--dataset_name=two_moons_6_mpl', '--label_seed=1', '--model_type=mlp-8x1',

@@ -11,11 +11,11 @@ unlabeled_, validation_ and test_points go with train_points. Nothing is unpickl
 """
 import collections
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import tensorflow as tf
 
 _SHAPES = {'images': 'uint8 [N, H, W] or [N, H, W, C], C 1 or 3', 'points': 'float32 [N, D]'}
 

@@ -3,11 +3,11 @@ import gzip
 import os
 import zlib
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import tensorflow as tf
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 IDX_FOLDERS = {'fashion_mnist': '/usr/share/datasets/fashion-mnist'}

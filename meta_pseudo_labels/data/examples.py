@@ -3,12 +3,11 @@ import dataclasses
 import re
 from typing import Optional, Tuple, Union
 
+from meta_pseudo_labels.data import datasets, encoded
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import encoded
-from meta_pseudo_labels.errors import UserError
 
 # Bytes of a TFRecord before (its length and that number's checksum) and after its content.
 RECORD_HEAD, RECORD_FOOT = 12, 4

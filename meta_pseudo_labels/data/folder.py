@@ -14,12 +14,11 @@ import os
 import struct
 from typing import List
 
+from meta_pseudo_labels.data import encoded, examples
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels.data import encoded
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
 

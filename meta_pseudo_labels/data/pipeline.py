@@ -6,12 +6,11 @@ batch. Nothing of the pipeline needs to be saved (design rule 5).
 """
 import os
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.data import service
 
+import numpy as np
+import tensorflow as tf
 
 # Batches in the making at once, at most: each holds its images several times over.
 PARALLEL_CALLS = 16

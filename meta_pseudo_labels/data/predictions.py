@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 
-import numpy as np
-
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
 
 TOLERANCE = 1e-3  # Of the sum of an example's probabilities.
 

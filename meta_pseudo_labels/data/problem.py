@@ -3,20 +3,14 @@ import dataclasses
 import json
 from typing import Optional
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels import models
-from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import encoded
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.data import pipeline
+from meta_pseudo_labels.data import datasets, encoded, examples, pipeline, service, sources, splits
 from meta_pseudo_labels.data import predictions as predictions_lib
-from meta_pseudo_labels.data import service
-from meta_pseudo_labels.data import sources
-from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.data import views as views_lib
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import tensorflow as tf
 
 RESIZED_CROP_FROM = 96  # Pixels: from here on one's own images are cropped as ImageNet's are.
 

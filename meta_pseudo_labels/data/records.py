@@ -7,11 +7,11 @@ import os
 import re
 import struct
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import tensorflow as tf
 
 # Shards read at one time: what takes long on a network is the answer, not the bytes.
 _THREADS = 16

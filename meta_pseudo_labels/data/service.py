@@ -2,9 +2,9 @@
 import socket
 import uuid
 
-import tensorflow as tf
-
 from meta_pseudo_labels.errors import UserError
+
+import tensorflow as tf
 
 SECONDS = 10  # That a dispatcher may take to answer; TensorFlow itself would try for ever.
 _service = tf.data.experimental.service

@@ -3,15 +3,10 @@
 What is read is in an order that never changes, so that a position names an example for good
 (`splits.manifest` writes positions down).
 """
-import numpy as np
-
-from meta_pseudo_labels.data import arrays
-from meta_pseudo_labels.data import binary_files
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.data import folder
-from meta_pseudo_labels.data import records
-from meta_pseudo_labels.data import tfds_source
+from meta_pseudo_labels.data import arrays, binary_files, examples, folder, records, tfds_source
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
 
 # scikit-learn's digits have no test split of their own: 50 images of every class are drawn for it
 # (from RandomState, whose streams are frozen for good). Never to be changed: every accuracy on

@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 
-import numpy as np
-
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
 
 # Never to be changed: the validation images of every run there has been depend on it.
 VALIDATION_SEED = 20210310

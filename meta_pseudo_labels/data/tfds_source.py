@@ -2,11 +2,11 @@
 import os
 import re
 
-import numpy as np
-import tensorflow as tf
-
 from meta_pseudo_labels.data import examples
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import tensorflow as tf
 
 EXTRA = ('extra', 'unlabelled')  # Splits of SVHN and STL-10 that are used without labels.
 

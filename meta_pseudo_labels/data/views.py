@@ -7,11 +7,10 @@ global batch: rows [offset, offset + N) of `total`. So N replicas make the views
 """
 import dataclasses
 
-import tensorflow as tf
-
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment
-from meta_pseudo_labels.data import encoded
+from meta_pseudo_labels.data import augment, encoded
+
+import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)

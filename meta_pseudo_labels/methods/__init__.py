@@ -1,12 +1,12 @@
 """The methods: each a Keras model whose `train_step` reads like its algorithm."""
 from meta_pseudo_labels import models
-from meta_pseudo_labels import optimizers
 from meta_pseudo_labels.methods.mpl import MetaPseudoLabels
 from meta_pseudo_labels.methods.pseudo_labels import PseudoLabels
 from meta_pseudo_labels.methods.reduced_mpl import ReducedMetaPseudoLabels
 from meta_pseudo_labels.methods.supervised import Supervised
 from meta_pseudo_labels.methods.uda import UDA
 from meta_pseudo_labels.models.calibration import calibration
+from meta_pseudo_labels.optim import optimizers, schedules
 
 __all__ = ['MetaPseudoLabels', 'PseudoLabels', 'ReducedMetaPseudoLabels', 'Supervised', 'UDA',
            'build_model', 'from_config']
@@ -36,7 +36,7 @@ def build_model(config, number, input_shape, num_classes):
 
 def learning_rate(config, rate, *, num_warmup_steps, num_wait_steps=0):
   """A schedule of the release's by the configuration: a function of the step."""
-  return optimizers.LearningRate(
+  return schedules.LearningRate(
       rate, batch_size=config.train_batch_size, decay_type=config.lr_decay_type,
       num_train_steps=config.num_train_steps, num_warmup_steps=num_warmup_steps,
       num_wait_steps=num_wait_steps, num_decay_steps=config.num_decay_steps,

@@ -3,16 +3,13 @@ import contextlib
 import dataclasses
 from typing import Any, Callable, Optional
 
-import tensorflow as tf
-
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import ema
-from meta_pseudo_labels import loss_scale
-from meta_pseudo_labels import optimizers
 from meta_pseudo_labels import rng
-from meta_pseudo_labels import spatial
+from meta_pseudo_labels.distribution import collectives, spatial
 from meta_pseudo_labels.models import layers
 from meta_pseudo_labels.models import remat as remat_lib
+from meta_pseudo_labels.optim import ema, loss_scale, optimizers
+
+import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +177,7 @@ class Method(tf.keras.Model):
     before = [tf.convert_to_tensor(v) for v in variables]
     yield
     if variables:
-      distribute.assign(variables, before)
+      collectives.assign(variables, before)
 
   def apply_update(self, model, optimizer, gradients):
     """Sum over replicas, weight decay, clipping, optimizer: the release's order in MPL.
@@ -199,7 +196,7 @@ class Method(tf.keras.Model):
     """
     variables = model.trainable_variables
     names = [v.name for v in variables]
-    gradients = distribute.sum_over_replicas(gradients)
+    gradients = collectives.sum_over_replicas(gradients)
     before = [tf.convert_to_tensor(v) for v in variables]
     slots = optimizer.slot_values()
 
@@ -218,7 +215,7 @@ class Method(tf.keras.Model):
     after, new_slots, norm = update(gradients)
     finite = tf.math.is_finite(norm)
     after = [tf.where(finite, new, old) for new, old in zip(after, before)]
-    distribute.assign(variables, after)
+    collectives.assign(variables, after)
     optimizer.assign_slots({
         slot: [tf.where(finite, new, old) for new, old in zip(tensors, slots[slot])]
         for slot, tensors in new_slots.items()})
@@ -242,7 +239,7 @@ class Method(tf.keras.Model):
 
   def logs(self, shares, common):
     """The step's scalars: `shares` are summed over replicas, `common` are alike on all."""
-    summed = distribute.sum_over_replicas(
+    summed = collectives.sum_over_replicas(
         tf.stack([tf.cast(value, tf.float32) for value in shares.values()]))
     logs = dict(zip(shares, tf.unstack(summed)))
     logs.update({name: tf.cast(value, tf.float32) for name, value in common.items()})

@@ -1,7 +1,7 @@
 """What the logs say about a step of Meta Pseudo Labels besides its losses (issue 4)."""
-import tensorflow as tf
+from meta_pseudo_labels.distribution import collectives
 
-from meta_pseudo_labels import distribute
+import tensorflow as tf
 
 # A gradient this much shorter than another, in float32, says nothing.
 ROUNDING = 1e-6
@@ -31,7 +31,7 @@ def pseudo_labels(teacher_log_probs, student_logits, truth, replicas):
           tf.reduce_max(tf.nn.softmax(student_logits), axis=-1))}
   if truth is not None:
     known = tf.cast(truth >= 0, tf.float32)
-    total = distribute.sum_over_replicas(tf.reduce_sum(known))
+    total = collectives.sum_over_replicas(tf.reduce_sum(known))
     right = tf.reduce_sum(tf.cast(predicted == truth, tf.float32) * known)
     logs['pseudo_labels/accuracy'] = tf.math.divide_no_nan(right, total)
   return logs
@@ -66,7 +66,7 @@ def gradients(gradient, variables, **losses):
     parts = gradient([tensor], layer, [
         tf.ones_like(tensor) if output_gradient is None else output_gradient])
     flat[name] = tf.concat([tf.cast(tf.reshape(p, [-1]), tf.float32) for p in parts], axis=0)
-  flat = dict(zip(flat, tf.unstack(distribute.sum_over_replicas(tf.stack(list(flat.values()))))))
+  flat = dict(zip(flat, tf.unstack(collectives.sum_over_replicas(tf.stack(list(flat.values()))))))
   norms = {name: tf.norm(vector) for name, vector in flat.items()}
   logs = {f'teacher_grad/{name}': norm for name, norm in norms.items()}
   for name in flat:

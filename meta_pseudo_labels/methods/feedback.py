@@ -9,9 +9,9 @@ so that F is the derivative of (an estimate of) the student's labeled loss after
 log T. Here T `[N, C]` is the teacher's softmax, N this replica's share of the unlabeled views,
 and `total` their number over all replicas (paper section 2; the derivation: docs/method.md).
 """
-import tensorflow as tf
-
 from meta_pseudo_labels import rng
+
+import tensorflow as tf
 
 # Name -> does the student learn from hard labels drawn from the teacher, its most probable
 # class, or its probabilities.

@@ -3,14 +3,11 @@ import dataclasses
 import functools
 from typing import Any, Callable, Union
 
-import tensorflow as tf
+from meta_pseudo_labels import losses, rng
+from meta_pseudo_labels.distribution import collectives
+from meta_pseudo_labels.methods import diagnostics, feedback, uda
 
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import losses
-from meta_pseudo_labels import rng
-from meta_pseudo_labels.methods import diagnostics
-from meta_pseudo_labels.methods import feedback
-from meta_pseudo_labels.methods import uda
+import tensorflow as tf
 
 
 @dataclasses.dataclass
@@ -179,7 +176,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
   def labeled_loss(self, logits, labels):
     """The student's cross entropy on the global labeled batch, without smoothing: scalar."""
     share = tf.reduce_sum(losses.cross_entropy(labels=labels, logits=logits))
-    return distribute.sum_over_replicas(share) / (logits.shape[0] * self.replicas)
+    return collectives.sum_over_replicas(share) / (logits.shape[0] * self.replicas)
 
   def labeled_loss_now(self, labeled, labels):
     """The same from a pass over the labeled examples alone, with the weights as they are."""
@@ -285,13 +282,13 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
         logits = self.forward(self.student, 'student', {'labeled': labeled})['labeled']
         share = tf.reduce_sum(losses.cross_entropy(labels=labels, logits=logits)) / (
             labeled.shape[0] * self.replicas)
-    gradients = distribute.sum_over_replicas(self.gradient(tape, share, variables))
+    gradients = collectives.sum_over_replicas(self.gradient(tape, share, variables))
     arguments = dict(directional=along(update.pullback(gradients)),
                      total=targets.shape[0] * self.replicas, label_smoothing=self.label_smoothing)
     if self.mpl_feedback == 'soft':
       teacher_feedback = feedback.soft(log_probs=log_probs, **arguments)
     else:
       teacher_feedback = feedback.sampled_dot(labels=targets, **arguments)
-    dot_product = -distribute.sum_over_replicas(tf.reduce_sum(teacher_feedback))
-    return (distribute.sum_over_replicas(share),
+    dot_product = -collectives.sum_over_replicas(tf.reduce_sum(teacher_feedback))
+    return (collectives.sum_over_replicas(share),
             self.feedback_weight() * tf.stop_gradient(teacher_feedback), dot_product)

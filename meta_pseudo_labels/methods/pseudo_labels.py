@@ -1,10 +1,10 @@
 """Pseudo labels (Lee 2013; paper section 2): a teacher trained first, then fixed."""
 from typing import Any
 
-import tensorflow as tf
-
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
+
+import tensorflow as tf
 
 
 class PseudoLabels(base.Method):

@@ -1,9 +1,8 @@
 """Reduced Meta Pseudo Labels (the paper's appendix): one large network in memory, the student."""
-import tensorflow as tf
-
 from meta_pseudo_labels import losses
-from meta_pseudo_labels.methods import mpl
-from meta_pseudo_labels.methods import uda
+from meta_pseudo_labels.methods import mpl, uda
+
+import tensorflow as tf
 
 
 class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):

@@ -1,8 +1,8 @@
 """Supervised training on the labeled examples (release: Supervised)."""
-import tensorflow as tf
-
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
+
+import tensorflow as tf
 
 
 class Supervised(base.Method):

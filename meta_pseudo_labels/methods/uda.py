@@ -2,10 +2,10 @@
 import dataclasses
 from typing import Any
 
-import tensorflow as tf
-
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
+
+import tensorflow as tf
 
 
 @dataclasses.dataclass

@@ -1,9 +1,6 @@
 """The models of the release and the paper, by name."""
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.models import efficientnet
-from meta_pseudo_labels.models import mlp
-from meta_pseudo_labels.models import resnet
-from meta_pseudo_labels.models import wide_resnet
+from meta_pseudo_labels.models import efficientnet, mlp, resnet, wide_resnet
 
 
 def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,

@@ -1,7 +1,7 @@
 """The teacher of Reduced Meta Pseudo Labels: a small network on a large one's predictions."""
-import tensorflow as tf
-
 from meta_pseudo_labels.models import layers
+
+import tensorflow as tf
 
 # Log probabilities are some tens at most; so scaled they do not saturate a tanh.
 SCALE = .1

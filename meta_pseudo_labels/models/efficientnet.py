@@ -1,9 +1,9 @@
 """EfficientNets (Tan and Le 2019) as the release builds them, its two wide ones included."""
 import math
 
-import tensorflow as tf
+from meta_pseudo_labels.models import batch_norm, layers
 
-from meta_pseudo_labels.models import layers
+import tensorflow as tf
 
 SIZES = {  # (width multiplier, depth multiplier, evaluation resolution in pixels)
     'efficientnet-bs': (.5, 1., 224),
@@ -72,7 +72,7 @@ def efficientnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn
   specs = blocks(name, small_images)
 
   def norm(x, path, activation=None):
-    x = layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
+    x = batch_norm.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
     if activation:
       x = tf.keras.layers.Activation(activation, name=f'{path}/{activation}')(x)
     return x

@@ -7,19 +7,15 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from typing import NamedTuple
 import zlib
+
+from meta_pseudo_labels import rng
+from meta_pseudo_labels.distribution import devices
+from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
 
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import rng
-from meta_pseudo_labels.errors import UserError
-
 _NOISE = contextvars.ContextVar('noise', default=None)
-# {batch norm's name: Statistics} that a first pass leaves, and that the second one finds.
-_KEPT = contextvars.ContextVar('kept', default=None)
-_AGAIN = contextvars.ContextVar('again', default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,27 +63,13 @@ def current_noise():
 
 
 @contextlib.contextmanager
-def first_pass():
-  """Within it a pass is made that can be made `again`: yields what that needs to know of it."""
-  kept = {}
-  token = _KEPT.set(kept)
-  try:
-    yield kept
-  finally:
-    _KEPT.reset(token)
-
-
-@contextlib.contextmanager
-def again(source, kept):
-  """Within it a pass is made a second time: with the noise of the first one, and without moving the
-  batch-norm averages; the fused batch norm finds no statistics anew. `source`: Noise, or None; `kept`:
-  of `first_pass`."""
-  noise_token, again_token = _NOISE.set(source), _AGAIN.set(kept)
+def same_noise(source):
+  """Within it the layers draw from a `Noise` of an earlier pass, or from none if it is None."""
+  token = _NOISE.set(source)
   try:
     yield
   finally:
-    _NOISE.reset(noise_token)
-    _AGAIN.reset(again_token)
+    _NOISE.reset(token)
 
 
 def layer_seed(seed, name):
@@ -124,207 +106,6 @@ def dense(units, name, *, seed=0):
 def to_float32(name):
   """Casts logits to float32 under a bfloat16 or float16 policy (release: modeling)."""
   return tf.keras.layers.Activation('linear', dtype='float32', name=name)
-
-
-class Statistics(NamedTuple):
-  """What the fused batch norm tells of a batch: mean and biased variance, float32 `[C]`, and what its
-  gradient's kernel wants."""
-  mean: tf.Tensor
-  variance: tf.Tensor
-  reserved: tuple
-
-
-def _by_own_statistics(inputs, gamma, beta, epsilon):
-  """(normalized values, their `Statistics`)."""
-  outputs = tf.raw_ops.FusedBatchNormV3(
-      x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True)
-  # The fused op normalizes by the biased variance but reports the unbiased one.
-  count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-  return outputs.y, Statistics(outputs.batch_mean, outputs.batch_variance * ((count - 1) / count), (
-      outputs.reserve_space_1, outputs.reserve_space_2, outputs.reserve_space_3))
-
-
-def _by_statistics(inputs, gamma, beta, statistics, epsilon):
-  return tf.raw_ops.FusedBatchNormV3(
-      x=inputs, scale=gamma, offset=beta, mean=statistics.mean, variance=statistics.variance,
-      epsilon=epsilon, is_training=False).y
-
-
-def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
-  """Batch normalization by the batch's own statistics in one kernel, and its derivatives in few.
-
-  TensorFlow derives the derivative of the fused op's gradient from a formula of many separate
-  operations, each a pass over memory. What `soft` needs of it (methods/mpl.py) is the transpose
-  of the gradient as a linear function of the cotangent. By the inputs that is the gradient's own
-  kernel again, since the Jacobian, gamma / deviation * (1 - mean - projection on the normalized
-  values), is symmetric; by gamma and beta it is a normalization with other scales.
-
-  Args:
-    inputs: `[N, H, W, C]` float32, bfloat16 or float16.
-    gamma, beta: float32 `[C]`.
-    epsilon: float.
-    known: `Statistics` of these same inputs, which then need not be found again.
-
-  Returns:
-    (normalized `[N, H, W, C]` of the inputs' dtype, its `Statistics`); no gradient goes through the
-    statistics.
-  """
-  found = []  # The statistics, past the custom gradient, which would make outputs of them.
-
-  def gradient_op(cotangent, inputs, gamma):
-    return tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=cotangent, x=inputs, scale=gamma, epsilon=epsilon, is_training=True,
-        **{f'reserve_space_{number}': value for number, value in enumerate(found[0].reserved, 1)})[:3]
-
-  @tf.custom_gradient
-  def normalized(inputs, gamma, beta):
-    if known is None:
-      values, statistics = _by_own_statistics(inputs, gamma, beta, epsilon)
-    else:
-      values, statistics = _by_statistics(inputs, gamma, beta, known, epsilon), known
-    found.append(statistics)
-
-    @tf.custom_gradient
-    def gradient(cotangent, inputs, gamma):
-
-      def transposed(by_inputs, by_gamma, by_beta):
-        direct, _, _ = gradient_op(by_inputs, inputs, gamma)
-        scaled = _by_statistics(inputs, by_gamma, by_beta, statistics, epsilon)
-        # The true second derivatives; in a graph that does not want them they fall away.
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-          tape.watch([inputs, gamma])
-          results = gradient_op(cotangent, inputs, gamma)
-        return (direct + scaled, *tape.gradient(
-            results, [inputs, gamma], output_gradients=[by_inputs, by_gamma, by_beta]))
-
-      return gradient_op(cotangent, inputs, gamma), transposed
-
-    return values, lambda cotangent: tuple(gradient(cotangent, inputs, gamma))
-
-  return normalized(inputs, gamma, beta), found[0]
-
-
-# As many replicas as this share their batch norms' statistics, more of them in groups (release).
-ONE_GROUP = 8
-
-
-def group_size(replicas, examples, batch_size=None):
-  """How many replicas share a batch norm's statistics: int (release: sync_batch_norm).
-
-  Args:
-    replicas: int, over all workers.
-    examples: int, in one replica's batch at that batch norm, all views of it.
-    batch_size: `--batch_norm_batch_size`: examples that a group has, about; None: a group is an
-      eighth of the replicas, at least 8.
-
-  Raises:
-    UserError: groups of that size do not add up to all replicas.
-  """
-  if replicas <= ONE_GROUP:
-    return replicas
-  wanted = max(8, replicas // 8) if batch_size is None else min(replicas, batch_size // examples)
-  size = 2 ** max(1, wanted.bit_length() - 1)
-  if replicas % size:
-    raise UserError(f'--batch_norm_batch_size={batch_size}: {replicas} replicas cannot be divided into '
-                    f'groups of {size}; give another one, or use a power of two of replicas')
-  return size
-
-
-class BatchNorm(tf.keras.layers.Layer):
-  """Batch normalization over `[N, H, W, C]`, statistics over the global batch.
-
-  Release behaviour (official-release.md, Layers): always computed in float32; the variance is
-  the biased one, without N/(N-1), in the normalization and in its moving average; over several
-  replicas mean = average of their means, variance = average of E[x^2], minus mean^2, all within a
-  group of replicas (`group_size`), of whose statistics the averages take the mean;
-  moving averages m += (1 - decay) * (statistic - m), starting at 0 and 1.
-  """
-
-  def __init__(self, name=None, decay=.99, epsilon=1e-3, batch_size=None, **kwargs):
-    super().__init__(name=name, **kwargs)
-    self.decay = decay
-    self.epsilon = epsilon
-    self.batch_size = batch_size
-
-  def build(self, input_shape):
-    shape = [input_shape[-1]]
-    # Every replica holds the same statistics, so the average that a read outside of the
-    # replicas takes changes nothing; and an update needs no communication.
-    # Without autocast: a mixed policy would read them in bfloat16, which the fused op refuses.
-    exact = dict(dtype=self._statistics_dtype(self.dtype), experimental_autocast=False)
-    local = dict(exact, trainable=False, synchronization=tf.VariableSynchronization.ON_READ,
-                 aggregation=tf.VariableAggregation.MEAN)
-    self.gamma = self.add_weight('gamma', shape, initializer='ones', **exact)
-    self.beta = self.add_weight('beta', shape, initializer='zeros', **exact)
-    self.moving_mean = self.add_weight('moving_mean', shape, initializer='zeros', **local)
-    self.moving_variance = self.add_weight('moving_variance', shape, initializer='ones', **local)
-    super().build(input_shape)
-
-  @staticmethod
-  def _statistics_dtype(dtype):
-    return tf.float64 if dtype == tf.float64 else tf.float32
-
-  def call(self, inputs, training=False):
-    """`[N, H, W, C]` of the compute dtype -> the same; training: batch statistics."""
-    fused = inputs.dtype != tf.float64  # The fused op has no float64.
-    if not training:
-      if not fused:
-        return self._normalize(inputs, self.moving_mean, self.moving_variance)
-      outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-          inputs, self.gamma, self.beta, self.moving_mean, self.moving_variance,
-          epsilon=self.epsilon, is_training=False)
-      return outputs
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1 and fused:
-      outputs, statistics = fused_batch_norm(
-          inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon,
-          known=(_AGAIN.get() or {}).get(self.name))
-      mean, variance, _ = statistics
-      if _KEPT.get() is not None:
-        _KEPT.get()[self.name] = statistics
-    else:
-      # [groups, C] each, of which this replica's own one is used.
-      means, variances, group = self._statistics(inputs)
-      outputs = self._normalize(inputs, means[group], variances[group])
-      mean, variance = tf.reduce_mean(means, axis=0), tf.reduce_mean(variances, axis=0)
-    self._move(self.moving_mean, mean)
-    self._move(self.moving_variance, variance)
-    return outputs
-
-  def _statistics(self, inputs):
-    """(means, biased variances `[G, C]` over the batches of each group of replicas, which of the G
-    groups this replica is in: int32 scalar)."""
-    values = tf.cast(inputs, self.gamma.dtype)
-    moments = tf.stack([tf.reduce_mean(values, axis=[0, 1, 2]),
-                        tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])
-    context = tf.distribute.get_replica_context()
-    replicas, group = context.num_replicas_in_sync, tf.constant(0)
-    size, moments = group_size(replicas, inputs.shape[0], self.batch_size), moments[tf.newaxis]
-    if size < replicas:
-      # The sum over all replicas of tables that have a replica's moments in its group's row.
-      group = context.replica_id_in_sync_group // size
-      row = tf.one_hot(group, replicas // size, dtype=moments.dtype)
-      moments *= row[:, tf.newaxis, tf.newaxis]
-    if replicas > 1:
-      moments = distribute.sum_over_replicas(moments / size)
-    means, mean_squares = tf.unstack(moments, axis=1)
-    return means, mean_squares - tf.square(means), group
-
-  def _normalize(self, inputs, mean, variance):
-    scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
-    values = tf.cast(inputs, self.gamma.dtype) * scale + (self.beta - mean * scale)
-    return tf.cast(values, inputs.dtype)
-
-  def _move(self, average, statistic):
-    if _AGAIN.get() is not None:
-      return
-    # A batch that is not finite changes no weights; here it would stay for good.
-    moved = average + (1 - self.decay) * (tf.stop_gradient(statistic) - average)
-    average.assign(tf.where(tf.math.is_finite(moved), moved, average))
-
-  def get_config(self):
-    return {**super().get_config(), 'decay': self.decay, 'epsilon': self.epsilon,
-            'batch_size': self.batch_size}
 
 
 class Dropout(tf.keras.layers.Layer):

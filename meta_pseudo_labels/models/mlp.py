@@ -1,9 +1,9 @@
 """A small fully connected network (paper section 3.1, two moons)."""
 import re
 
-import tensorflow as tf
-
 from meta_pseudo_labels.models import layers
+
+import tensorflow as tf
 
 NAME = re.compile(r'mlp-(\d+)x(\d+)$')
 

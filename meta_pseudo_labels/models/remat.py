@@ -1,8 +1,8 @@
 """Training passes that keep less: each block's insides are computed again when the gradient needs them
 (Chen et al. 2016, "Training deep nets with sublinear memory cost")."""
-import tensorflow as tf
+from meta_pseudo_labels.models import batch_norm, layers
 
-from meta_pseudo_labels.models import layers
+import tensorflow as tf
 
 
 def block_of(name):
@@ -67,7 +67,7 @@ def _recomputed(block, inputs):
 
   @tf.custom_gradient
   def passed(inputs):
-    with layers.first_pass() as kept:
+    with batch_norm.first_pass() as kept:
       outputs = block(inputs, training=True)
 
     def backward(cotangent, variables=None):
@@ -76,7 +76,8 @@ def _recomputed(block, inputs):
       # there on: these ones cannot be made before the cotangent is.
       with tf.control_dependencies([cotangent]):
         again = tf.identity(inputs, name='again')
-      with layers.again(source, kept), tf.GradientTape(watch_accessed_variables=False) as tape:
+      with layers.same_noise(source), batch_norm.second_pass(kept), tf.GradientTape(
+          watch_accessed_variables=False) as tape:
         tape.watch([again, *variables])
         outputs_again = block(again, training=True)
       by_inputs, *by_variables = tape.gradient(

@@ -1,7 +1,7 @@
 """ResNet-50 (He et al. 2016) as the release builds it."""
-import tensorflow as tf
+from meta_pseudo_labels.models import batch_norm, layers
 
-from meta_pseudo_labels.models import layers
+import tensorflow as tf
 
 NAMES = ('resnet-50',)
 _GROUPS = ((256, 3), (512, 4), (1024, 6), (2048, 3))  # (output filters, blocks)
@@ -26,7 +26,7 @@ def resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsil
 
   def conv_norm(x, filters, kernel_size, path, strides=1):
     x = layers.conv2d(filters, kernel_size, f'{path}/conv2d', strides=strides, seed=seed)(x)
-    return layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
+    return batch_norm.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
 
   def relu(x, path):
     return tf.keras.layers.ReLU(name=f'{path}/relu')(x)

@@ -1,11 +1,10 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016) as the release builds them."""
 import re
 
-import tensorflow as tf
-
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.models import activations
-from meta_pseudo_labels.models import layers
+from meta_pseudo_labels.models import activations, batch_norm, layers
+
+import tensorflow as tf
 
 NAME = re.compile(r'wrn-(\d+)-(\d+)$')
 
@@ -37,7 +36,7 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
     raise UserError(f'a wide resnet has depth 6n+4 (10, 16, 22, 28, ...), not {depth}')
 
   def norm_relu(x, path):
-    x = layers.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
+    x = batch_norm.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
     return activations.LeakyReLU(.2, name=f'{path}/relu')(x)
 
   def block(x, filters, strides, path):

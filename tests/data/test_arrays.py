@@ -3,11 +3,11 @@ import io
 import pickle
 import zipfile
 
-import numpy as np
-import pytest
-
 from meta_pseudo_labels.data import arrays
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import pytest
 
 
 def images(count, *shape, first=0):

@@ -4,13 +4,12 @@ import json
 import pathlib
 import re
 
+from meta_pseudo_labels import rng
+from meta_pseudo_labels.data import augment, image_ops
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment
-from meta_pseudo_labels.data import image_ops
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / 'golden'
 BLENDS = ('color', 'contrast', 'brightness', 'sharpness')

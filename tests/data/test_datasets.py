@@ -1,11 +1,11 @@
 """The list of datasets: complete, consistent, and a helpful word for a name that is not there."""
 import dataclasses
 
-import numpy as np
-import pytest
-
 from meta_pseudo_labels.data import datasets
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import pytest
 
 
 @pytest.mark.parametrize('name, classes, shape, flip', [

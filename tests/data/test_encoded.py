@@ -1,12 +1,12 @@
 """Decoding and cropping against Pillow, NumPy and TensorFlow's own one-shot functions."""
 import io
 
+from meta_pseudo_labels.data import encoded
+
 import numpy as np
-from PIL import Image
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels.data import encoded
+from PIL import Image
 
 # Else colours at the edge of a window are interpolated otherwise than within the image.
 WITHOUT_SUBSAMPLING = {'JPEG': {'subsampling': 0}, 'PNG': {}}

@@ -3,15 +3,14 @@ import io
 import os
 import struct
 
+from meta_pseudo_labels.data import encoded as encoded_lib
+from meta_pseudo_labels.data import examples, folder
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
-from PIL import Image
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels.data import encoded as encoded_lib
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.data import folder
-from meta_pseudo_labels.errors import UserError
+from PIL import Image
 
 TWO_CLASSES = {'labeled/cat/1.png': 10, 'labeled/dog/1.png': 20}
 KINDS = 'images (.jpg .jpeg .png .bmp .gif)'

@@ -1,15 +1,14 @@
 """Batches against their definition: epochs, replicas, going on, evaluation's padding."""
 import socket
 
+from meta_pseudo_labels.data import pipeline, service
+from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.distribution import collectives, devices
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels.data import pipeline
-from meta_pseudo_labels.data import service
-from meta_pseudo_labels.data import views as views_lib
-from meta_pseudo_labels.errors import UserError
 
 IMAGES = np.random.RandomState(0).randint(0, 256, [50, 8, 8, 1]).astype(np.uint8)
 LABELS = np.arange(50).astype(np.int32)
@@ -159,6 +158,6 @@ def test_one_cpu_device_reads_a_dataset_without_tuning_thread():
       lambda context: pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, views=views,
                                              batch_size=8, uda_data=2, seed=3),
       lambda context: pipeline.eval_batches(IMAGES, LABELS, views=views, batch_size=8)):
-    dataset = distribute.datasets(strategy, make)
+    dataset = devices.datasets(strategy, make)
     assert isinstance(dataset, tf.data.Dataset)
     assert not dataset.options().autotune.enabled

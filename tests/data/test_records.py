@@ -4,14 +4,12 @@ import itertools
 import os
 import struct
 
+from meta_pseudo_labels.data import datasets, examples, records
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.data import records
-from meta_pseudo_labels.errors import UserError
 
 INFO = dataclasses.replace(datasets.info('cifar10'), name='imagenet')  # ten classes will do
 IMAGE, LABEL = 'image/encoded', 'image/class/label'

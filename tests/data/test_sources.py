@@ -5,13 +5,11 @@ import os
 import struct
 import time
 
+from meta_pseudo_labels.data import binary_files, datasets, sources
+from meta_pseudo_labels.errors import UserError
+
 import numpy as np
 import pytest
-
-from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import binary_files
-from meta_pseudo_labels.data import sources
-from meta_pseudo_labels.errors import UserError
 
 
 def load(name, *args):

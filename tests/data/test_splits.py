@@ -3,11 +3,11 @@ import hashlib
 import json
 import os
 
-import numpy as np
-import pytest
-
 from meta_pseudo_labels.data import splits
 from meta_pseudo_labels.errors import UserError
+
+import numpy as np
+import pytest
 
 
 def some_labels():

@@ -1,15 +1,14 @@
 """Views of encoded images: the release's for ImageNet (those of arrays: test_augment.py)."""
 import io
 
+from meta_pseudo_labels import rng
+from meta_pseudo_labels.data import augment, encoded
+from meta_pseudo_labels.data import views as views_lib
+
 import numpy as np
-from PIL import Image
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment
-from meta_pseudo_labels.data import encoded
-from meta_pseudo_labels.data import views as views_lib
+from PIL import Image
 
 MEAN, STD = (120., 110., 100.), (60., 50., 40.)
 

@@ -1,8 +1,8 @@
 """The logs of an MPL step against numbers worked out by hand."""
+from meta_pseudo_labels.methods import diagnostics
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels.methods import diagnostics
 
 
 def test_pseudo_labels_by_hand():

@@ -3,15 +3,14 @@ step by the teacher's weights, in float64, through the very step that the studen
 import itertools
 
 import meta_pseudo_labels as mpl
+from meta_pseudo_labels import methods, models
+from meta_pseudo_labels.models import calibration
+from meta_pseudo_labels.models.batch_norm import BatchNorm
+from meta_pseudo_labels.optim import optimizers
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import methods
-from meta_pseudo_labels import models
-from meta_pseudo_labels import optimizers
-from meta_pseudo_labels.models import calibration
-from meta_pseudo_labels.models import layers
 
 CLASSES, BATCH, UNLABELED = 3, 3, 4
 
@@ -30,7 +29,7 @@ def small_model(seed, batch_norm):
   images = tf.keras.Input([3, 3, 1])
   x = tf.keras.layers.Conv2D(2, 2, name=f'conv_{seed}')(images)
   if batch_norm:
-    x = layers.BatchNorm(f'batch_norm_{seed}')(x)
+    x = BatchNorm(f'batch_norm_{seed}')(x)
   x = tf.keras.layers.Flatten()(tf.keras.activations.tanh(x))
   model = tf.keras.Model(images, tf.keras.layers.Dense(CLASSES, name=f'dense_{seed}')(x))
   rng = np.random.RandomState(seed)

@@ -6,15 +6,12 @@ and from one of the wrong sign (docs/method.md).
 """
 import dataclasses
 
+import meta_pseudo_labels as mpl
+from meta_pseudo_labels import models, rng
+from meta_pseudo_labels.data import datasets, sources, splits
+
 import pytest
 import tensorflow as tf
-
-import meta_pseudo_labels as mpl
-from meta_pseudo_labels import models
-from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import datasets
-from meta_pseudo_labels.data import sources
-from meta_pseudo_labels.data import splits
 
 STEPS, UNLABELED = 1000, 128
 

@@ -1,12 +1,12 @@
 """Every method: on one replica and on several, under fit, and when a step is not finite."""
+import meta_pseudo_labels as mpl
+from meta_pseudo_labels import models
+from meta_pseudo_labels.distribution import collectives, devices
+from meta_pseudo_labels.models import calibration
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-import meta_pseudo_labels as mpl
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import models
-from meta_pseudo_labels.models import calibration
 
 BATCH, UNLABELED = 8, 16
 NAMES = ('supervised', 'pseudo_labels', 'uda', 'release', 'soft', 'sampled', 'sampled_dot',
@@ -52,7 +52,7 @@ def train(name, replicas, steps=3, data=None):
   """(logs of the last step, all variables) after some steps on so many replicas."""
   data = data or batch()
   strategy = tf.distribute.OneDeviceStrategy('CPU:0') if replicas == 1 else (
-      distribute.mirrored([f'CPU:{i}' for i in range(replicas)]))
+      devices.mirrored([f'CPU:{i}' for i in range(replicas)]))
   with strategy.scope():
     method = make(name)
 
@@ -196,7 +196,7 @@ def test_a_model_without_weights_is_refused():
 
 def test_a_batch_that_does_not_divide_is_refused():
   with pytest.raises(ValueError, match='--train_batch_size=7 .* multiple of 2, such as 8'):
-    distribute.per_replica(7, 2, 'train_batch_size')
+    devices.per_replica(7, 2, 'train_batch_size')
 
 
 def test_a_teacher_without_feedback_is_uda():

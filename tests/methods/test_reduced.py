@@ -1,11 +1,11 @@
 """Reduced Meta Pseudo Labels: what is in memory, where the small network starts, what it learns."""
-import numpy as np
-import pytest
-import tensorflow as tf
-
 import meta_pseudo_labels as mpl
 from meta_pseudo_labels import models
 from meta_pseudo_labels.models import calibration
+
+import numpy as np
+import pytest
+import tensorflow as tf
 
 CLASSES, BATCH, UNLABELED = 3, 6, 12
 

@@ -1,9 +1,9 @@
 """Leaky ReLU against its definition, with its gradients, by TensorFlow's loops and by XLA's."""
+from meta_pseudo_labels.models import activations
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels.models import activations
 
 INPUTS = [-2., -1., -.5, 0., .5, 3.]
 

@@ -1,12 +1,11 @@
 """The layers by their formulas: hand-computed numpy, and one replica against two."""
+from meta_pseudo_labels import rng
+from meta_pseudo_labels.distribution import devices
+from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.models import batch_norm, layers
+
 import numpy as np
 import pytest
-
-from meta_pseudo_labels import distribute
-from meta_pseudo_labels import rng
-from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.models import layers
-
 import tensorflow as tf
 
 DECAY, EPSILON = .9, 1e-3
@@ -19,8 +18,8 @@ def images(seed=0, batch=10):
   return (draw * [1, 2, 3] + 2).astype(np.float32)
 
 
-def batch_norm(dtype='float32'):
-  layer = layers.BatchNorm('norm', DECAY, EPSILON, dtype=dtype)
+def built_norm(dtype='float32'):
+  layer = batch_norm.BatchNorm('norm', DECAY, EPSILON, dtype=dtype)
   layer.build([None, 4, 5, 3])
   layer.gamma.assign([.5, 1., 2.])
   layer.beta.assign([1., 0., -1.])
@@ -36,12 +35,12 @@ def normalized(x, mean, variance):
 class TestBatchNorm:
 
   def test_starts_with_gamma_1_beta_0_mean_0_variance_1(self):
-    layer = layers.BatchNorm()
+    layer = batch_norm.BatchNorm()
     layer.build([None, 4, 5, 2])
     assert [v.numpy().tolist() for v in layer.variables] == [[1, 1], [0, 0], [0, 0], [1, 1]]
 
   def test_training_uses_and_averages_the_biased_statistics(self):
-    x, layer = images(batch=2), batch_norm()
+    x, layer = images(batch=2), built_norm()
     mean = x.astype(np.float64).mean(axis=(0, 1, 2))
     variance = (x.astype(np.float64) ** 2).mean(axis=(0, 1, 2)) - mean ** 2  # of 40, not of 39
     np.testing.assert_allclose(layer(x, training=True), normalized(x, mean, variance), atol=1e-5)
@@ -52,7 +51,7 @@ class TestBatchNorm:
         layer.moving_variance, start_variance + .1 * (variance - start_variance), rtol=1e-6)
 
   def test_evaluation_uses_the_averages_and_leaves_them_alone(self):
-    x, layer = images(), batch_norm()
+    x, layer = images(), built_norm()
     expected = normalized(x, np.array([.1, .2, .3]), np.array([1., 2., 3.]))
     np.testing.assert_allclose(layer(x, training=False), expected, atol=1e-5)
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
@@ -61,11 +60,11 @@ class TestBatchNorm:
   @pytest.mark.parametrize('training', [False, True])
   def test_bfloat16_is_normalized_in_float32_and_cast_back(self, training):
     x = tf.cast(images(), tf.bfloat16)
-    layer = batch_norm('mixed_bfloat16')
+    layer = built_norm('mixed_bfloat16')
     outputs = layer(x, training=training)
     assert outputs.dtype == tf.bfloat16
     assert all(v.dtype == tf.float32 for v in layer.variables)
-    expected = batch_norm()(tf.cast(x, tf.float32), training=training)
+    expected = built_norm()(tf.cast(x, tf.float32), training=training)
     np.testing.assert_array_equal(outputs, tf.cast(expected, tf.bfloat16))
 
 
@@ -83,8 +82,8 @@ class TestBatchNorm:
       return (x - mean) * gamma * tf.math.rsqrt(variance + EPSILON) + beta
 
     def fused(x, gamma, beta):
-      known = layers.fused_batch_norm(tf.stop_gradient(x), gamma, beta, EPSILON)[1] if again else None
-      return layers.fused_batch_norm(x, gamma, beta, EPSILON, known)[0]
+      known = batch_norm.fused_batch_norm(tf.stop_gradient(x), gamma, beta, EPSILON)[1] if again else None
+      return batch_norm.fused_batch_norm(x, gamma, beta, EPSILON, known)[0]
 
     x, arguments = images(batch=3), ([.5, 1., 2.], [1., 0., -1.])
     cotangent, directions = draw(x.shape), (draw(x.shape), draw(3), draw(3))
@@ -178,7 +177,7 @@ def on_two_replicas(x, weights):
   """What two replicas make of the halves of a batch: (outputs, variables of the batch norm)."""
   strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
   with strategy.scope():
-    norm = batch_norm()
+    norm = built_norm()
     depth, dropout = layers.StochasticDepth(.5, name='depth'), layers.Dropout(.5, name='dropout')
 
   def halves(values):
@@ -206,7 +205,7 @@ def test_two_replicas_compute_what_one_does():
   weights = images(seed=1, batch=8)
   (normed, gradient, depth, dropped), variables = on_two_replicas(x, weights)
 
-  norm = batch_norm()
+  norm = built_norm()
   with layers.noise(rng.key(5, 6), (('l', 8),)), tf.GradientTape() as tape:
     inputs = tf.constant(x)
     tape.watch(inputs)
@@ -263,21 +262,21 @@ def test_logits_are_float32_whatever_computes_them():
     (16, 16, 16, 2), (16, 16, 1, 2),  # At least 2.
     (16, 16, 4096, 16)])  # At most all.
 def test_group_sizes_are_the_release_s(replicas, examples, batch_size, size):
-  assert layers.group_size(replicas, examples, batch_size) == size
+  assert batch_norm.group_size(replicas, examples, batch_size) == size
 
 
 def test_groups_that_do_not_add_up_are_refused():
   with pytest.raises(UserError, match='12 replicas cannot be divided into groups of 8'):
-    layers.group_size(12, 16, None)
+    batch_norm.group_size(12, 16, None)
 
 
 def test_replicas_normalize_within_their_groups_and_average_over_all(monkeypatch):
   """Four replicas in two groups: by hand."""
-  monkeypatch.setattr(layers, 'ONE_GROUP', 2)
+  monkeypatch.setattr(batch_norm, 'ONE_GROUP', 2)
   x = images(batch=8) + np.repeat([0, 0, 5, 9], 2).astype(np.float32)[:, None, None, None]
-  strategy = distribute.mirrored([f'CPU:{index}' for index in range(4)])
+  strategy = devices.mirrored([f'CPU:{index}' for index in range(4)])
   with strategy.scope():
-    layer = layers.BatchNorm('norm', DECAY, EPSILON, batch_size=4)
+    layer = batch_norm.BatchNorm('norm', DECAY, EPSILON, batch_size=4)
     layer.build([None, 4, 5, 3])
 
   @tf.function(autograph=False)

@@ -6,15 +6,12 @@ import json
 import pathlib
 import re
 
+from meta_pseudo_labels import models, rng
+from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.models import efficientnet, layers
+
 import numpy as np
 import pytest
-
-from meta_pseudo_labels import models
-from meta_pseudo_labels import rng
-from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.models import efficientnet
-from meta_pseudo_labels.models import layers
-
 import tensorflow as tf
 
 with gzip.open(pathlib.Path(__file__).parent.parent / 'golden' / 'case8.json.gz') as file:

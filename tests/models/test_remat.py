@@ -1,13 +1,11 @@
 """Rematerialized passes train what plain ones train, in every method and model."""
+from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import methods, models
+from meta_pseudo_labels.models import calibration, remat
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import methods
-from meta_pseudo_labels import models
-from meta_pseudo_labels.models import calibration
-from meta_pseudo_labels.models import remat
 
 CLASSES = 3
 

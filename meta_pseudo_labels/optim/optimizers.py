@@ -4,62 +4,18 @@ An optimizer's `update` is a pure function from gradients, values and slots to n
 slots. So a non-finite step can be left out by a select, and the derivative of the whole update
 by the gradients, which the feedback needs (methods/feedback.py), is a plain GradientTape.
 """
-import dataclasses
-import math
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from meta_pseudo_labels.distribution import collectives
+from meta_pseudo_labels.optim.schedules import Rate
 
 import tensorflow as tf
 
-from meta_pseudo_labels import distribute
-
-# A learning rate: a number, or a function of the step (integer scalar) to one.
-Rate = Union[float, Callable[[tf.Tensor], tf.Tensor]]
 # A slot's values by the slot's name.
 Slots = Dict[str, List[tf.Tensor]]
 
 # A variable is a batch norm's (no weight decay) when its name has one of these (release).
 NORM_WORDS = ('batch_norm', 'batchnorm', 'bn', 'layer_norm', 'layernorm')
-
-
-@dataclasses.dataclass(frozen=True)
-class LearningRate:
-  """The rate as a function of the step before its increment (official-release.md).
-
-  Attributes:
-    rate: the rate per 256 examples of the global batch (`lr`, `mpl_student_lr`, ...).
-    batch_size: the GLOBAL labeled batch; the base rate is rate * batch_size / 256.
-    decay_type: constant, exponential (staircase) or cosine (to zero).
-    num_train_steps: where the cosine ends.
-    num_warmup_steps: the base rate times (s + 1) / num_warmup_steps before it.
-    num_wait_steps: the rate is 0 before it, and s counts from it.
-    num_decay_steps, decay_rate: of the exponential decay.
-  """
-  rate: float
-  batch_size: int = 256
-  decay_type: str = 'constant'
-  num_train_steps: int = 1
-  num_warmup_steps: int = 0
-  num_wait_steps: int = 0
-  num_decay_steps: int = 1
-  decay_rate: float = 1.
-
-  def __call__(self, step: tf.Tensor) -> tf.Tensor:
-    """The rate at `step` (integer scalar tensor): float32 scalar."""
-    base = self.rate * self.batch_size / 256.
-    s = tf.cast(step, tf.float32) - self.num_wait_steps
-    after = s - self.num_warmup_steps
-    if self.decay_type == 'constant':
-      rate = tf.constant(base, tf.float32)
-    elif self.decay_type == 'exponential':
-      rate = base * self.decay_rate ** tf.floor(after / self.num_decay_steps)
-    elif self.decay_type == 'cosine':
-      length = max(1, self.num_train_steps - self.num_warmup_steps - self.num_wait_steps)
-      rate = base * .5 * (1. + tf.cos(math.pi * tf.clip_by_value(after / length, 0., 1.)))
-    else:
-      raise ValueError(f'decay_type={self.decay_type}: use constant, exponential or cosine')
-    if self.num_warmup_steps:
-      rate = tf.where(after < 0., base * (s + 1.) / self.num_warmup_steps, rate)
-    return tf.where(s < 0., 0., rate)
 
 
 def add_weight_decay(gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], names: Sequence[str],
@@ -137,7 +93,7 @@ class Optimizer(tf.Module):
   def assign_slots(self, new_slots: Slots) -> None:
     """Stores what `update` returned; on all replicas alike."""
     for slot, tensors in new_slots.items():
-      distribute.assign(self.slots[slot], tensors)
+      collectives.assign(self.slots[slot], tensors)
 
 
 class SGD(Optimizer):

@@ -4,9 +4,9 @@ Written from TensorFlow's documentation, and never tried on a TPU: tests/test_sp
 """
 import math
 
-import tensorflow as tf
-
 from meta_pseudo_labels.errors import UserError
+
+import tensorflow as tf
 
 INSTEAD = '--nouse_xla_sharding --num_cores_per_replica=1, and --remat to save memory'
 

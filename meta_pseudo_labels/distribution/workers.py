@@ -9,9 +9,9 @@ import functools
 import os
 import tempfile
 
-import tensorflow as tf
-
 from meta_pseudo_labels.errors import UserError
+
+import tensorflow as tf
 
 # In a worker's own folder: the one of the run, which the chief writes.
 SHARED = '.shared'

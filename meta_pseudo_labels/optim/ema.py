@@ -1,9 +1,9 @@
 """The release's exponential moving average of a model's variables."""
 import contextlib
 
-import tensorflow as tf
+from meta_pseudo_labels.distribution import collectives
 
-from meta_pseudo_labels import distribute
+import tensorflow as tf
 
 
 def decay(step, ema_decay, ema_start=0):
@@ -39,7 +39,7 @@ class MovingAverage(tf.Module):
   def update(self, step):
     """Moves every average towards its variable: to be called on all replicas, in step."""
     d = decay(step, self.ema_decay, self.ema_start)
-    distribute.assign(self.averages, [a - tf.cast(d, a.dtype) * (a - v) for a, v in zip(
+    collectives.assign(self.averages, [a - tf.cast(d, a.dtype) * (a - v) for a, v in zip(
         self.averages, self._variables)])
 
   @contextlib.contextmanager
