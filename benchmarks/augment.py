@@ -23,20 +23,21 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2.
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment, datasets
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data import registry
+from meta_pseudo_labels.data.augment import rand_augment
+from meta_pseudo_labels.data.augment.views import PadCrop
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
 SIZE, PAD, GREY, BATCH = 32, 4, 128, 128
-INFO = datasets.info('cifar10')
+INFO = registry.info('cifar10')
 
 
 def ours(images, magnitude):
   """A dataset of batches (original, augmented), float32 `[128, 32, 32, 3]` each."""
-  views = views_lib.PadCrop(mean=INFO.mean, std=INFO.std, flip=True, magnitude=magnitude)
+  views = PadCrop(mean=INFO.mean, std=INFO.std, flip=True, magnitude=magnitude)
   held = tf.constant(images)
 
   @tf.autograph.experimental.do_not_convert
@@ -91,7 +92,7 @@ def addons(images, magnitude):
     from tensorflow_addons import image as tfa_image  # pylint: disable=import-outside-toplevel
   except ImportError:
     return None
-  level = augment.levels(magnitude, SIZE // 8, SIZE // 8)
+  level = rand_augment.levels(magnitude, SIZE // 8, SIZE // 8)
   operations = addons_operations(tfa_image, level)
 
   def weak(image):
@@ -149,7 +150,7 @@ def pillow_cutout(image, pad):
 
 def pillow(images, magnitude):
   """An endless generator of (original, augmented), float32 `[32, 32, 3]` each, of one process."""
-  operations = pillow_operations(augment.levels(magnitude, SIZE // 8, SIZE // 8))
+  operations = pillow_operations(rand_augment.levels(magnitude, SIZE // 8, SIZE // 8))
   mean, std = np.array(INFO.mean, np.float32), np.array(INFO.std, np.float32)
 
   def weak(image):

@@ -46,7 +46,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import models
-from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.methods import SMALL_IMAGES
 from meta_pseudo_labels.optim import optimizers
@@ -151,7 +151,7 @@ def network(model_type, shape, classes, small_images=False):
 
 def inputs(config):
   """(shape, number of classes) of a recipe's data; of one's own images: RGB, --num_classes."""
-  info = datasets.info(config.dataset)
+  info = registry.info(config.dataset)
   classes = info.num_classes or config.num_classes
   if info.kind == 'points':
     return info.image_shape, classes

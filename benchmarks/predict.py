@@ -19,7 +19,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import export, methods, predict, progress
-from meta_pseudo_labels.data import datasets, views
+from meta_pseudo_labels.data import registry
+from meta_pseudo_labels.data.augment.views import PadCrop
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -57,10 +58,10 @@ def parse(argv):
 
 def compare(config, count, rounds, folder):
   """Prints a line a round, and the median ratio at last."""
-  size, info = config.image_size, datasets.info('cifar10')
+  size, info = config.image_size, registry.info('cifar10')
   paths = write_images(folder, count, size)
   model = methods.build_model(config, 0, (size, size, 3), info.num_classes)
-  classifier = export.Classifier(model, views.PadCrop(mean=info.mean, std=info.std),
+  classifier = export.Classifier(model, PadCrop(mean=info.mean, std=info.std),
                                  (size, size, 3), info.class_names)
   batch_size = min(config.eval_batch_size, count)
   batch = tf.zeros([batch_size, size, size, 3])

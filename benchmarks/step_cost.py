@@ -17,7 +17,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import methods
-from meta_pseudo_labels.data import datasets, pipeline, views
+from meta_pseudo_labels.data import input_pipeline, registry
+from meta_pseudo_labels.data.augment.views import PadCrop
 from meta_pseudo_labels.distribution import devices
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.flag_table import FEEDBACKS
@@ -27,7 +28,7 @@ import tensorflow as tf
 
 CLASSES, SECONDS_A_TURN = 10, 2.
 KNOWN = (*FEEDBACKS, 'uda', 'supervised')
-INFO = datasets.info('cifar10')
+INFO = registry.info('cifar10')
 
 
 def real_input(config, supervised):
@@ -35,9 +36,9 @@ def real_input(config, supervised):
   random, size = np.random.RandomState(0), config.image_size
   images = random.randint(0, 256, [50000, size, size, 3]).astype(np.uint8)
   dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
-  return iter(pipeline.train_batches(
+  return iter(input_pipeline.train_batches(
       images[:4000], random.randint(CLASSES, size=4000), None if supervised else images,
-      views=views.PadCrop(mean=INFO.mean, std=INFO.std, magnitude=config.augment_magnitude,
+      views=PadCrop(mean=INFO.mean, std=INFO.std, magnitude=config.augment_magnitude,
                           dtype=dtype),
       batch_size=config.train_batch_size, uda_data=config.uda_data, seed=0))
 

@@ -27,6 +27,8 @@ import subprocess
 import sys
 import tempfile
 
+from meta_pseudo_labels.data import semi_supervised
+
 import numpy as np
 
 CHECKOUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
@@ -140,10 +142,10 @@ def varied(problem, variant, seed):
   """The problem with its labeled examples changed as `variant` says ('': as it is)."""
   if not variant:
     return problem
-  labels, chosen = VARIANTS[variant](problem.labels, problem.split.labeled, problem.num_classes,
+  labels, chosen = VARIANTS[variant](semi_supervised.labels, semi_supervised.split.labeled, semi_supervised.num_classes,
                                      np.random.RandomState([seed, 2]))
   return dataclasses.replace(problem, labels=labels, split=dataclasses.replace(
-      problem.split, labeled=chosen))
+      semi_supervised.split, labeled=chosen))
 
 
 def run_one(flags, seed, variant='', prepare=None):
@@ -157,7 +159,7 @@ def run_one(flags, seed, variant='', prepare=None):
   import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2.
   from meta_pseudo_labels import checkpoints, progress, train
   from meta_pseudo_labels import config as config_lib
-  from meta_pseudo_labels.data import problem
+  from meta_pseudo_labels.data import semi_supervised
   from meta_pseudo_labels.distribution import devices
 
   import tensorflow as tf
@@ -169,7 +171,7 @@ def run_one(flags, seed, variant='', prepare=None):
     devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
     config = config.replace(save_every=config.num_train_steps)
     checkpoints.prepare_folder(config)
-    data = varied(problem.build(config), variant, seed)
+    data = varied(semi_supervised.build(config), variant, seed)
     run = train.Run(config, data, tf.distribute.OneDeviceStrategy('CPU:0'),
                     progress.Progress(io.StringIO()))
     if prepare:

@@ -7,8 +7,7 @@ import time
 from typing import List, Optional
 
 from meta_pseudo_labels import checkpoints, pictures, report, train
-from meta_pseudo_labels.data import examples, splits
-from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import semi_supervised, splits, storage
 from meta_pseudo_labels.distribution import workers
 from meta_pseudo_labels.errors import UserError
 
@@ -135,7 +134,7 @@ def train_one_seed(config, problem, strategy, progress, first_phase=None):
     Interrupted: a signal came.
     UserError: see `train.Run`; or LabelSpreading is asked for, but the images are not in memory.
   """
-  if 'label_spreading' in config.baseline_names and examples.is_encoded(problem.inputs):
+  if 'label_spreading' in config.baseline_names and storage.is_encoded(problem.inputs):
     # Before anything is trained, wherever in the list it stands.
     raise UserError('--baselines=label_spreading: needs images of one size in memory; leave it out, '
                     'or give --views=pad_crop')
@@ -214,7 +213,7 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
               None if first.label_seed is None else first.label_seed + number),
           output_dir=os.path.join(first.output_dir, f'seed_{first.seed + number}'))
       workers.together(strategy, functools.partial(checkpoints.prepare_folder, config))
-      problem = workers.together(strategy, functools.partial(problem_lib.build, config))
+      problem = workers.together(strategy, functools.partial(semi_supervised.build, config))
     if first.num_seeds > 1:
       progress.say(f'Seed {config.seed} ({number + 1} of {first.num_seeds})')
     splits.write_manifest(os.path.join(config.output_dir, 'labeled_split.json'), problem.split,

@@ -14,7 +14,7 @@ import sys
 import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import checkpoint_files, release_checkpoints, train
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
@@ -41,11 +41,11 @@ def shapes(config, class_names):
   Raises:
     UserError: there is no such data set, or only the data say what shape they have.
   """
-  info = datasets.info(config.dataset)
-  if info.source == 'npz':
+  info = registry.info(config.dataset)
+  if info.default_channels is None and info.image_shape is None:
     raise UserError('--output_dir: a run on a .npz file cannot be written in the release\'s format, '
                     'as only that file says what shape its arrays have')
-  channels = 3 if info.image_shape is None else info.image_shape[-1]
+  channels = info.default_channels or info.image_shape[-1]
   input_shape = info.image_shape if info.kind == 'points' else (
       config.image_size, config.image_size, channels)
   return Shapes(input_shape, len(class_names))

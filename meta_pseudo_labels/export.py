@@ -9,8 +9,8 @@ import shutil
 
 from meta_pseudo_labels import checkpoints
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels.data import encoded
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment.views import Points, ResizedCrop
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -101,16 +101,16 @@ class Classifier(tf.Module):
       views: one of data/views.py; its `plain` is what evaluation does.
       input_shape: Problem.input_shape.
       class_names: K str.
-      fit: how images that were in memory came to be of one size, Problem.fit; None: encoded.fit.
+      fit: how images that were in memory came to be of one size, Problem.fit; None: decode.fit.
     """
     super().__init__(name='classifier')
     self._views, self._class_names = views, tuple(class_names)
-    self._fit = fit or (lambda image: encoded.fit(image, self.input_shape[0]))
-    self.points = isinstance(views, views_lib.Points)
+    self._fit = fit or (lambda image: decode.fit(image, self.input_shape[0]))
+    self.points = isinstance(views, Points)
     self.dtype = views.dtype
-    self._encoded_views = isinstance(views, views_lib.ResizedCrop)
+    self._encoded_views = isinstance(views, ResizedCrop)
     side = getattr(views, 'eval_size', None)
-    shape = (side, side, encoded.CHANNELS) if side else tuple(input_shape)
+    shape = (side, side, decode.CHANNELS) if side else tuple(input_shape)
     self.input_shape = shape
     # The variables, not the model: Keras would write each of its layers down as well, with
     # functions of their own.
@@ -137,7 +137,7 @@ class Classifier(tf.Module):
       self.from_points = function(lambda points: self._classified(views.plain(points)),
                                   tf.TensorSpec([None, *shape], tf.float32, 'points'))
       return
-    pixels = tf.TensorSpec([None, None, None, encoded.CHANNELS], tf.uint8, 'images')
+    pixels = tf.TensorSpec([None, None, None, decode.CHANNELS], tf.uint8, 'images')
     self.prepare = function(self._prepared, tf.TensorSpec([], tf.string, 'image_bytes'))
     self.from_bytes = function(lambda image_bytes: self._classified(self._decoded(image_bytes)),
                                tf.TensorSpec([None], tf.string, 'image_bytes'))
@@ -167,7 +167,7 @@ class Classifier(tf.Module):
   def _prepared(self, image_bytes):
     if self._encoded_views:
       return self._views.plain(image_bytes[tf.newaxis])[0]
-    return self._plain(self._fit(encoded.decode(image_bytes))[tf.newaxis])[0]
+    return self._plain(self._fit(decode.decode(image_bytes))[tf.newaxis])[0]
 
   def _plain(self, images):
     """uint8 `[N, S, S, 3]` -> what the network sees. Gray of three equal channels is unchanged."""
@@ -180,7 +180,7 @@ class Classifier(tf.Module):
     size = self.input_shape[0]
     if self._encoded_views:
       return self._views.normalized(tf.map_fn(
-          lambda image: encoded.central_crop_of_pixels(image, size), images,
+          lambda image: decode.central_crop_of_pixels(image, size), images,
           fn_output_signature=tf.float32))
 
     def fitted():
@@ -188,7 +188,7 @@ class Classifier(tf.Module):
 
     fits = tf.reduce_all(tf.equal(tf.shape(images)[1:3], size))
     return self._plain(tf.ensure_shape(tf.cond(fits, lambda: images, fitted),
-                                       [None, size, size, encoded.CHANNELS]))
+                                       [None, size, size, decode.CHANNELS]))
 
   def _decoded(self, image_bytes):
     """string `[N]` -> what the network sees. Fails with the indices of all that are no images."""
@@ -285,7 +285,7 @@ def _write_warmup(classifier, path):
     zeros = np.zeros([1, *classifier.input_shape], np.float32)
     name, value = 'points', tf.make_tensor_proto(zeros)
   else:
-    image = tf.io.encode_png(tf.zeros([32, 32, encoded.CHANNELS], tf.uint8)).numpy()
+    image = tf.io.encode_png(tf.zeros([32, 32, decode.CHANNELS], tf.uint8)).numpy()
     name, value = 'image_bytes', tf.make_tensor_proto([image])
   inputs = _message(1, name.encode()) + _message(2, value.SerializeToString())
   request = _message(1, _message(1, b'default')) + _message(2, inputs)

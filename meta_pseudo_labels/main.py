@@ -20,8 +20,7 @@ from meta_pseudo_labels import (
 )
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import progress as progress_lib
-from meta_pseudo_labels.data import predictions, splits
-from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import semi_supervised, splits, teacher_predictions
 from meta_pseudo_labels.distribution import devices, workers
 from meta_pseudo_labels.errors import Failure, UserError
 
@@ -106,7 +105,7 @@ def _trained(config, progress):
   """
   strategy = devices.create_strategy('one_device')
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
-  problem = problem_lib.build(config, progress.say)
+  problem = semi_supervised.build(config, progress.say)
   run = train.Run(config, problem, strategy, progress)
   train.require_checkpoint(run)
   results = checkpoints.read_json(os.path.join(config.output_dir, 'results.json')) or {}
@@ -154,10 +153,10 @@ def _label(config, progress):
   config = export.as_trained(config)
   path = config.output or os.path.join(config.output_dir, 'teacher_predictions.npz')
   problem, model = _trained(config, progress)
-  found = predictions.Predictions(*(select_images.log_probabilities(
+  found = teacher_predictions.Predictions(*(select_images.log_probabilities(
       model, inputs, problem.views, config.eval_batch_size) for inputs in (
           problem.labeled[0], problem.unlabeled)))
-  predictions.write(path, found, problem.described)
+  teacher_predictions.write(path, found, problem.described)
   known = problem.truth >= 0
   right = found.unlabeled.argmax(axis=1)[known] == problem.truth[known]
   accuracy = f' ({100 * right.mean():.2f}% of those with a known label right)' if known.any() else ''
@@ -194,7 +193,7 @@ def _run_task(config, progress):
       master=config.master, tpu_topology=config.tpu_topology,
       cores_per_replica=config.num_cores_per_replica)
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
-  problem = workers.together(strategy, lambda: problem_lib.build(config, progress.say))
+  problem = workers.together(strategy, lambda: semi_supervised.build(config, progress.say))
   notes = config_lib.notes(config)
   config = config.replace(num_classes=problem.num_classes)
   with contextlib.ExitStack() as stack:

@@ -6,8 +6,11 @@ import math
 import os
 import time
 
-from meta_pseudo_labels.data import encoded, examples, folder
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels import errors
+from meta_pseudo_labels.data import storage
+from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.formats import image_folder
+from meta_pseudo_labels.errors import UserError, one_line
 
 import numpy as np
 import tensorflow as tf
@@ -31,11 +34,11 @@ def find(pattern):
   found = set()
   for place in places:
     if os.path.isdir(place):
-      found.update(folder.images_below(place)[0])
+      found.update(image_folder.images_below(place)[0])
     else:
       found.add(place)
   if not found:
-    raise UserError(f'--input={pattern}: no images found ({" ".join(folder.SUFFIXES)}); give a '
+    raise UserError(f'--input={pattern}: no images found ({" ".join(image_folder.SUFFIXES)}); give a '
                     'file, a folder, or a pattern in quotes')
   return sorted(found)
 
@@ -49,7 +52,7 @@ def load(path):
   try:
     classifier = tf.saved_model.load(path)
   except (OSError, ValueError, tf.errors.OpError) as error:
-    raise UserError(f'--saved_model={path}: cannot be loaded ({examples.one_line(error)}); give a '
+    raise UserError(f'--saved_model={path}: cannot be loaded ({one_line(error)}); give a '
                     'folder that --task_mode=export wrote') from error
   if not all(hasattr(classifier, name) for name in ('classify', 'names')):
     raise UserError(f'--saved_model={path}: not written by --task_mode=export; give a folder that '
@@ -191,11 +194,11 @@ def _reason(classifier, path):
   try:
     with tf.device('CPU:0'):
       content = tf.io.read_file(os.fsencode(path))
-      if not tf.size(encoded.decode(content)):
+      if not tf.size(decode.decode(content)):
         return 'it has no pixels'
       classifier.prepare(content)
   except tf.errors.OpError as error:
-    return examples.decoding_error(error)
+    return storage.decoding_error(error)
   return 'it failed once and can be read now; try again'
 
 

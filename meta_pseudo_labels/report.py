@@ -6,11 +6,11 @@ import platform
 import shlex
 import sys
 
-from meta_pseudo_labels import checkpoints, curves, evaluate, page, pictures, samples
+from meta_pseudo_labels import checkpoints, curves, errors, evaluate, page, pictures, samples
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data.augment.views import Points
 from meta_pseudo_labels.distribution import workers
+from meta_pseudo_labels.errors import one_line
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +25,7 @@ def attempt(run, progress):
   try:
     return write(run)
   except Exception as error:  # pylint: disable=broad-except
-    progress.say(f'report.html was not made ({type(error).__name__}: {examples.one_line(error)}); '
+    progress.say(f'report.html was not made ({type(error).__name__}: {one_line(error)}); '
                  '--task_mode=report tries again')
     return None
 
@@ -238,7 +238,7 @@ def _classes(found):
 def _mistakes(problem, split, outcomes):
   """The most confident mistakes as images, or '' for points and where there are none."""
   chosen = outcomes.mistakes(MISTAKES)
-  if isinstance(problem.views, views_lib.Points) or not len(chosen):
+  if isinstance(problem.views, Points) or not len(chosen):
     return ''
   found, names = problem.evaluated[split], problem.info.class_names
   data = dataclasses.replace(found, inputs=found.inputs[chosen], labels=found.labels[chosen])

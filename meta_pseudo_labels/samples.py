@@ -2,7 +2,7 @@
 import dataclasses
 
 from meta_pseudo_labels import methods
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data.augment.views import Points
 
 import numpy as np
 import tensorflow as tf
@@ -69,7 +69,7 @@ def take(method, problem, seed, count=12):
     seed: int.
     count: int.
   """
-  if isinstance(problem.views, views_lib.Points) or isinstance(method, methods.Supervised):
+  if isinstance(problem.views, Points) or isinstance(method, methods.Supervised):
     return None
   data = next(iter(problem.train_batches(batch_size=LABELED, uda_data=PER_LABELED, seed=seed)))
   probabilities, source = _pseudo_labels(method, data)

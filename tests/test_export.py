@@ -6,9 +6,8 @@ import sys
 
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import export, main, models, train
-from meta_pseudo_labels.data import problem as problem_lib
-from meta_pseudo_labels.data import sources
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data import registry, semi_supervised
+from meta_pseudo_labels.data.augment.views import PadCrop, Points, ResizedCrop
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -76,7 +75,7 @@ def fixture_digits(run):
   """(the test images, 8 x 8 pixels as they come, though the run was trained at 12, {ema, raw,
   teacher: their probabilities by the checkpoint's models in evaluation})."""
   config = config_lib.parse(['main', f'--output_dir={run}', *FLAGS])
-  problem = problem_lib.build(config)
+  problem = semi_supervised.build(config)
   trained = train.Run(config, problem, tf.distribute.OneDeviceStrategy('CPU:0'))
   assert trained.checkpoints.restore_best()
   images = problem.evaluated['test'].inputs
@@ -86,7 +85,7 @@ def fixture_digits(run):
   found = {'raw': model('student'), 'teacher': model('teacher')}
   with trained.phases[0].method.average.applied():
     found['ema'] = model('student')
-  return sources.load(problem.info).test.inputs, found
+  return registry.load(problem.info).test.inputs, found
 
 
 def test_another_process_predicts_what_evaluation_does(run, digits, tmp_path, capsys):
@@ -138,7 +137,7 @@ def test_an_older_export_is_replaced_and_tflite_and_warmup_come_with_it(run, dig
   interpreter = tf.lite.Interpreter(str(tmp_path / 'served' / 'model.tflite'))
   index = interpreter.get_input_details()[0]['index']
   interpreter.resize_tensor_input(index, [20, 12, 12, 1])
-  images = problem_lib.stretched(images[:20], 12).numpy()
+  images = semi_supervised.stretched(images[:20], 12).numpy()
   interpreter.allocate_tensors()
   mean, std = 77.59793, 95.73860
   interpreter.set_tensor(index, ((images - mean) / std).astype(np.float32))
@@ -193,14 +192,14 @@ def classifier(views, shape, model_type='wrn-10-1', num_classes=3):
 
 def test_gray_of_equal_channels_is_unchanged():
   gray = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-  served, _ = classifier(views_lib.PadCrop(mean=(0.,), std=(1.,)), (16, 16, 1))
+  served, _ = classifier(PadCrop(mean=(0.,), std=(1.,)), (16, 16, 1))
   png = tf.io.encode_png(gray[0])
   np.testing.assert_array_equal(served.prepare(png), gray[0])
   np.testing.assert_array_equal(served._prepared_pixels(tf.repeat(gray, 3, axis=3)), gray)
 
 
 def test_photos_are_cropped_as_in_evaluation():
-  views = views_lib.ResizedCrop(size=12, eval_size=16, mean=(100., 120., 90.), std=(50., 60., 70.))
+  views = ResizedCrop(size=12, eval_size=16, mean=(100., 120., 90.), std=(50., 60., 70.))
   served, model = classifier(views, (None, None, 3))
   images = np.random.RandomState(0).randint(0, 256, [3, 37, 50, 3]).astype(np.uint8)
   files = tf.stack([tf.io.encode_png(images[0]), tf.io.encode_jpeg(images[1], quality=80),
@@ -217,7 +216,7 @@ def test_photos_are_cropped_as_in_evaluation():
 def test_bfloat16_is_served_but_not_by_tflite(tmp_path):
   tf.keras.mixed_precision.set_global_policy('mixed_bfloat16')
   try:
-    served, model = classifier(views_lib.PadCrop(dtype=tf.bfloat16), (8, 8, 3), 'mlp-8x1')
+    served, model = classifier(PadCrop(dtype=tf.bfloat16), (8, 8, 3), 'mlp-8x1')
   finally:
     tf.keras.mixed_precision.set_global_policy('float32')
   with pytest.raises(UserError, match='computes in bfloat16, which TFLite does not'):
@@ -231,7 +230,7 @@ def test_bfloat16_is_served_but_not_by_tflite(tmp_path):
 
 
 def test_points(tmp_path):
-  served, model = classifier(views_lib.Points(), (2,), 'mlp-8x1', num_classes=2)
+  served, model = classifier(Points(), (2,), 'mlp-8x1', num_classes=2)
   export.write(served, str(tmp_path / 'served'))
   loaded = tf.saved_model.load(str(tmp_path / 'served'))
   assert sorted(loaded.signatures) == ['points', 'serving_default']

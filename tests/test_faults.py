@@ -16,7 +16,7 @@ from meta_pseudo_labels import (
   stopping,
   train,
 )
-from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import semi_supervised
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -248,7 +248,7 @@ def test_a_disk_that_comes_back(tmp_path, capsys, monkeypatch, before_second_sav
 
 def poisoned(first, count):
   """Problem.train_batches whose labeled inputs are NaN in `count` batches from `first` on."""
-  batches = problem_lib.Problem.train_batches
+  batches = semi_supervised.Problem.train_batches
 
   def make(self, **kwargs):
     def poison(index, data):
@@ -262,7 +262,7 @@ def poisoned(first, count):
 
 @pytest.mark.parametrize('method', ['supervised', 'mpl'])
 def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
-  monkeypatch.setattr(problem_lib.Problem, 'train_batches', poisoned(3, 100))
+  monkeypatch.setattr(semi_supervised.Problem, 'train_batches', poisoned(3, 100))
   flags = [f'--method={method}', '--max_nonfinite_steps=4', '--num_train_steps=50',
            '--mpl_feedback=soft']
   assert main.run(tiny(tmp_path, *flags)) == 1
@@ -276,7 +276,7 @@ def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
 
 
 def test_a_loop_on_the_device_ends_at_the_last_step_that_is_allowed(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(problem_lib.Problem, 'train_batches', poisoned(3, 1000))
+  monkeypatch.setattr(semi_supervised.Problem, 'train_batches', poisoned(3, 1000))
   flags = ['--max_nonfinite_steps=9', '--num_train_steps=500', '--log_every=500', '--save_every=500']
   assert main.run(tiny(tmp_path, *flags)) == 1
   line, _ = one_error_line(capsys)
@@ -304,7 +304,7 @@ def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
 
 
 def test_a_few_nan_steps_are_left_out_and_counted(tmp_path, monkeypatch):
-  monkeypatch.setattr(problem_lib.Problem, 'train_batches', poisoned(2, 3))
+  monkeypatch.setattr(semi_supervised.Problem, 'train_batches', poisoned(2, 3))
   assert main.run(tiny(tmp_path, '--max_nonfinite_steps=4', '--num_train_steps=8')) == 0
   lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   trained = [line for line in lines if line['kind'] == 'train']

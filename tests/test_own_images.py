@@ -7,7 +7,7 @@ import signal
 
 from meta_pseudo_labels import checkpoints, main
 from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import semi_supervised
 
 import numpy as np
 import pytest
@@ -137,7 +137,7 @@ def test_views_as_asked_for(tmp_path, size, flags, mirrored, colored):
     for number in range(count):
       (tmp_path / split / str(number % 2)).mkdir(parents=True, exist_ok=True)
       Image.fromarray(image).save(tmp_path / split / str(number % 2) / f'{number}.png')
-  problem = problem_lib.build(config_lib.parse([
+  problem = semi_supervised.build(config_lib.parse([
       'main', '--dataset_name=folder_mpl', f'--data_dir={tmp_path}', f'--image_size={size}',
       f'--output_dir={tmp_path}/run', '--num_validation=2', *flags]))
   batches = iter(problem.train_batches(batch_size=4, uda_data=8, seed=0))

@@ -5,7 +5,7 @@ import json
 
 from meta_pseudo_labels import export, main, models, predict
 from meta_pseudo_labels import progress as progress_lib
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data.augment.views import PadCrop, Points
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_what_an_input_means(images):
 
 def test_the_network_is_traced_once(images, tmp_path):
   model = models.build('wrn-10-1', num_classes=3, input_shape=(8, 8, 3))
-  served = export.Classifier(model, views_lib.PadCrop(), (8, 8, 3), ['one', 'two', 'three'])
+  served = export.Classifier(model, PadCrop(), (8, 8, 3), ['one', 'two', 'three'])
   shapes = []
   classify = served.classify
   served.classify = lambda inputs: shapes.append(tuple(inputs.shape)) or classify(inputs)
@@ -130,7 +130,7 @@ def test_a_bad_request_is_one_line_and_status_2(run, images, capsys, flags, word
 
 def test_networks_that_take_no_images(images, tmp_path, capsys):
   model = models.build('mlp-8x1', num_classes=2, input_shape=(2,))
-  points = export.Classifier(model, views_lib.Points(), (2,), ['one', 'two'])
+  points = export.Classifier(model, Points(), (2,), ['one', 'two'])
   export.write(points, str(tmp_path / 'points'))
   other = tf.Module()
   other.function = tf.function(lambda x: x, input_signature=[tf.TensorSpec([])])

@@ -10,9 +10,7 @@ import sys
 
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import main, train
-from meta_pseudo_labels.data import datasets, examples, sources, splits
-from meta_pseudo_labels.data import problem as problem_lib
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data import registry, semi_supervised, splits, storage
 from meta_pseudo_labels.distribution import devices
 
 import numpy as np
@@ -20,6 +18,8 @@ import pytest
 import tensorflow as tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'benchmarks'))
+
+from meta_pseudo_labels.data.augment.views import PadCrop
 
 import estimate  # pylint: disable=wrong-import-position
 
@@ -124,13 +124,13 @@ def test_the_finetune_recipes_are_the_releases_commands_and_a_finetune():
 
 
 def random_images(info, *, count, size, extra=0):
-  """`examples.Data` of noise in memory, its labels one class after the other."""
+  """`storage.Data` of noise in memory, its labels one class after the other."""
   rng = np.random.RandomState(0)
-  draw = lambda n: examples.Examples(
+  draw = lambda n: storage.Examples(
       rng.randint(256, size=(n, size, size, info.image_shape[-1])).astype(np.uint8),
       np.arange(n, dtype=np.int32) % info.num_classes)
   unlabeled = draw(extra) if extra else None
-  return examples.Data(train=draw(count), test=draw(20), unlabeled_extra=unlabeled)
+  return storage.Data(train=draw(count), test=draw(20), unlabeled_extra=unlabeled)
 
 
 @pytest.fixture(name='stand_ins', scope='module')
@@ -157,7 +157,7 @@ def fixture_stand_ins(tmp_path_factory):
         writer.write(tf.train.Example(features=tf.train.Features(
             feature=features)).SerializeToString())
   folders = {'folder': f'{root}/folder', 'imagenet_10_percent': f'{root}/shards'}
-  load = sources.load
+  load = registry.load
 
   def stand_in_for(info, *args, **kwargs):
     if info.name in ('cifar10', 'cifar100', 'svhn', 'fashion_mnist'):
@@ -169,8 +169,8 @@ def fixture_stand_ins(tmp_path_factory):
   @functools.cache
   def build(config):
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(sources, 'load', stand_in_for)
-      problem = problem_lib.build(config.replace(data_dir=folders.get(config.dataset)))
+      patch.setattr(registry, 'load', stand_in_for)
+      problem = semi_supervised.build(config.replace(data_dir=folders.get(config.dataset)))
     return problem, next(iter(problem.train_batches(batch_size=2, seed=0, uda_data=1)))
 
   # The fields that data depend on.
@@ -284,17 +284,17 @@ def stand_in(config, num_classes):
   """A Problem of random images and the recipe's number of classes."""
   rng = np.random.RandomState(0)
   size = config.image_size
-  info = dataclasses.replace(datasets.info('cifar10'), name='stand-in',
+  info = dataclasses.replace(registry.info('cifar10'), name='stand-in',
                              class_names=tuple(map(str, range(num_classes))))
   images = rng.randint(256, size=(8, size, size, 3)).astype(np.uint8)
   labels = rng.randint(num_classes, size=8).astype(np.int32)
-  views = views_lib.PadCrop(mean=info.mean, std=info.std, flip=info.flip, ops=info.augment_ops,
+  views = PadCrop(mean=info.mean, std=info.std, flip=info.flip, ops=info.augment_ops,
                             magnitude=config.augment_magnitude, dtype=tf.bfloat16)
   # By hand, as no draw would take eight images for a thousand classes.
   split = splits.Split(np.arange(4), np.arange(8), np.arange(0))
-  return problem_lib.Problem(
+  return semi_supervised.Problem(
       info=info, split=split, inputs=images, labels=labels, unlabeled=images, truth=labels,
-      evaluated={'test': examples.Examples(images, labels)}, views=views)
+      evaluated={'test': storage.Examples(images, labels)}, views=views)
 
 
 def test_imagenet_10_percent_mpl_starts_training(one_device):

@@ -4,8 +4,7 @@ import json
 import os
 
 from meta_pseudo_labels import flag_table, main, train
-from meta_pseudo_labels.data import predictions
-from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import semi_supervised, teacher_predictions
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -61,7 +60,7 @@ def test_from_a_teacher_of_digits_to_an_exported_student(tmp_path, capsys):
   (tmp_path / 'digit.png').write_bytes(tf.io.encode_png(np.zeros([8, 8, 3], np.uint8)).numpy())
   assert main.run(['main', '--task_mode=predict', f'--output_dir={student}',
                    f'--input={tmp_path}/digit.png']) == 0
-  assert 'digit.png' in (student / 'predictions.csv').read_text()
+  assert 'digit.png' in (student / 'teacher_predictions.csv').read_text()
   # The teacher's run, emptied, would take with it what the student still needs.
   assert main.run([*flags, f'--output_dir={teacher}', '--reset_output_dir']) == 2
   assert f'holds --teacher_predictions={path}' in capsys.readouterr().err and path.exists()
@@ -70,12 +69,12 @@ def test_from_a_teacher_of_digits_to_an_exported_student(tmp_path, capsys):
 def test_what_is_stored_is_what_the_network_says_of_the_plain_inputs(stored, one_device):
   config = test_train.configure(
       test_train.tiny(stored.parent, dataset='two_moons_6_uda'))
-  problem = problem_lib.build(config)
+  problem = semi_supervised.build(config)
   run = train.Run(config, problem, one_device)
   with run.phases[0].method.average.applied():
     logits = [run.phases[0].method.student(tf.constant(inputs)).numpy()
               for inputs in (problem.labeled[0], problem.unlabeled)]
-  found = predictions.read(str(stored), problem.described)
+  found = teacher_predictions.read(str(stored), problem.described)
   for log_probs, expected in zip((found.labeled, found.unlabeled), logits):
     expected = expected.astype(np.float64)
     expected -= np.log(np.exp(expected).sum(axis=1, keepdims=True))
@@ -86,8 +85,8 @@ def test_what_is_stored_is_what_the_network_says_of_the_plain_inputs(stored, one
 def test_a_batch_has_its_own_examples_predictions(stored):
   """Told by the points themselves, of which the predictions here are a copy."""
   config = test_train.configure(reduced('unused', stored))
-  problem = problem_lib.build(config)
-  problem = dataclasses.replace(problem, predictions=predictions.Predictions(
+  problem = semi_supervised.build(config)
+  problem = dataclasses.replace(problem, predictions=teacher_predictions.Predictions(
       problem.labeled[0], problem.unlabeled))
   for replicas in (1, 2):
     batches = problem.train_batches(batch_size=4, uda_data=3, seed=0, replicas=replicas)
@@ -161,15 +160,15 @@ def test_what_predictions_are_of_is_told_apart(names):
                 labeled=np.zeros([2, 3], np.float32), truth=np.full(4, -1, np.int32))
   inputs = rng.standard_normal([4, 3]).astype(np.float32)
   called = np.array(['1.png', '2.png', '3.png', '4.png'])
-  made = lambda order: predictions.description(
+  made = lambda order: teacher_predictions.description(
       unlabeled=inputs[order], names=called[order] if names else None, **common)
   assert made([0, 1, 2, 3]) == made([0, 1, 2, 3]) != made([0, 1, 3, 2])
 
 
 def test_a_disk_that_cannot_be_written(tmp_path):
-  found = predictions.Predictions(np.zeros([1, 1], np.float32), np.zeros([1, 1], np.float32))
+  found = teacher_predictions.Predictions(np.zeros([1, 1], np.float32), np.zeros([1, 1], np.float32))
   with pytest.raises(UserError, match='cannot write .*no/such.npz: No such file'):
-    predictions.write(os.path.join(tmp_path, 'no', 'such.npz'), found, {})
+    teacher_predictions.write(os.path.join(tmp_path, 'no', 'such.npz'), found, {})
 
 
 def test_a_reduced_baseline_may_come_and_go(stored, tmp_path):

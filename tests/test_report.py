@@ -7,7 +7,7 @@ import subprocess
 
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import curves, evaluate, main, page, report, train
-from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import semi_supervised
 from meta_pseudo_labels.distribution import devices
 
 import numpy as np
@@ -164,7 +164,7 @@ def test_outcomes_are_in_order_on_every_strategy(tmp_path):
   """Four replicas, seven batches of 300, the last one filled up, against plain arithmetic."""
   config = config_lib.parse(['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1',
                              f'--output_dir={tmp_path}', *TINY])
-  problem = problem_lib.build(config)
+  problem = semi_supervised.build(config)
   for strategy in (devices.create_strategy('one_device'), devices.create_strategy('mirrored')):
     run = train.Run(config, problem, strategy)
     run.phases[0].method.average.update(run.phases[0].method.step)

@@ -4,7 +4,7 @@ import json
 
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import main, train
-from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import semi_supervised
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -76,7 +76,7 @@ def test_the_best_on_test_is_reported_as_in_the_release(tmp_path):
 
 def test_who_tunes_on_validation_gets_the_last_step():
   config = config_lib.parse(tiny('unused', '--num_validation=100', '--eval_split=validation'))
-  assert train.selection(config, problem_lib.build(config)) == ('last', 'validation')
+  assert train.selection(config, semi_supervised.build(config)) == ('last', 'validation')
 
 
 @pytest.mark.parametrize('flag, line', [
@@ -90,7 +90,7 @@ def test_a_selection_that_cannot_be_made(tmp_path, capsys, flag, line):
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path, one_device):
   config = config_lib.parse(tiny(tmp_path, '--num_train_steps=2'))
-  problem = problem_lib.build(config)
+  problem = semi_supervised.build(config)
   quiet = train.progress_lib.Progress(open('/dev/null', 'w', encoding='utf-8'))
   train.Run(config, problem, one_device, quiet).train()
   train.Run(config, problem, one_device, quiet)  # The same data.

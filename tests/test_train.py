@@ -11,7 +11,7 @@ import time
 from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import evaluate, main, train
 from meta_pseudo_labels import progress as progress_lib
-from meta_pseudo_labels.data import problem as problem_lib
+from meta_pseudo_labels.data import semi_supervised
 
 import numpy as np
 import pytest
@@ -113,7 +113,7 @@ def weights(run):
 
 def make_run(config, one_device):
   os.makedirs(config.output_dir, exist_ok=True)
-  return train.Run(config, problem_lib.build(config), one_device, progress_lib.Progress())
+  return train.Run(config, semi_supervised.build(config), one_device, progress_lib.Progress())
 
 
 @pytest.mark.parametrize('flags', [
@@ -230,7 +230,7 @@ def test_several_replicas_train_what_one_trains(tmp_path):
 def test_evaluation_counts_every_example_once(one_device):
   """Seven batches of 300, the last one filled up, against plain arithmetic."""
   config = configure(tiny('unused', '--eval_batch_size=300'))
-  problem = problem_lib.build(config)
+  problem = semi_supervised.build(config)
   with one_device.scope():
     phase = train.build_phases(config, problem)[0]
   model = phase.method.student

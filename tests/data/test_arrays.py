@@ -3,7 +3,7 @@ import io
 import pickle
 import zipfile
 
-from meta_pseudo_labels.data import arrays
+from meta_pseudo_labels.data.formats import npz
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -22,16 +22,16 @@ POINTS = {'train_points': np.array([[0, 1], [2, 3], [4, 5]], np.float32),
 
 
 def load(tmp_path, contents):
-  """arrays.load of a file with these arrays."""
+  """npz.load of a file with these arrays."""
   np.savez(tmp_path / 'my.npz', **contents)
-  return arrays.load(str(tmp_path / 'my.npz'))
+  return npz.read(str(tmp_path / 'my.npz'))
 
 
 def refusal(tmp_path, contents=None):
   """The one line that `load` refuses with, without the path; contents None: as the file is."""
   with pytest.raises(UserError) as caught:
     if contents is None:
-      arrays.load(str(tmp_path / 'my.npz'))
+      npz.read(str(tmp_path / 'my.npz'))
     else:
       load(tmp_path, contents)
   assert '\n' not in str(caught.value)
@@ -46,7 +46,7 @@ def test_images_without_an_axis_of_channels(tmp_path):
   assert data.train.inputs.shape == (4, 2, 3, 1) and data.train.inputs.dtype == np.uint8
   assert np.array_equal(data.train.inputs[..., 0], IMAGES['train_images'])
   assert data.train.labels.tolist() == [1, 0, -1, 1] and data.train.labels.dtype == np.int32
-  assert data.class_names == ('0', '1')
+  assert data.facts['class_names'] == ('0', '1')
   assert data.validation is None and data.test is None and data.unlabeled_extra is None
 
 
@@ -58,14 +58,15 @@ def test_every_split_of_images(tmp_path, channels, save):
        unlabeled_images=images(2, *shape, first=3), validation_images=images(1, *shape, first=5),
        validation_labels=np.int64([2]), test_images=images(2, *shape, first=6),
        test_labels=np.int16([1, 1]), class_names=np.array(['ant', 'bee', 'emu']))
-  data = arrays.load(str(tmp_path / 'my.npz'))
+  data = npz.read(str(tmp_path / 'my.npz'))
   assert data.train.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
   assert data.train.labels.tolist() == [0, 1, 2, -1, -1]
   for found, values, labels in ((data.validation, [5], [2]), (data.test, [6, 7], [1, 1])):
     assert found.inputs[:, 1, 2, 0].tolist() == values and found.labels.tolist() == labels
     assert found.inputs.shape[1:] == shape and found.inputs.dtype == np.uint8
     assert found.labels.dtype == np.int32
-  assert data.class_names == ('ant', 'bee', 'emu') and type(data.class_names[0]) is str
+  names = data.facts['class_names']
+  assert names == ('ant', 'bee', 'emu') and type(names[0]) is str
 
 
 def test_an_axis_of_one_channel_goes_with_none(tmp_path):
@@ -95,7 +96,7 @@ def test_points(tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-  assert refusal(tmp_path) == ('cannot read FILE as a .npz file: FILE; No such file or directory: '
+  assert refusal(tmp_path) == ('cannot read FILE as a .npz file: No such file or directory: '
                                'make it anew with numpy.savez')
   path = tmp_path / 'my.npz'
   no_arrays = io.BytesIO()

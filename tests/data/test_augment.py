@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment, image_ops
+from meta_pseudo_labels.data.augment import image_ops, rand_augment
 
 import numpy as np
 import pytest
@@ -102,29 +102,29 @@ def test_levels_golden():
   for magnitude, configs in golden.items():
     (_, cifar), (_, imagenet) = sorted(configs.items())
     for expected, consts in ((cifar, (4, 4)), (imagenet, (40, 100))):
-      levels = augment.levels(int(magnitude), *consts)
+      levels = rand_augment.levels(int(magnitude), *consts)
       assert {name: list(arguments) for name, arguments in levels.items()} == expected
 
 
 def test_there_is_every_operation_that_can_be_asked_for():
-  assert sorted(augment.AUGMENT_OPS) == sorted(augment.levels(5, 4, 4))
+  assert sorted(rand_augment.AUGMENT_OPS) == sorted(rand_augment.levels(5, 4, 4))
   images = np.random.RandomState(0).randint(50, 240, [32, 24, 24, 3]).astype(np.uint8)
-  for name in augment.AUGMENT_OPS:
-    done = augment.rand_augment(images, rng.key(0, 0), magnitude=9, cutout_const=4,
+  for name in rand_augment.AUGMENT_OPS:
+    done = rand_augment.rand_augment(images, rng.key(0, 0), magnitude=9, cutout_const=4,
                                 translate_const=4, ops=[name])
     assert np.any(done != images) == (name != 'Identity'), name
 
 
 def test_levels_cut_off_in_float32():
   # 3 / 10 * 110 and 7 / 10 * 110 by hand; float32(.7) * 110 = 76.99999... rounds to 77.
-  assert augment.levels(3, 4, 4)['SolarizeAdd'] == (33,)
-  assert augment.levels(7, 4, 4)['SolarizeAdd'] == (77,)
+  assert rand_augment.levels(3, 4, 4)['SolarizeAdd'] == (33,)
+  assert rand_augment.levels(7, 4, 4)['SolarizeAdd'] == (77,)
 
 
 def apply_by_hand(images, key, magnitude, consts, ops, num_layers=2):
   """RandAugment image by image from the documented draws; also counts the applied ops."""
   count, height, width, _ = images.shape
-  levels = augment.levels(magnitude, *consts)
+  levels = rand_augment.levels(magnitude, *consts)
   probability = .2 + .6 * rng.uniform(key, 'rand_augment/probability', [count, 1]).numpy()[:, 0]
   images, applied = [image[None] for image in images], collections.Counter()
   for layer in range(num_layers):
@@ -152,19 +152,19 @@ def test_rand_augment_is_its_ops_image_by_image(magnitude, size):
   consts = dict(cutout_const=size[0] // 8, translate_const=size[0] // 8)
 
   def ours(x):
-    return augment.rand_augment(x, key, magnitude=magnitude, **consts)
+    return rand_augment.rand_augment(x, key, magnitude=magnitude, **consts)
 
   result = in_dataset(ours, images) if magnitude == 16 else ours(images)
   expected, applied = apply_by_hand(
-      images, key, magnitude, consts.values(), augment.RELEASE_OPS)
+      images, key, magnitude, consts.values(), rand_augment.RELEASE_OPS)
   np.testing.assert_array_equal(result, expected)
-  assert set(applied) == set(augment.RELEASE_OPS)
+  assert set(applied) == set(rand_augment.RELEASE_OPS)
 
 
 def test_rand_augment_with_other_ops():
   images, key = random_images(40, 12, 12, 1), rng.key(3, 4)
   ops = ('SolarizeAdd', 'Identity', 'Equalize')
-  result = augment.rand_augment(
+  result = rand_augment.rand_augment(
       images, key, num_layers=3, magnitude=9, cutout_const=1, translate_const=1, ops=ops)
   expected, applied = apply_by_hand(images, key, 9, (1, 1), ops, num_layers=3)
   np.testing.assert_array_equal(result, expected)
@@ -175,7 +175,7 @@ def test_rand_augment_draws_one_probability_an_image():
   # Black images gain 11 each time. Applied 0, 1, 2 times with E[(1-p)^2], 2E[p(1-p)], E[p^2],
   # p ~ U(.2, .8): E[p^2] = .25 + .36 / 12 = .28 (.25 if each layer drew its own).
   count = 20000
-  result = augment.rand_augment(
+  result = rand_augment.rand_augment(
       np.zeros([count, 2, 2, 1], np.uint8), rng.key(0, 0), magnitude=1, cutout_const=1,
       translate_const=1, ops=('SolarizeAdd',)).numpy()[:, 0, 0, 0]
   shares = [np.mean(result == value) for value in (0, 11, 22)]
@@ -185,7 +185,7 @@ def test_rand_augment_draws_one_probability_an_image():
 def test_rand_augment_signs_are_random():
   image = np.zeros([1, 9, 9, 1], np.uint8)
   image[:, 4, 4] = 255
-  moved = augment.rand_augment(
+  moved = rand_augment.rand_augment(
       np.repeat(image, 4000, 0), rng.key(1, 2), num_layers=1, magnitude=10, cutout_const=1,
       translate_const=2, ops=('TranslateX',)).numpy()[:, 4, :, 0]
   shares = [np.mean(moved[:, column] == 255) for column in (2, 4, 6)]
@@ -208,14 +208,14 @@ def weak_by_hand(images, draws, flip, pad):
 @pytest.mark.parametrize('pad', [0, 1, 4, 40])
 def test_weak(flip, pad):
   images, key = random_images(50, 13, 17, 3), rng.key(5, 6)
-  result = augment.weak(images, key, 'some', flip=flip, pad=pad)
+  result = rand_augment.weak(images, key, 'some', flip=flip, pad=pad)
   draws = rng.uniform(key, 'some', [50, 3]).numpy()
   np.testing.assert_array_equal(result, weak_by_hand(images, draws, flip, pad))
 
 
 def test_weak_draws_everything_evenly():
   image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
-  result = augment.weak(np.repeat(image, 9000, 0), rng.key(0, 0), 'even', pad=1).numpy()
+  result = rand_augment.weak(np.repeat(image, 9000, 0), rng.key(0, 0), 'even', pad=1).numpy()
   _, counts = np.unique(result.reshape(9000, 9), axis=0, return_counts=True)
   assert len(counts) == 18  # 2 mirrorings, 3 rows, 3 columns
   np.testing.assert_allclose(counts, 500, atol=100)
@@ -233,7 +233,7 @@ def cutout_by_hand(images, draws, pad, replace=128):
 @pytest.mark.parametrize('pad,replace', [(0, 128), (3, 128), (5, 0), (60, 7)])
 def test_random_cutout(pad, replace):
   images, key = random_images(50, 11, 19, 3), rng.key(5, 7)
-  result = augment.random_cutout(images, key, 'hole', pad_size=pad, replace=replace)
+  result = rand_augment.random_cutout(images, key, 'hole', pad_size=pad, replace=replace)
   draws = rng.uniform(key, 'hole', [50, 2]).numpy()
   np.testing.assert_array_equal(result, cutout_by_hand(images, draws, pad, replace))
 
@@ -242,7 +242,7 @@ def test_random_cutout(pad, replace):
 def test_views_are_the_recipe(size, flip, pad):
   images, key = random_images(24, *size), rng.key(8, 9)
   original, augmented = in_dataset(
-      lambda x: augment.views(x, key, flip=flip, magnitude=16, pad=pad), images)
+      lambda x: rand_augment.views(x, key, flip=flip, magnitude=16, pad=pad), images)
   eighth, pad = size[0] // 8, size[0] // 8 if pad is None else pad
 
   def draws(purpose, columns):
@@ -250,7 +250,7 @@ def test_views_are_the_recipe(size, flip, pad):
 
   expected = weak_by_hand(images, draws('views/original', 3), flip, pad)
   np.testing.assert_array_equal(original, expected)
-  expected, _ = apply_by_hand(expected, key, 16, (eighth, eighth), augment.RELEASE_OPS)
+  expected, _ = apply_by_hand(expected, key, 16, (eighth, eighth), rand_augment.RELEASE_OPS)
   expected = cutout_by_hand(expected, draws('views/cutout', 2), size[0] // 4)
   expected = weak_by_hand(expected, draws('views/augmented', 3), flip, pad)
   np.testing.assert_array_equal(augmented, expected)
@@ -260,17 +260,17 @@ def test_views_are_the_recipe(size, flip, pad):
 @pytest.mark.parametrize('size', [(8, 8, 1), (28, 28, 1), (33, 47, 3), (2, 1, 3)])
 def test_any_size(size):
   images = random_images(60, *size)
-  original, augmented = augment.views(images, rng.key(0, 1), flip=True, magnitude=16)
+  original, augmented = rand_augment.views(images, rng.key(0, 1), flip=True, magnitude=16)
   assert original.shape == augmented.shape == images.shape
   assert (original.numpy() != augmented.numpy()).any()
 
 
 def test_a_replica_draws_its_rows_of_the_global_batch():
   images, key = random_images(30, 16, 16, 3), rng.key(1, 1)
-  whole = augment.views(images, key, flip=True, magnitude=16)
+  whole = rand_augment.views(images, key, flip=True, magnitude=16)
 
   def part_of(rows, offset):
-    return augment.views(rows, key, flip=True, magnitude=16, offset=offset, total=30)
+    return rand_augment.views(rows, key, flip=True, magnitude=16, offset=offset, total=30)
 
   for start, stop in ((0, 10), (10, 27), (29, 30), (12, 12)):
     run = in_dataset if start == 10 else lambda function, *rows: function(*rows)
@@ -282,7 +282,7 @@ def test_a_replica_draws_its_rows_of_the_global_batch():
 def test_same_key_same_pixels_other_step_other_pixels():
   images = random_images(30, 16, 16, 3)
   first, again, later, seeded = (
-      augment.views(images, rng.key(*key), flip=True, magnitude=10)[1].numpy()
+      rand_augment.views(images, rng.key(*key), flip=True, magnitude=10)[1].numpy()
       for key in ((1, 1), (1, 1), (1, 2), (2, 1)))
   np.testing.assert_array_equal(first, again)
   assert (first != later).any(axis=(1, 2, 3)).mean() > .9
@@ -292,7 +292,7 @@ def test_same_key_same_pixels_other_step_other_pixels():
 def test_one_channel_is_a_channel_of_three():
   grey = random_images(12, 20, 15, 1)
   for name, function in FUNCTIONS.items():
-    arguments = augment.levels(13, 4, 4)[name]
+    arguments = rand_augment.levels(13, 4, 4)[name]
     one = function(grey, *arguments).numpy()
     if name == 'Color':
       np.testing.assert_array_equal(one, grey)
@@ -354,7 +354,7 @@ def test_sharpness_against_tensorflow_addons():
 def test_normalize(dtype):
   images = random_images(6, 5, 4, 3)
   mean, std = [125.3, 123., 113.9], [63., 62.1, 66.7]
-  result = augment.normalize(images, mean, std, dtype)
+  result = rand_augment.normalize(images, mean, std, dtype)
   assert result.dtype == dtype and result.shape == images.shape
   expected = (images.astype(np.float64) - mean) / std
   tolerance = 1e-6 if dtype == tf.float32 else 2**-8
@@ -365,14 +365,14 @@ def test_normalize(dtype):
 def test_jitter():
   points = np.arange(4000, dtype=np.float32).reshape(2000, 2)
   key = rng.key(3, 3)
-  noise = augment.jitter(points, key, .5).numpy() - points
+  noise = rand_augment.jitter(points, key, .5).numpy() - points
   np.testing.assert_allclose([noise.mean(), noise.std()], [0, .5], atol=.03)
   np.testing.assert_array_equal(
-      augment.jitter(points[7:9], key, .5, offset=7, total=2000),
-      augment.jitter(points, key, .5)[7:9])
-  other = augment.jitter(points, key, .5, purpose='other').numpy() - points
+      rand_augment.jitter(points[7:9], key, .5, offset=7, total=2000),
+      rand_augment.jitter(points, key, .5)[7:9])
+  other = rand_augment.jitter(points, key, .5, purpose='other').numpy() - points
   assert abs(np.mean(noise * other)) < .02
-  np.testing.assert_array_equal(augment.jitter(points, key, 0.), points)
+  np.testing.assert_array_equal(rand_augment.jitter(points, key, 0.), points)
 
 
 @pytest.mark.parametrize('images', [
@@ -380,11 +380,11 @@ def test_jitter():
     np.zeros([2, 4, 4, 4], np.uint8)])
 def test_other_images_are_refused(images):
   with pytest.raises(ValueError, match=r'uint8 \[N, H, W, C\]'):
-    augment.views(images, rng.key(0, 0), flip=True, magnitude=5)
+    rand_augment.views(images, rng.key(0, 0), flip=True, magnitude=5)
 
 
 def test_unknown_operation_is_named():
   with pytest.raises(ValueError, match="no operation 'Blur'.*Posterize"):
-    augment.rand_augment(
+    rand_augment.rand_augment(
         np.zeros([1, 4, 4, 1], np.uint8), rng.key(0, 0), magnitude=5, cutout_const=1,
         translate_const=1, ops=('Invert', 'Blur'))

@@ -1,7 +1,7 @@
 """The list of datasets: complete, consistent, and a helpful word for a name that is not there."""
 import dataclasses
 
-from meta_pseudo_labels.data import datasets
+from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
     ('svhn', 10, (32, 32, 3), False), ('fashion_mnist', 10, (28, 28, 1), True),
     ('stl10', 10, (96, 96, 3), True)])
 def test_what_is_known_of_each(name, classes, shape, flip):
-  info = datasets.info(name)
+  info = registry.info(name)
   assert (info.name, info.num_classes, info.image_shape, info.flip) == (name, classes, shape, flip)
   assert info.kind == ('image' if len(shape) == 3 else 'points')
   assert len(info.mean) == len(info.std) == shape[-1]
@@ -25,26 +25,26 @@ def test_what_is_known_of_each(name, classes, shape, flip):
 
 
 def test_all_names_are_tested_here():
-  assert datasets.names() == (
+  assert registry.names() == (
       'digits', 'two_moons', 'cifar10', 'cifar100', 'svhn', 'fashion_mnist', 'stl10', 'imagenet',
       'imagenet_10_percent', 'imagenet_heldout', 'folder', 'npz')
 
 
 def test_cifar10_constants_are_the_releases():
-  info = datasets.info('cifar10')
+  info = registry.info('cifar10')
   np.testing.assert_allclose(info.mean, [125.307, 122.95029, 113.8653795])
   np.testing.assert_allclose(info.std, [62.99316, 62.088675, 66.70545])
 
 
 def test_cifar100_names_are_alphabetical():
-  names = datasets.info('cifar100').class_names
+  names = registry.info('cifar100').class_names
   assert list(names) == sorted(names)
   assert (names[0], names[39], names[99]) == ('apple', 'keyboard', 'worm')
 
 
 def test_an_entry_cannot_be_changed():
   with pytest.raises(dataclasses.FrozenInstanceError):
-    datasets.info('digits').flip = True
+    registry.info('digits').flip = True
 
 
 @pytest.mark.parametrize('name, hint', [
@@ -52,21 +52,21 @@ def test_an_entry_cannot_be_changed():
     ('digit', "did you mean 'digits'?")])
 def test_an_unknown_name_is_answered_with_the_nearest(name, hint):
   with pytest.raises(UserError) as caught:
-    datasets.info(name)
+    registry.info(name)
   message = str(caught.value)
-  assert f"unknown dataset '{name}'" in message and hint in message and 'two_moons' in message
+  assert f'--dataset_name={name}: unknown dataset (' in message and hint in message and 'two_moons' in message
   assert '\n' not in message
 
 
 def test_a_name_like_no_other():
   with pytest.raises(UserError) as caught:
-    datasets.info('qqqqqq')
+    registry.info('qqqqqq')
   assert 'did you mean' not in str(caught.value) and 'digits' in str(caught.value)
 
 
 @pytest.mark.parametrize('name', ['imagenet', 'imagenet_10_percent', 'imagenet_heldout'])
 def test_imagenet_in_the_releases_three_ways(name):
-  info = datasets.info(name)
+  info = registry.info(name)
   assert (info.num_classes, info.views, info.flip) == (1000, 'resized_crop', True)
   np.testing.assert_allclose(info.mean, [123.675, 116.28, 103.53])
   np.testing.assert_allclose(info.std, [58.395, 57.12, 57.375])
@@ -74,5 +74,5 @@ def test_imagenet_in_the_releases_three_ways(name):
 
 @pytest.mark.parametrize('name', ['folder', 'npz'])
 def test_ones_own_images_are_known_when_they_have_been_read(name):
-  info = datasets.info(name)
+  info = registry.info(name)
   assert (info.class_names, info.image_shape, info.holds_out) == ((), None, True)

@@ -3,8 +3,9 @@ import io
 import os
 import struct
 
-from meta_pseudo_labels.data import encoded as encoded_lib
-from meta_pseudo_labels.data import examples, folder
+from meta_pseudo_labels.data import storage
+from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.formats import image_folder
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -46,8 +47,8 @@ def write(root, files):
 
 
 def load(data_dir, **options):
-  """folder.load, by default 2 x 2 pixels in memory."""
-  return folder.load(data_dir, **{'image_size': 2, 'in_memory': True, **options})
+  """image_folder.read, by default 2 x 2 pixels in memory."""
+  return image_folder.read(data_dir, **{'image_size': 2, 'in_memory': True, **options})
 
 
 def refusal(data_dir, **options):
@@ -79,7 +80,7 @@ WHOLE = {
 def test_a_whole_folder_in_order(tmp_path):
   lines = []
   data = load(write(tmp_path, WHOLE), say=lines.append)
-  assert data.class_names == ('cat', 'cat-big', 'dog')
+  assert data.facts['class_names'] == ('cat', 'cat-big', 'dog')
   # Class by class, then the unlabeled ones, by name: '10' comes before '9', 'A' before 'b'.
   assert values(data.train) == list(range(8)) and data.train.inputs.shape == (8, 2, 2, 3)
   assert data.train.labels.tolist() == [0, 0, 1, 2, 2, -1, -1, -1]
@@ -96,10 +97,10 @@ def test_a_whole_folder_left_in_its_files(tmp_path):
   in_memory, data = load(data_dir), load(data_dir, in_memory=False, image_size=None)
   for split in ('train', 'validation', 'test'):
     found, expected = getattr(data, split), getattr(in_memory, split)
-    assert isinstance(found.inputs, examples.Files) and len(found.inputs) == len(found)
+    assert isinstance(found.inputs, storage.Files) and len(found.inputs) == len(found)
     assert np.array_equal(found.labels, expected.labels)
     contents = found.inputs.reader()(tf.range(len(found), dtype=tf.int64))
-    assert np.array_equal([encoded_lib.decode(content) for content in contents], expected.inputs)
+    assert np.array_equal([decode.decode(content) for content in contents], expected.inputs)
   assert data.train.inputs.name(2) == f'{tmp_path}/labeled/cat-big/x.png'
 
 
@@ -119,7 +120,7 @@ def test_images_of_every_form_and_shape_are_fitted(tmp_path):
            'bits.bmp': (noise(4, 8), 'BMP')}
   files = {f'unlabeled/{name}': encoded(*form) for name, form in forms.items()}
   data = load(write(tmp_path, {**TWO_CLASSES, **files}), image_size=5)
-  expected = [encoded_lib.fit(encoded_lib.decode(files[name]), 5) for name in sorted(files)]
+  expected = [decode.fit(decode.decode(files[name]), 5) for name in sorted(files)]
   assert np.array_equal(data.train.inputs[2:], expected)
 
 
@@ -154,12 +155,12 @@ def test_classes_that_labeled_does_not_have(tmp_path):
   write(tmp_path, {**TWO_CLASSES, 'validation/1.png': 1})
   assert refusal(str(tmp_path)) == (f'{tmp_path}/validation has no class folders: put images into '
                                     'validation/<class>/, or remove it')
-  middle = f'is of a class that {tmp_path}/labeled does not have:'
+  middle = f'a class that {tmp_path}/labeled does not have'
   write(tmp_path, {'validation/dogs/1.png': 1})
-  assert refusal(str(tmp_path)) == f"{tmp_path}/validation/dogs {middle} did you mean 'dog'?"
+  assert refusal(str(tmp_path)) == f"{tmp_path}/validation/dogs: {middle} (did you mean 'dog'?); rename the folder or remove it"
   (tmp_path / 'validation').rename(tmp_path / 'test')
   (tmp_path / 'test/dogs').rename(tmp_path / 'test/zebra')
-  assert refusal(str(tmp_path)) == f'{tmp_path}/test/zebra {middle} rename it or remove it'
+  assert refusal(str(tmp_path)) == f'{tmp_path}/test/zebra: {middle}; rename the folder or remove it'
 
 
 @pytest.mark.parametrize('below', ['labeled/cat', 'unlabeled/a'])
@@ -209,7 +210,7 @@ def test_damaged_images_are_named(tmp_path, name, in_memory):
 
 def test_images_without_pixels(tmp_path, monkeypatch):
   # No file is known of which TensorFlow's decoder makes one.
-  monkeypatch.setattr(encoded_lib, 'decode', lambda content: tf.zeros([0, 4, 3], tf.uint8))
+  monkeypatch.setattr(decode, 'decode', lambda content: tf.zeros([0, 4, 3], tf.uint8))
   assert refusal(write(tmp_path, TWO_CLASSES)) == (
       f'cannot read 2 images, the first is {tmp_path}/labeled/cat/1.png: it has no pixels (4 x 0): '
       f'remove them, {HINT}')

@@ -1,8 +1,8 @@
 """Batches against their definition: epochs, replicas, going on, evaluation's padding."""
 import socket
 
-from meta_pseudo_labels.data import pipeline, service
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data import input_pipeline, service
+from meta_pseudo_labels.data.augment.views import PadCrop, Points
 from meta_pseudo_labels.distribution import collectives, devices
 from meta_pseudo_labels.errors import UserError
 
@@ -15,30 +15,30 @@ LABELS = np.arange(50).astype(np.int32)
 
 
 def batches(count, **settings):
-  settings = dict(views=views_lib.PadCrop(magnitude=8), batch_size=8, uda_data=2, seed=3,
+  settings = dict(views=PadCrop(magnitude=8), batch_size=8, uda_data=2, seed=3,
                   **settings)
-  dataset = pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, **settings)
+  dataset = input_pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, **settings)
   return [[part.numpy() for part in element] for element in dataset.take(count)]
 
 
 def test_an_epoch_holds_every_example_once_and_epochs_differ():
-  order = np.concatenate([b.numpy() for b in pipeline.order(20, 3, 'x', 8).take(5)])
+  order = np.concatenate([b.numpy() for b in input_pipeline.order(20, 3, 'x', 8).take(5)])
   np.testing.assert_array_equal(np.sort(order[:20]), np.arange(20))
   np.testing.assert_array_equal(np.sort(order[20:40]), np.arange(20))
   assert (order[:20] != order[20:40]).any()
-  other = np.concatenate([b.numpy() for b in pipeline.order(20, 4, 'x', 8).take(5)])
+  other = np.concatenate([b.numpy() for b in input_pipeline.order(20, 4, 'x', 8).take(5)])
   assert (order != other).any()
 
 
 @pytest.mark.parametrize('start', [1, 2, 3, 7])
 def test_an_order_that_starts_later_goes_on_the_same(start):
-  whole = [b.numpy() for b in pipeline.order(20, 3, 'x', 8).take(start + 3)]
-  part = [b.numpy() for b in pipeline.order(20, 3, 'x', 8, start).take(3)]
+  whole = [b.numpy() for b in input_pipeline.order(20, 3, 'x', 8).take(start + 3)]
+  part = [b.numpy() for b in input_pipeline.order(20, 3, 'x', 8, start).take(3)]
   np.testing.assert_array_equal(part, whole[start:])
 
 
 def test_every_place_of_an_epoch_sees_every_example_equally_often():
-  order = np.concatenate([b.numpy() for b in pipeline.order(10, 0, 'x', 10).take(2000)])
+  order = np.concatenate([b.numpy() for b in input_pipeline.order(10, 0, 'x', 10).take(2000)])
   counts = np.array([np.bincount(place, minlength=10) for place in order.reshape(2000, 10).T])
   chi_square = ((counts - 200) ** 2 / 200).sum()  # 81 degrees of freedom.
   assert 40 < chi_square < 140
@@ -90,8 +90,8 @@ def test_shapes_types_and_labels_that_stay_with_their_images():
   assert labeled.shape == (8, 8, 8, 1) and original.shape == augmented.shape == (16, 8, 8, 1)
   assert labeled.dtype == original.dtype == np.float32 and labels.dtype == np.int32
   assert set(labels) <= set(range(20))
-  plain = pipeline.train_batches(IMAGES[:20], LABELS[:20], None, batch_size=8, uda_data=0, seed=3,
-                                 views=views_lib.Points())
+  plain = input_pipeline.train_batches(IMAGES[:20], LABELS[:20], None, batch_size=8, uda_data=0, seed=3,
+                                 views=Points())
   points, labels = next(iter(plain))
   np.testing.assert_array_equal(points, IMAGES[labels.numpy()].astype(np.float32))
 
@@ -123,7 +123,7 @@ def test_going_on_at_a_step_gives_that_step_s_batch():
 
 
 def test_evaluation_pads_with_weight_zero():
-  found = list(pipeline.eval_batches(IMAGES[:10], LABELS[:10], views=views_lib.PadCrop(),
+  found = list(input_pipeline.eval_batches(IMAGES[:10], LABELS[:10], views=PadCrop(),
                                      batch_size=8, replicas=2))
   labels = np.concatenate([element[1].numpy() for element in found])
   weights = np.concatenate([element[2].numpy() for element in found])
@@ -135,17 +135,17 @@ def test_evaluation_pads_with_weight_zero():
 
 def test_points_are_jittered_only_in_the_augmented_view():
   points = np.random.RandomState(0).standard_normal([30, 2]).astype(np.float32)
-  dataset = pipeline.train_batches(
+  dataset = input_pipeline.train_batches(
       points[:6], LABELS[:6], points, batch_size=6, uda_data=50, seed=0,
-      views=views_lib.Points(stddev=.1))
+      views=Points(stddev=.1))
   _, _, original, augmented = next(iter(dataset))
   noise = (augmented - original).numpy()
   assert abs(noise.std() - .1) < .01 and abs(noise.mean()) < .02
 
 
 def test_bfloat16_views():
-  dataset = pipeline.eval_batches(IMAGES[:4], LABELS[:4], batch_size=4,
-                                  views=views_lib.PadCrop(dtype=tf.bfloat16))
+  dataset = input_pipeline.eval_batches(IMAGES[:4], LABELS[:4], batch_size=4,
+                                  views=PadCrop(dtype=tf.bfloat16))
   assert next(iter(dataset))[0].dtype == tf.bfloat16
 
 
@@ -153,11 +153,11 @@ def test_one_cpu_device_reads_a_dataset_without_tuning_thread():
   """That thread sleeps up to a minute, and who drops an iterator waits for it: with it, the end of
   a phase of 60 seconds took 90 more."""
   strategy = tf.distribute.OneDeviceStrategy('CPU:0')
-  views = views_lib.PadCrop()
+  views = PadCrop()
   for make in (
-      lambda context: pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, views=views,
+      lambda context: input_pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, views=views,
                                              batch_size=8, uda_data=2, seed=3),
-      lambda context: pipeline.eval_batches(IMAGES, LABELS, views=views, batch_size=8)):
+      lambda context: input_pipeline.eval_batches(IMAGES, LABELS, views=views, batch_size=8)):
     dataset = devices.datasets(strategy, make)
     assert isinstance(dataset, tf.data.Dataset)
     assert not dataset.options().autotune.enabled

@@ -5,7 +5,8 @@ import os
 import struct
 import time
 
-from meta_pseudo_labels.data import binary_files, datasets, sources
+from meta_pseudo_labels.data import registry
+from meta_pseudo_labels.data.formats import idx
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 
 
 def load(name, *args):
-  """`sources.load` by name."""
-  return sources.load(datasets.info(name), *args)
+  """`registry.load` by name."""
+  return registry.load(registry.info(name), *args)
 
 
 def refusal(name, *args):
@@ -57,7 +58,7 @@ def test_the_digits_test_split_never_changes():
 
 def test_the_digits_mean_and_std_are_those_of_the_training_split():
   images = load('digits').train.inputs.astype(np.float64)
-  info = datasets.info('digits')
+  info = registry.info('digits')
   np.testing.assert_allclose([info.mean[0], info.std[0]], [images.mean(), images.std()], rtol=1e-6)
 
 
@@ -140,7 +141,7 @@ def test_cifar10_records_that_are_damaged_are_named(records):
 # IDX files.
 
 
-def idx(values):
+def idx_bytes(values):
   """The bytes of an IDX file of unsigned bytes."""
   values = np.asarray(values, np.uint8)
   return struct.pack(f'>BBBB{values.ndim}i', 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
@@ -150,10 +151,10 @@ def idx(values):
 def fashion_mnist_files(tmp_path):
   """The four files, with 3 training and 2 test images; one of them is not compressed."""
   images = np.arange(5 * 28 * 28).reshape(5, 28, 28) % 251
-  (tmp_path / 'train-images-idx3-ubyte').write_bytes(idx(images[:3]))
+  (tmp_path / 'train-images-idx3-ubyte').write_bytes(idx_bytes(images[:3]))
   for name, values in (('train-labels-idx1-ubyte', [3, 9, 0]),
                        ('t10k-images-idx3-ubyte', images[3:]), ('t10k-labels-idx1-ubyte', [1, 2])):
-    (tmp_path / f'{name}.gz').write_bytes(gzip.compress(idx(values)))
+    (tmp_path / f'{name}.gz').write_bytes(gzip.compress(idx_bytes(values)))
   return tmp_path
 
 
@@ -168,38 +169,38 @@ def test_idx_files(idx_files):
 
 def test_idx_files_that_are_damaged_are_named(idx_files):
   labels = idx_files / 't10k-labels-idx1-ubyte.gz'
-  labels.write_bytes(gzip.compress(idx([1, 2]))[:-9])
+  labels.write_bytes(gzip.compress(idx_bytes([1, 2]))[:-9])
   assert f'cannot read {labels}' in refusal('fashion_mnist', str(idx_files))
-  labels.write_bytes(gzip.compress(idx([1, 2])[:-1]))
+  labels.write_bytes(gzip.compress(idx_bytes([1, 2])[:-1]))
   message = refusal('fashion_mnist', str(idx_files))
   assert str(labels) in message and '[2]' in message and '1 bytes' in message
-  labels.write_bytes(gzip.compress(idx([[1, 2]])))
+  labels.write_bytes(gzip.compress(idx_bytes([[1, 2]])))
   assert 'is not an IDX file' in refusal('fashion_mnist', str(idx_files))
-  labels.write_bytes(gzip.compress(idx([1, 2, 3])))
+  labels.write_bytes(gzip.compress(idx_bytes([1, 2, 3])))
   assert '2 examples and 3 labels' in refusal('fashion_mnist', str(idx_files))
-  labels.write_bytes(gzip.compress(idx([1, 10])))
+  labels.write_bytes(gzip.compress(idx_bytes([1, 10])))
   assert 'labels from 1 to 10' in refusal('fashion_mnist', str(idx_files))
   labels.unlink()
   assert 'has no t10k-labels-idx1-ubyte' in refusal('fashion_mnist', str(idx_files))
-  (idx_files / 'train-images-idx3-ubyte').write_bytes(idx(np.zeros([3, 8, 8])))
+  (idx_files / 'train-images-idx3-ubyte').write_bytes(idx_bytes(np.zeros([3, 8, 8])))
   assert '(8, 8, 1)' in refusal('fashion_mnist', str(idx_files))
 
 
 def test_idx_files_that_are_not_there(tmp_path, monkeypatch):
-  monkeypatch.setitem(binary_files.IDX_FOLDERS, 'fashion_mnist', str(tmp_path / 'fashion-mnist'))
+  monkeypatch.setitem(idx.IDX_FOLDERS, 'fashion_mnist', str(tmp_path / 'fashion-mnist'))
   message = refusal('fashion_mnist', str(tmp_path / 'mine'))
   for word in ('fashion_mnist', str(tmp_path / 'mine'), str(tmp_path / 'fashion-mnist'),
                'apt-get install dataset-fashion-mnist', '--data_dir'):
     assert word in message
 
 
-@pytest.mark.skipif(not os.path.isdir(binary_files.IDX_FOLDERS['fashion_mnist']),
+@pytest.mark.skipif(not os.path.isdir(idx.IDX_FOLDERS['fashion_mnist']),
                     reason="Debian's package dataset-fashion-mnist is not installed")
 def test_debians_fashion_mnist():
   data = load('fashion_mnist')
   assert np.bincount(data.train.labels).tolist() == [6000] * 10
   assert np.bincount(data.test.labels).tolist() == [1000] * 10
-  info = datasets.info('fashion_mnist')
+  info = registry.info('fashion_mnist')
   images = data.train.inputs.astype(np.float64)
   np.testing.assert_allclose([info.mean[0], info.std[0]], [images.mean(), images.std()], rtol=1e-6)
 

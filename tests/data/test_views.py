@@ -2,8 +2,8 @@
 import io
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment, encoded
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data.augment import decode, rand_augment
+from meta_pseudo_labels.data.augment.views import ResizedCrop
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ KEY = rng.key(3, 4)
 
 def views(**settings):
   """Not normalized unless asked for, so that pixels stay exactly what they are."""
-  return views_lib.ResizedCrop(size=16, eval_size=20, **{
+  return ResizedCrop(size=16, eval_size=20, **{
       'mean': (0., 0., 0.), 'std': (1., 1., 1.), 'magnitude': 9, **settings})
 
 
@@ -34,7 +34,7 @@ def test_evaluation_sees_the_central_crop_at_its_own_size():
   found = views(mean=MEAN, std=STD).plain(INPUTS)
   assert found.shape == (6, 20, 20, 3)
   for number in range(6):
-    expected = (encoded.central_crop(INPUTS[number], 20).numpy() - MEAN) / STD
+    expected = (decode.central_crop(INPUTS[number], 20).numpy() - MEAN) / STD
     np.testing.assert_allclose(found[number], expected, atol=1e-5)
 
 
@@ -48,7 +48,7 @@ def test_original_and_augmented_share_a_crop_and_are_mirrored_each_on_its_own():
 
 def test_the_augmented_view_is_the_original_crop_through_rand_augment():
   original, augmented = views(flip=False).unlabeled(INPUTS, KEY, 0, 6)
-  expected = augment.rand_augment(
+  expected = rand_augment.rand_augment(
       np.clip(original, 0, 255).astype(np.uint8), rng.fold(KEY, 'unlabeled'), magnitude=9,
       cutout_const=40, translate_const=100)
   np.testing.assert_array_equal(augmented, expected)

@@ -8,7 +8,7 @@ import dataclasses
 
 import meta_pseudo_labels as mpl
 from meta_pseudo_labels import models, rng
-from meta_pseudo_labels.data import datasets, sources, splits
+from meta_pseudo_labels.data import registry, splits
 
 import pytest
 import tensorflow as tf
@@ -26,7 +26,7 @@ class FeedbackAlone(mpl.MetaPseudoLabels):
 
 def student_losses(feedback, weights, seed=0):
   """The student's labeled loss after the run, for each weight of the feedback."""
-  data = sources.load(datasets.info('two_moons'), None, seed).train
+  data = registry.load(registry.info('two_moons'), None, seed).train
   chosen = splits.split(data.labels, num_labeled=6, label_seed=seed, num_validation=0,
                         num_classes=2).labeled
   points = tf.constant(data.inputs)

@@ -11,7 +11,7 @@ Source: the release's augment.py and data_utils.py; RandAugment is Cubuk et al. 
 import functools
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import image_ops
+from meta_pseudo_labels.data.augment import image_ops
 from meta_pseudo_labels.flag_table import AUGMENT_OPS, RELEASE_OPS
 
 import numpy as np

@@ -8,7 +8,7 @@ global batch: rows [offset, offset + N) of `total`. So N replicas make the views
 import dataclasses
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data import augment, encoded
+from meta_pseudo_labels.data.augment import decode, rand_augment
 
 import tensorflow as tf
 
@@ -35,7 +35,7 @@ class Points:
 
   def unlabeled(self, inputs, key, offset, total):
     """(original, augmented), each `[N, D]` of `dtype`."""
-    noisy = augment.jitter(inputs, rng.fold(key, 'unlabeled'), self.stddev, offset=offset,
+    noisy = rand_augment.jitter(inputs, rng.fold(key, 'unlabeled'), self.stddev, offset=offset,
                            total=total)
     return self.plain(inputs), self.plain(noisy)
 
@@ -55,7 +55,7 @@ class Images:
   mean: tuple = (0.,)
   std: tuple = (255.,)
   flip: bool = False
-  ops: tuple = augment.RELEASE_OPS
+  ops: tuple = rand_augment.RELEASE_OPS
   magnitude: float = 5
   strong_labeled: bool = False
   dtype: tf.DType = tf.float32
@@ -67,23 +67,23 @@ class PadCrop(Images):
 
   def plain(self, inputs):
     """`[N, H, W, C]` of `dtype`, normalized."""
-    return augment.normalize(inputs, self.mean, self.std, self.dtype)
+    return rand_augment.normalize(inputs, self.mean, self.std, self.dtype)
 
   def labeled(self, inputs, key, offset, total):
     """Mirrored, padded and cropped: `[N, H, W, C]` of `dtype`, normalized."""
     key = rng.fold(key, 'labeled')
     rows = dict(offset=offset, total=total)
     if self.strong_labeled:
-      inputs = augment.views(inputs, key, flip=self.flip, magnitude=self.magnitude,
+      inputs = rand_augment.views(inputs, key, flip=self.flip, magnitude=self.magnitude,
                              ops=self.ops, **rows)[1]
     else:
-      inputs = augment.weak(inputs, key, 'weak', flip=self.flip,
+      inputs = rand_augment.weak(inputs, key, 'weak', flip=self.flip,
                             pad=min(inputs.shape[1:3]) // 8, **rows)
     return self.plain(inputs)
 
   def unlabeled(self, inputs, key, offset, total):
-    """(original, augmented), each `[N, H, W, C]` of `dtype`, normalized; see `augment.views`."""
-    original, augmented = augment.views(
+    """(original, augmented), each `[N, H, W, C]` of `dtype`, normalized; see `rand_augment.views`."""
+    original, augmented = rand_augment.views(
         inputs, rng.fold(key, 'unlabeled'), flip=self.flip, magnitude=self.magnitude,
         ops=self.ops, offset=offset, total=total)
     return self.plain(original), self.plain(augmented)
@@ -103,7 +103,7 @@ class ResizedCrop(Images):
 
   def plain(self, inputs):
     """The central crop: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
-    images = tf.map_fn(lambda image: encoded.central_crop(image, self.eval_size), inputs,
+    images = tf.map_fn(lambda image: decode.central_crop(image, self.eval_size), inputs,
                        fn_output_signature=tf.float32)
     return self.normalized(images)
 
@@ -132,7 +132,7 @@ class ResizedCrop(Images):
   def _crops(self, inputs, key, offset, total):
     seeds = rng.uniform(key, 'crop', [total, 2], 0, tf.int32.max, tf.int32)
     seeds = rng.rows(seeds, offset, tf.shape(inputs)[0])
-    return tf.map_fn(lambda pair: encoded.random_crop(pair[0], self.size, pair[1]),
+    return tf.map_fn(lambda pair: decode.random_crop(pair[0], self.size, pair[1]),
                      (inputs, seeds), fn_output_signature=tf.float32)
 
   def _mirrored(self, images, key, purpose, offset, total):
@@ -144,8 +144,8 @@ class ResizedCrop(Images):
   def _augmented(self, images, key, offset, total):
     """RandAugment of float32 images: as in the release cut off to uint8 and back."""
     images = tf.ensure_shape(tf.cast(tf.clip_by_value(images, 0, 255), tf.uint8),
-                             [None, self.size, self.size, encoded.CHANNELS])
-    return tf.cast(augment.rand_augment(
+                             [None, self.size, self.size, decode.CHANNELS])
+    return tf.cast(rand_augment.rand_augment(
         images, key, magnitude=self.magnitude, cutout_const=40, translate_const=100, ops=self.ops,
         offset=offset, total=total), tf.float32)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 
-from meta_pseudo_labels.data import examples
+from meta_pseudo_labels.data import storage
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -54,7 +54,7 @@ def description(identity, *, dataset, labeled, unlabeled, truth, names=None):
   """
   if names is not None and len(names) == len(unlabeled):
     said = {'unlabeled_names': hashlib.sha256('\n'.join(names.tolist()).encode()).hexdigest()}
-  elif examples.is_encoded(unlabeled):
+  elif storage.is_encoded(unlabeled):
     said = {'unlabeled_labels': _sha256(truth)}
   else:
     said = {'inputs': _sha256(labeled, unlabeled)}

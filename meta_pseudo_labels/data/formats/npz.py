@@ -11,8 +11,10 @@ unlabeled_, validation_ and test_points go with train_points. Nothing is unpickl
 """
 import collections
 
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels import errors
+from meta_pseudo_labels.data import storage
+from meta_pseudo_labels.data.dataset_info import require_data_dir
+from meta_pseudo_labels.errors import UserError, one_line
 
 import numpy as np
 import tensorflow as tf
@@ -20,14 +22,20 @@ import tensorflow as tf
 _SHAPES = {'images': 'uint8 [N, H, W] or [N, H, W, C], C 1 or 3', 'points': 'float32 [N, D]'}
 
 
-def load(path):
+def load(info, request):
+  """Returns `read` of `request.data_dir`. Raises UserError as it does, or if there is none."""
+  require_data_dir(info, request)
+  return read(request.data_dir)
+
+
+def read(path):
   """Reads a .npz file as described above.
 
   Args:
     path: str, local or remote.
 
   Returns:
-    An `examples.Data`. Inputs are uint8 [N, H, W, C] or float32 [N, D], labels int32. `train` has
+    An `storage.Data`. Inputs are uint8 [N, H, W, C] or float32 [N, D], labels int32. `train` has
     the training examples in the file's order, then the unlabeled ones with label -1;
     `validation` and `test` are None where the file has none. `class_names` are the file's, or
     '0', '1', ... up to the highest label.
@@ -51,15 +59,25 @@ def load(path):
   top = max(int(values.max()) for values in labels.values())
   class_names = _class_names(path, arrays.get('class_names'), top)
   _check_classes(path, labels['train'], class_names)
-  found = {split: examples.Examples(inputs[split], labels[split].astype(np.int32))
+  found = {split: storage.Examples(inputs[split], labels[split].astype(np.int32))
            for split in inputs}
   train = found['train']
   if 'unlabeled' in found:
-    train = examples.Examples(
-        examples.joined(train.inputs, found['unlabeled'].inputs),
+    train = storage.Examples(
+        storage.joined(train.inputs, found['unlabeled'].inputs),
         np.concatenate([train.labels, found['unlabeled'].labels]))
-  return examples.Data(train=train, validation=found.get('validation'), test=found.get('test'),
-                       class_names=class_names)
+  return storage.Data(train=train, validation=found.get('validation'), test=found.get('test'),
+                      facts=_facts(inputs['train'], class_names))
+
+
+def _facts(inputs, class_names):
+  """What the file says of a DatasetInfo: classes; of points their kind, of images mean and deviation."""
+  if inputs.ndim == 2:
+    return {'class_names': class_names, 'kind': 'points'}
+  axes = tuple(range(inputs.ndim - 1))
+  return {'class_names': class_names,
+          'mean': tuple(inputs.mean(axes, dtype=np.float64).tolist()),
+          'std': tuple(np.maximum(inputs.std(axes, dtype=np.float64), 1).tolist())}
 
 
 def _read(path):
@@ -72,19 +90,19 @@ def _read(path):
         arrays[name] = archive[name]
   except Exception as error:  # A damaged file makes numpy and zipfile raise all sorts.
     if name and 'allow_pickle' in str(error):
-      raise UserError(f'{path}: {examples.one_line(name)} holds Python objects: save it as an '
+      raise UserError(f'{path}: {one_line(name)} holds Python objects: save it as an '
                       'array of numbers (or of str for class_names)') from error
     if 'pickle' in str(error):  # NumPy's words advise to trust the file.
       raise UserError(f'cannot read {path} as a .npz file: it is none: make it anew with '
                       'numpy.savez') from error
-    what = f'{examples.one_line(name)} of {path}' if name else f'{path} as a .npz file'
-    raise UserError(f'cannot read {what}: {examples.one_line(error)}: make it anew with '
+    what = f'{one_line(name)} of {path}' if name else f'{path} as a .npz file'
+    raise UserError(f'cannot read {what}: {one_line(error)}: make it anew with '
                     'numpy.savez') from error
   if name is None:
     raise UserError(f'{path} has no named arrays: make it with numpy.savez(path, train_images=...)')
   for name, array in arrays.items():
     if not isinstance(array, np.ndarray):
-      raise UserError(f'{path}: {examples.one_line(name)} is not an array: make the file with '
+      raise UserError(f'{path}: {one_line(name)} is not an array: make the file with '
                       'numpy.savez')
   return arrays
 
@@ -93,7 +111,7 @@ def _kind(path, arrays):
   """'images' or 'points', whichever the file is about; every name in it must fit."""
   kinds = [kind for kind in _SHAPES if f'train_{kind}' in arrays]
   if not kinds:
-    names = examples.one_line(', '.join(arrays))
+    names = one_line(', '.join(arrays))
     raise UserError(f'{path} has neither train_images nor train_points, only {names}: rename its '
                     'arrays')
   kind = kinds[0]

@@ -1,14 +1,16 @@
 """ImageNet in TFRecord shards: which there are, where their records lie, what their labels are.
 
-Images stay in their files, from which `examples.Records` reads them one by one.
+Images stay in their files, from which `storage.Records` reads them one by one.
 """
 import concurrent.futures
 import os
 import re
 import struct
 
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels import errors
+from meta_pseudo_labels.data import storage
+from meta_pseudo_labels.data.formats import tfds
+from meta_pseudo_labels.errors import UserError, one_line
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +34,7 @@ _TFDS_KEYS = ('image', 'label')
 # A record is the length of its payload (8 bytes, little-endian), that length's checksum (4), the
 # payload, and the payload's checksum (4).
 _HEAD = struct.Struct('<QI')
-_FOOT = examples.RECORD_FOOT
+_FOOT = storage.RECORD_FOOT
 
 
 def _crc32c_table():
@@ -71,7 +73,7 @@ def index(paths, key):
     key: str, the image's name in a record's tf.train.Example.
 
   Returns:
-    `examples.Records`, file by file in the order of `paths`.
+    `storage.Records`, file by file in the order of `paths`.
 
   Raises:
     UserError: a file cannot be read, is damaged or ends too soon; no file has a record.
@@ -84,7 +86,7 @@ def index(paths, key):
   if not sum(counts):
     raise UserError(f'none of {len(paths)} TFRecord files has a record, {paths[0]} being the '
                     'first: fetch them again')
-  return examples.Records(
+  return storage.Records(
       np.array(paths), np.repeat(np.arange(len(paths), dtype=np.int32), counts),
       np.concatenate(places), key)
 
@@ -113,7 +115,7 @@ def _places(path):
                           f'{before - _HEAD.size}: fetch it again')
         places.append((length, before))
   except (OSError, tf.errors.OpError) as error:
-    raise UserError(f'cannot read {path}: {examples.one_line(error)}') from error
+    raise UserError(f'cannot read {path}: {one_line(error)}') from error
   return np.array(places, np.int64).reshape(-1, 2)
 
 
@@ -133,7 +135,7 @@ def labels(records, key, first=0):
   """Reads the labels of all records, one pass over all the files.
 
   Args:
-    records: `examples.Records` of whole files, as `index` gives them.
+    records: `storage.Records` of whole files, as `index` gives them.
     key: str, the label's name in a record's tf.train.Example.
     first: int, the label that stands for class 0.
 
@@ -164,12 +166,12 @@ def _labels_of_file(path, key):
         parsed = tf.io.parse_example(serialized, {key: tf.io.FixedLenFeature([], tf.int64)})
         found.append(parsed[key].numpy())
   except tf.errors.DataLossError as error:
-    raise UserError(f'{path} is damaged: {examples.one_line(error)}: fetch it again') from error
+    raise UserError(f'{path} is damaged: {one_line(error)}: fetch it again') from error
   except tf.errors.InvalidArgumentError as error:
     raise UserError(f'{path} has a record without a label {key!r} that is one integer: is this the '
-                    f'right file? ({examples.one_line(error)})') from error
+                    f'right file? ({one_line(error)})') from error
   except tf.errors.OpError as error:
-    raise UserError(f'cannot read {path}: {examples.one_line(error)}') from error
+    raise UserError(f'cannot read {path}: {one_line(error)}') from error
   return np.concatenate(found)
 
 
@@ -181,7 +183,23 @@ def _labeled(info, records, key, first=0):
     stored = int(values[wrong[0]]) + first
     raise UserError(f'{records.name(wrong[0])} has label {stored}, but those of {info.name} are '
                     f'{first} to {first + info.num_classes - 1}: is this the right file?')
-  return examples.Examples(records, values)
+  return storage.Examples(records, values)
+
+
+def load(info, request):
+  """Returns the `storage.Data` of the release's shards, or of what TFDS has prepared.
+
+  Raises:
+    UserError: it is not there, damaged, or has no such split.
+  """
+  data_dir = tfds.default_folder(request.data_dir)
+  folder = tfds.prepared_folder(data_dir, 'imagenet2012')
+  if folder is None:
+    return load_release(info, data_dir, info.name)
+  if info.name != 'imagenet':
+    raise UserError(f'--dataset_name={info.name}: TFDS has no such split; take the shards of the '
+                    'release, or --dataset_name=imagenet with --num_labeled and --label_seed')
+  return load_tfds(info, tfds.builder(folder))
 
 
 def load_release(info, data_dir, name):
@@ -194,7 +212,7 @@ def load_release(info, data_dir, name):
       examples and the test are.
 
   Returns:
-    An `examples.Data`, in the order of the shards. That of 'imagenet_10_percent' has the whole
+    An `storage.Data`, in the order of the shards. That of 'imagenet_10_percent' has the whole
     training split as `unlabeled`: the images of `train` are among them, and so are those that
     are held out for validation.
 
@@ -217,8 +235,8 @@ def load_release(info, data_dir, name):
                  for paths in (train, test))
   if unlabeled is not None:
     unlabeled = index(unlabeled, image)
-    unlabeled = examples.Examples(unlabeled, np.full(len(unlabeled), -1, np.int32))
-  return examples.Data(train=train, test=test, unlabeled=unlabeled)
+    unlabeled = storage.Examples(unlabeled, np.full(len(unlabeled), -1, np.int32))
+  return storage.Data(train=train, test=test, unlabeled=unlabeled)
 
 
 def _shards(folder, files, prefix):
@@ -248,7 +266,7 @@ def load_tfds(info, builder):
       and 'validation' (the test), and the features 'image' and 'label' (0-based).
 
   Returns:
-    An `examples.Data`.
+    An `storage.Data`.
 
   Raises:
     UserError: it is in another format than TFRecord; a split, a feature or a file is missing; a
@@ -268,7 +286,7 @@ def load_tfds(info, builder):
   image, label = _TFDS_KEYS
   train, test = (_labeled(info, _tfds_records(builder.info.splits[split], image), label)
                  for split in ('train', 'validation'))
-  return examples.Data(train=train, test=test)
+  return storage.Data(train=train, test=test)
 
 
 def _tfds_records(split, key):

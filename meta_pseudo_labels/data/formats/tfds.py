@@ -1,9 +1,11 @@
 """Datasets prepared by TensorFlow Datasets, read into memory."""
+import functools
 import os
 import re
 
-from meta_pseudo_labels.data import examples
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels import errors
+from meta_pseudo_labels.data import storage
+from meta_pseudo_labels.errors import UserError, one_line
 
 import numpy as np
 import tensorflow as tf
@@ -23,14 +25,24 @@ def builder(folder):
   try:
     return tfds.builder_from_directory(folder)
   except Exception as error:  # Whatever its files make it raise.
-    raise UserError(f'cannot read the dataset in {folder}: {examples.one_line(error)}: prepare it '
+    raise UserError(f'cannot read the dataset in {folder}: {one_line(error)}: prepare it '
                     'again') from error
 
 
-def load(info, name, data_dir):
-  """A dataset that TFDS has prepared in `data_dir`, or prepares there now."""
-  import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
-  data_dir = default_folder(data_dir)
+def load(info, request, name=None):
+  """Returns the `storage.Data` that TFDS has prepared in `request.data_dir`, or prepares there now.
+
+  Args:
+    info: DatasetInfo.
+    request: Request.
+    name: what TFDS calls the dataset; None: as we do.
+
+  Raises:
+    UserError: it cannot be read, or neither be found nor fetched.
+  """
+  import tensorflow_datasets as tfds
+
+  name, data_dir = name or info.name, default_folder(request.data_dir)
   folder = prepared_folder(data_dir, name)
   if folder is None:
     _prepare(tfds, info, name, data_dir)
@@ -44,15 +56,20 @@ def load(info, name, data_dir):
     raise
   except Exception as error:
     raise UserError(f'cannot read the dataset {name!r} in {folder}: '
-                    f'{examples.one_line(error)}') from error
+                    f'{one_line(error)}') from error
   for split in ('train', 'test'):
     if split not in found:
       raise UserError(
           f'{folder} has no split {split!r}, only {sorted(available)}: prepare it again')
   extra = next((found[split] for split in EXTRA if split in found), None)
   if extra is not None:
-    extra = examples.Examples(extra.inputs, np.full(len(extra), -1, np.int32))
-  return examples.Data(found['train'], found['test'], unlabeled_extra=extra)
+    extra = storage.Examples(extra.inputs, np.full(len(extra), -1, np.int32))
+  return storage.Data(found['train'], found['test'], unlabeled_extra=extra)
+
+
+def loader(name):
+  """Returns `load` for a dataset that TFDS calls `name`."""
+  return functools.partial(load, name=name)
 
 
 def prepared_folder(data_dir, name):
@@ -79,7 +96,7 @@ def _prepare(tfds, info, name, data_dir):
                f"data_dir='{data_dir}').download_and_prepare()\"")
     raise UserError(
         f'dataset {info.name!r}: nothing is prepared in {os.path.join(data_dir, name)}, and it '
-        f'cannot be fetched from here ({examples.one_line(error)}): point --data_dir at a folder that has '
+        f'cannot be fetched from here ({one_line(error)}): point --data_dir at a folder that has '
         f'it, or where there is a network run: {command}') from error
 
 
@@ -118,4 +135,4 @@ def _read_tfds_split(tfds, info, builder, split):
       numbers[start:stop] = [int(re.search(rb'\d+$', id_).group()) for id_ in batch['id']]
     start = stop
   order = np.argsort(numbers, kind='stable')
-  return examples.checked(info, images[order], labels[order], where)
+  return storage.checked(info, images[order], labels[order], where)

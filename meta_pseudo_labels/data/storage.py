@@ -1,10 +1,11 @@
 """What a dataset is once it has been found: inputs in memory or in files, with their labels."""
 import dataclasses
 import re
-from typing import Optional, Tuple, Union
+from typing import Optional, Union
 
-from meta_pseudo_labels.data import datasets, encoded
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.data import dataset_info
+from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.errors import UserError, one_line
 
 import numpy as np
 import tensorflow as tf
@@ -163,31 +164,26 @@ class Data:
     validation: the dataset's own `Examples` for it, or None: then it is drawn from `train`.
     unlabeled: the `Examples` to use without labels, or None for all of `train`.
     unlabeled_extra: more `Examples` to use without labels (all -1), or None.
-    class_names: where the dataset's own files say what its classes are, else None.
+    facts: what the dataset's own files say of its DatasetInfo: {attribute: value}.
   """
   train: Examples
   test: Optional[Examples] = None
   validation: Optional[Examples] = None
   unlabeled: Optional[Examples] = None
   unlabeled_extra: Optional[Examples] = None
-  class_names: Optional[Tuple[str, ...]] = None
-
-
-def one_line(error):
-  """An exception's message in one line, its first 300 characters."""
-  return ' '.join(str(error).split())[:300]
+  facts: dict = dataclasses.field(default_factory=dict)
 
 
 def decoding_error(error):
   """Why TensorFlow could not decode an image, in one line, without the marks of the operations
   that it puts around its message (error: a tf.errors.OpError)."""
-  if encoded.TOO_LARGE in error.message:
-    return encoded.TOO_LARGE
+  if decode.TOO_LARGE in error.message:
+    return decode.TOO_LARGE
   lines = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', error.message).strip().splitlines()
   return one_line(lines[0] if lines else error.message)
 
 
-def checked(info: datasets.DatasetInfo, inputs, labels, where):
+def checked(info: dataset_info.DatasetInfo, inputs, labels, where):
   """`Examples` from what was read `where`. Raises UserError if they cannot be this dataset's."""
   labels = np.asarray(labels, np.int32)
   if inputs.shape[1:] != info.image_shape:

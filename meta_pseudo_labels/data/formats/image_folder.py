@@ -9,13 +9,15 @@ Files are listed through tf.io.gfile, so that the folder may be a remote one.
 """
 import concurrent.futures
 import dataclasses
-import difflib
 import os
 import struct
 from typing import List
 
-from meta_pseudo_labels.data import encoded, examples
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels import errors
+from meta_pseudo_labels.data import storage
+from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.dataset_info import require_data_dir
+from meta_pseudo_labels.errors import UserError, did_you_mean, one_line
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +29,14 @@ _LAYOUT = 'images go into labeled/<class>/ and unlabeled/ (validation/<class>/ a
 _NAMED = 3  # How many of the images left out are told by name.
 
 
-def load(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
+def load(info, request):
+  """Returns `read` of `request.data_dir`. Raises UserError as it does, or if there is none."""
+  require_data_dir(info, request)
+  return read(request.data_dir, image_size=request.image_size, in_memory=not request.encoded,
+              skip_bad_images=request.skip_bad_images, say=request.say)
+
+
+def read(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
   """Reads a folder of images; every image is decoded once, to find those that are damaged.
 
   Args:
@@ -38,8 +47,8 @@ def load(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
     say: a function that is told in lines (str) what was found, or None.
 
   Returns:
-    An `examples.Data`. Inputs are uint8 [N, image_size, image_size, 3], each
-    `encoded.fit(encoded.decode(...))`, or `examples.Files`. `train` has the labeled images, class
+    An `storage.Data`. Inputs are uint8 [N, image_size, image_size, 3], each
+    `decode.fit(decode.decode(...))`, or `storage.Files`. `train` has the labeled images, class
     by class, then the unlabeled ones with label -1; within a class, and among those without, they
     are sorted by name. `validation` and `test` are None without their folders. `class_names` are
     the names of the folders in labeled/, sorted.
@@ -55,7 +64,7 @@ def load(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
   counts = np.array([len(group.paths) for group in groups])
   paths = np.array([path for group in groups for path in group.paths])
   images, reasons = _read(paths, image_size if in_memory else None)
-  inputs = images if in_memory else examples.Files(paths)
+  inputs = images if in_memory else storage.Files(paths)
   bad = np.flatnonzero(np.array(reasons) != '')
   if bad.size:
     _leave_out(paths[bad], reasons[bad[0]], skip_bad_images, say)
@@ -78,10 +87,10 @@ def load(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
   def between(start, end):
     if start == end:
       return None
-    return examples.Examples(inputs[start:end], labels[start:end], names[start:end])
+    return storage.Examples(inputs[start:end], labels[start:end], names[start:end])
 
-  return examples.Data(train=between(0, ends[2]), validation=between(ends[2], ends[3]),
-                       test=between(ends[3], ends[4]), class_names=class_names)
+  return storage.Data(train=between(0, ends[2]), validation=between(ends[2], ends[3]),
+                       test=between(ends[3], ends[4]), facts={'class_names': class_names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +138,8 @@ def _class_groups(data_dir, split, class_names):
   for name in found:
     folder = os.path.join(parent, name)
     if name not in class_names:
-      close = difflib.get_close_matches(name, class_names, n=1)
-      hint = f'did you mean {close[0]!r}?' if close else 'rename it or remove it'
-      raise UserError(f"{folder} is of a class that {os.path.join(data_dir, 'labeled')} does not "
-                      f'have: {hint}')
+      raise UserError(f"{folder}: a class that {os.path.join(data_dir, 'labeled')} does not have"
+                      f'{did_you_mean(name, class_names)}; rename the folder or remove it')
     names = _listed(folder)
     images = [os.path.join(folder, entry) for entry in names if _is_image(entry)]
     groups.append(_Group(split, folder, class_names.index(name), _some(images, folder)))
@@ -153,7 +160,7 @@ def _listed(folder):
   try:
     return sorted(name.rstrip('/') for name in tf.io.gfile.listdir(folder))
   except (OSError, UnicodeDecodeError, tf.errors.OpError) as error:
-    raise UserError(f'cannot list {folder}: {examples.one_line(error)}') from error
+    raise UserError(f'cannot list {folder}: {one_line(error)}') from error
 
 
 def images_below(top):
@@ -169,7 +176,7 @@ def images_below(top):
       images += found
       ignored += len(names) - len(found)
   except (OSError, UnicodeDecodeError, tf.errors.OpError) as error:
-    raise UserError(f'cannot list {top}: {examples.one_line(error)}') from error
+    raise UserError(f'cannot list {top}: {one_line(error)}') from error
   return sorted(images), ignored
 
 
@@ -200,13 +207,13 @@ def _read(paths, size):
     try:
       with tf.device('CPU:0'):  # of this thread
         content = tf.io.read_file(paths[position])
-        image = encoded.decode(content)
+        image = decode.decode(content)
         reason = _misread(content.numpy(), image)
         if images is not None and not reason:
-          images[position] = encoded.fit(image, size)
+          images[position] = decode.fit(image, size)
       return reason
     except tf.errors.OpError as error:
-      return examples.decoding_error(error)
+      return storage.decoding_error(error)
 
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     return images, list(pool.map(read, range(len(paths))))

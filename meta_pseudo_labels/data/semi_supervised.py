@@ -4,9 +4,17 @@ import json
 from typing import Optional
 
 from meta_pseudo_labels import models
-from meta_pseudo_labels.data import datasets, encoded, examples, pipeline, service, sources, splits
-from meta_pseudo_labels.data import predictions as predictions_lib
-from meta_pseudo_labels.data import views as views_lib
+from meta_pseudo_labels.data import (
+  dataset_info,
+  input_pipeline,
+  registry,
+  service,
+  splits,
+  storage,
+  teacher_predictions,
+)
+from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment.views import PadCrop, Points, ResizedCrop
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -22,36 +30,36 @@ class Problem:
   Attributes:
     info: DatasetInfo, completed by what the data say.
     split: Split, indices into the training split.
-    inputs: N of the training split: uint8 `[N, H, W, C]`, float32 `[N, D]`, examples.Files or
-      examples.Records.
+    inputs: N of the training split: uint8 `[N, H, W, C]`, float32 `[N, D]`, storage.Files or
+      storage.Records.
     labels: int32 `[N]`, all of them; only those of `split.labeled` may be learned from.
     unlabeled: the M unlabeled inputs.
     truth: int32 `[M]`, their labels where known, else -1: never learned from, only for the logs.
     evaluated: {'validation', 'test': Examples}, those of the two that there are.
     views: one of data/views.py.
-    names: str `[N]`, what the inputs are called, or None (examples.Examples).
+    names: str `[N]`, what the inputs are called, or None (storage.Examples).
     unlabeled_names: str `[M]`, likewise.
     service_address: of the tf.data service that makes the training batches, or None.
     predictions: what a teacher said of the labeled and the unlabeled examples, or None.
   """
-  info: datasets.DatasetInfo
+  info: dataset_info.DatasetInfo
   split: splits.Split
-  inputs: examples.Inputs
+  inputs: storage.Inputs
   labels: np.ndarray
-  unlabeled: examples.Inputs
+  unlabeled: storage.Inputs
   truth: np.ndarray
   evaluated: dict
   views: object
   names: Optional[np.ndarray] = None
   unlabeled_names: Optional[np.ndarray] = None
   service_address: Optional[str] = None
-  predictions: Optional[predictions_lib.Predictions] = None
+  predictions: Optional[teacher_predictions.Predictions] = None
 
   @property
   def input_shape(self):
     """Of what the model sees: (H, W, C) or (D,); (None, None, 3) where evaluation has a size of
     its own."""
-    if examples.is_encoded(self.inputs):
+    if storage.is_encoded(self.inputs):
       same = self.views.size == self.views.eval_size
       return (self.views.size, self.views.size, 3) if same else (None, None, 3)
     return self.inputs.shape[1:]
@@ -59,7 +67,7 @@ class Problem:
   @property
   def image_sizes(self):
     """The pixels a side of the images that the model sees, those of evaluation last; () of points."""
-    if examples.is_encoded(self.inputs):
+    if storage.is_encoded(self.inputs):
       return self.views.size, self.views.eval_size
     return self.input_shape[:1] if len(self.input_shape) == 3 else ()
 
@@ -82,7 +90,7 @@ class Problem:
   def described(self):
     """`predictions.description` of these data, whatever predictions there are."""
     bare = dataclasses.replace(self, predictions=None)
-    return predictions_lib.description(
+    return teacher_predictions.description(
         bare.identity, dataset=self.info.name, labeled=self.labeled[0], unlabeled=self.unlabeled,
         truth=self.truth, names=self.unlabeled_names)
 
@@ -90,8 +98,8 @@ class Problem:
     """An image of any size as this problem's images in memory were brought to theirs: uint8
     `[H, W, C]` -> `[S, S, C]`. Of a folder the middle is cut out; arrays are stretched."""
     size = self.input_shape[0]
-    if self.info.source == 'folder':
-      return encoded.fit(image, size)
+    if self.info.fit == 'center':
+      return decode.fit(image, size)
     return stretched(image[tf.newaxis], size)[0]
 
   def reported(self, eval_split):
@@ -105,9 +113,9 @@ class Problem:
 
   def train_batches(self, *, batch_size, seed, uda_data=0, start_step=0, replicas=1,
                     context=None):
-    """`pipeline.train_batches` for this worker; uda_data 0: labeled batches alone."""
+    """`input_pipeline.train_batches` for this worker; uda_data 0: labeled batches alone."""
     inputs, labels = self.labeled
-    return pipeline.train_batches(
+    return input_pipeline.train_batches(
         inputs, labels, self.unlabeled if uda_data else None, views=self.views,
         batch_size=batch_size, uda_data=uda_data, seed=seed, start_step=start_step,
         truth=self.truth if uda_data else None,
@@ -115,9 +123,9 @@ class Problem:
         **_replicas(replicas, context))
 
   def eval_batches(self, split, *, batch_size, replicas=1, context=None):
-    """`pipeline.eval_batches` of a split for this worker."""
+    """`input_pipeline.eval_batches` of a split for this worker."""
     found = self.evaluated[split]
-    return pipeline.eval_batches(found.inputs, found.labels, views=self.views,
+    return input_pipeline.eval_batches(found.inputs, found.labels, views=self.views,
                                  batch_size=batch_size, **_replicas(replicas, context))
 
 
@@ -143,8 +151,8 @@ def _prepared(found, config):
   """Examples as training takes them: arrays of images at image_size x image_size (bicubic, where
   they are not), encoded images in memory if the configuration says so."""
   inputs, size = found.inputs, config.image_size
-  if examples.is_encoded(inputs):
-    return dataclasses.replace(found, inputs=examples.held(inputs)) if config.cache else found
+  if storage.is_encoded(inputs):
+    return dataclasses.replace(found, inputs=storage.held(inputs)) if config.cache else found
   if inputs.ndim != 4 or inputs.shape[1:3] == (size, size):
     return found
   try:
@@ -167,13 +175,13 @@ def build(config, say=None):
   Raises:
     UserError: no such data set, not found, or the split asked for cannot be made.
   """
-  info = datasets.info(config.dataset)
+  info = registry.info(config.dataset)
   address = config.dataset_service_address and service.reached(config.dataset_service_address)
   kind = config.views or info.views or (
       'resized_crop' if config.image_size >= RESIZED_CROP_FROM else 'pad_crop')
-  data = sources.load(info, config.data_dir, config.seed, image_size=config.image_size,
+  data = registry.load(info, config.data_dir, config.seed, image_size=config.image_size,
                       encoded=kind == 'resized_crop', skip_bad_images=config.skip_bad_images, say=say)
-  info = _completed(info, data)
+  info = dataclasses.replace(info, **data.facts)
   train = _prepared(data.train, config)
   split = splits.split(
       train.labels, num_labeled=config.labeled_count, label_seed=config.label_seed,
@@ -181,7 +189,7 @@ def build(config, say=None):
   evaluated = {name: _prepared(found, config) for name, found in (
       ('validation', data.validation), ('test', data.test)) if found is not None}
   if len(split.validation):
-    evaluated['validation'] = examples.Examples(
+    evaluated['validation'] = storage.Examples(
         train.inputs[split.validation], train.labels[split.validation])
   if 'validation' not in evaluated and (
       'test' not in evaluated or config.eval_split == 'validation'):
@@ -194,7 +202,7 @@ def build(config, say=None):
     unlabeled, truth = train.inputs[split.unlabeled], train.labels[split.unlabeled]
   if data.unlabeled_extra is not None:
     extra = _prepared(data.unlabeled_extra, config)
-    unlabeled = examples.joined(unlabeled, extra.inputs)
+    unlabeled = storage.joined(unlabeled, extra.inputs)
     truth = np.concatenate([truth, extra.labels])
   names = None if train.names is None else train.names[split.unlabeled]
   if config.unlabeled_manifest:
@@ -208,24 +216,8 @@ def build(config, say=None):
                     unlabeled_names=names, service_address=address)
   if not config.reads_predictions:
     return problem
-  return dataclasses.replace(problem, predictions=predictions_lib.read(
+  return dataclasses.replace(problem, predictions=teacher_predictions.read(
       config.teacher_predictions, problem.described))
-
-
-def _completed(info, data):
-  """The DatasetInfo with what its data say: classes, kind and, of arrays, mean and deviation."""
-  if info.source not in ('folder', 'npz'):
-    return info
-  info = dataclasses.replace(info, class_names=data.class_names)
-  inputs = data.train.inputs
-  if info.source == 'folder':
-    return info
-  if inputs.ndim == 2:
-    return dataclasses.replace(info, kind='points')
-  axes = tuple(range(inputs.ndim - 1))
-  return dataclasses.replace(
-      info, mean=tuple(inputs.mean(axes, dtype=np.float64).tolist()),
-      std=tuple(np.maximum(inputs.std(axes, dtype=np.float64), 1).tolist()))
 
 
 def _num_validation(config, info, data):
@@ -249,17 +241,17 @@ def _views(config, info, inputs, kind):
                         ('augment_ops', config.augment_ops)):
       if given:
         raise UserError(f'--{flag}: {info.name} has points, not images; leave it out')
-    return views_lib.Points(config.augment_stddev, dtype)
+    return Points(config.augment_stddev, dtype)
   common = dict(mean=info.mean, std=info.std,
                 flip=info.flip if config.flip is None else config.flip,
                 ops=config.augment_op_names or info.augment_ops,
                 magnitude=config.augment_magnitude, strong_labeled=config.use_augment, dtype=dtype)
-  if examples.is_encoded(inputs) != (kind == 'resized_crop'):
+  if storage.is_encoded(inputs) != (kind == 'resized_crop'):
     other = 'pad_crop' if kind == 'resized_crop' else 'resized_crop'
     raise UserError(f'--views={kind}: not for {info.name}; leave it out, or --views={other}')
   if kind == 'pad_crop':
-    return views_lib.PadCrop(**common)
-  imagenet = info.source == 'imagenet'
-  return views_lib.ResizedCrop(
+    return PadCrop(**common)
+  imagenet = info.own_resolution
+  return ResizedCrop(
       size=config.image_size, eval_size=models.eval_image_size(
           config.model_type, config.image_size, imagenet), **common)

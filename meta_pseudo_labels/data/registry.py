@@ -1,54 +1,22 @@
-"""What datasets exist: one `DatasetInfo` each, and `info(name)` to look one up.
+"""What datasets exist: one entry each, its facts and its loader.
 
-Nothing is read here; `sources.load` does that.
+What is read is in an order that never changes, so that a position names an example for good
+(`splits.manifest` writes positions down). A new dataset is an entry of `DATASETS`; a new format is
+a file in data/formats/ with a function `load(info, request)` besides.
 """
-import dataclasses
-import difflib
-from typing import Optional, Tuple
 
-from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.flag_table import RELEASE_OPS
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetInfo:
-  """What must be known of a dataset before anything of it is read.
-
-  Attributes:
-    name: what `--dataset_name` calls it.
-    source: how `sources.load` gets it: 'sklearn', 'generated', 'idx', 'folder', 'npz', 'imagenet'
-      or 'tfds:NAME'.
-    kind: 'image' (uint8 [H, W, C]) or 'points' (float32 [D]).
-    class_names: one name per class, in the order of the labels; empty where only the data say.
-    image_shape: the shape of one example, (H, W, C) or (D,); None where only the data say.
-    mean, std: per channel, over the training split, in the inputs' own units (0..255 for
-      images); `(x - mean) / std` normalizes. Of one number: the same for all channels.
-    flip: whether the mirror image of an example keeps its label.
-    license, citation: for the report page and the docs.
-    augment_ops: the RandAugment operations that keep the label.
-    views: 'pad_crop' or 'resized_crop' (views.py); '' for one that depends on the image size.
-    holds_out: whether a fifth of the labeled examples is held out for validation where neither
-      the data nor `--num_validation` says otherwise.
-  """
-  name: str
-  source: str
-  kind: str
-  class_names: Tuple[str, ...]
-  image_shape: Optional[Tuple[int, ...]]
-  mean: Tuple[float, ...]
-  std: Tuple[float, ...]
-  flip: bool
-  license: str
-  citation: str
-  augment_ops: Tuple[str, ...] = RELEASE_OPS
-  views: str = 'pad_crop'
-  holds_out: bool = False
-
-  @property
-  def num_classes(self):
-    """The number of classes (int)."""
-    return len(self.class_names)
-
+from meta_pseudo_labels.data.dataset_info import DatasetInfo, Request
+from meta_pseudo_labels.data.formats import (
+  cifar_binary,
+  digits,
+  idx,
+  image_folder,
+  imagenet_tfrecord,
+  npz,
+  tfds,
+  two_moons,
+)
+from meta_pseudo_labels.errors import UserError, did_you_mean
 
 _DIGIT_NAMES = tuple('0123456789')
 
@@ -85,11 +53,11 @@ def _times_255(*values):
 _IMAGENET_MEAN, _IMAGENET_STD = _times_255(.485, .456, .406), _times_255(.229, .224, .225)
 
 
-_DATASETS = {entry.name: entry for entry in (
+DATASETS = {entry.name: entry for entry in (
     DatasetInfo(
-        name='digits', source='sklearn', kind='image', class_names=_DIGIT_NAMES,
+        name='digits', load=digits.load, kind='image', class_names=_DIGIT_NAMES,
         image_shape=(8, 8, 1), flip=False,
-        # Over the 1,297 training images that `sources.load` leaves after the test draw.
+        # Over the 1,297 training images that `digits.load` leaves after the test draw.
         mean=(77.59793,), std=(95.73860,),
         # Bright strokes on black: no image here is inverted or has its grey levels redrawn.
         # Their effect on accuracy is within noise (docs/digits.md).
@@ -99,24 +67,24 @@ _DATASETS = {entry.name: entry for entry in (
         citation='Alpaydin, E. and Kaynak, C. (1998). Optical Recognition of Handwritten Digits. '
                  'UCI Machine Learning Repository. https://doi.org/10.24432/C50P49'),
     DatasetInfo(
-        name='two_moons', source='generated', kind='points', class_names=('upper', 'lower'),
+        name='two_moons', load=two_moons.load, kind='points', class_names=('upper', 'lower'),
         image_shape=(2,), flip=False,
         mean=(0., 0.), std=(1., 1.),  # the points stay in the units that a plot shows
         license='generated', citation='Pham, H. et al. (2021). Meta Pseudo Labels. CVPR.'),
     DatasetInfo(
-        name='cifar10', source='tfds:cifar10', kind='image', class_names=_CIFAR10_NAMES,
+        name='cifar10', load=cifar_binary.load, kind='image', class_names=_CIFAR10_NAMES,
         image_shape=(32, 32, 3), flip=True,
         # The release's numbers.
         mean=_times_255(.4914, .482158, .4465309), std=_times_255(.247032, .243485, .26159),
         license=_CIFAR_LICENSE, citation=_CIFAR_CITATION),
     DatasetInfo(
-        name='cifar100', source='tfds:cifar100', kind='image', class_names=_CIFAR100_NAMES,
+        name='cifar100', load=tfds.load, kind='image', class_names=_CIFAR100_NAMES,
         image_shape=(32, 32, 3), flip=True,
         # As commonly published for the training split; not computed here.
         mean=(129.3, 124.1, 112.4), std=(68.2, 65.4, 70.4),
         license=_CIFAR_LICENSE, citation=_CIFAR_CITATION),
     DatasetInfo(
-        name='svhn', source='tfds:svhn_cropped', kind='image', class_names=_DIGIT_NAMES,
+        name='svhn', load=tfds.loader('svhn_cropped'), kind='image', class_names=_DIGIT_NAMES,
         image_shape=(32, 32, 3), flip=False,
         # As commonly published for the training split without `extra`; not computed here.
         mean=_times_255(.4376821, .4437697, .4728044), std=_times_255(.1980301, .2010156, .1970361),
@@ -124,14 +92,14 @@ _DATASETS = {entry.name: entry for entry in (
         citation='Netzer, Y. et al. (2011). Reading digits in natural images with unsupervised '
                  'feature learning. NIPS Workshop on Deep Learning.'),
     DatasetInfo(
-        name='fashion_mnist', source='idx', kind='image', class_names=_FASHION_NAMES,
+        name='fashion_mnist', load=idx.load, kind='image', class_names=_FASHION_NAMES,
         image_shape=(28, 28, 1), flip=True,
         mean=(72.94035,), std=(90.02118,),  # over the 60,000 training images
         license='MIT (Zalando SE)',
         citation='Xiao, H., Rasul, K. and Vollgraf, R. (2017). Fashion-MNIST: a novel image '
                  'dataset for benchmarking machine learning algorithms. arXiv:1708.07747.'),
     DatasetInfo(
-        name='stl10', source='tfds:stl10', kind='image',
+        name='stl10', load=tfds.load, kind='image',
         class_names=('airplane', 'bird', 'car', 'cat', 'deer', 'dog', 'horse', 'monkey', 'ship',
                      'truck'),
         image_shape=(96, 96, 3), flip=True,
@@ -140,31 +108,46 @@ _DATASETS = {entry.name: entry for entry in (
         citation='Coates, A., Lee, H. and Ng, A. Y. (2011). An analysis of single layer networks '
                  'in unsupervised feature learning. AISTATS.'),
     *(DatasetInfo(
-        name=name, source='imagenet', kind='image', class_names=tuple(map(str, range(1000))),
+        name=name, load=imagenet_tfrecord.load, own_resolution=True, default_channels=3, kind='image', class_names=tuple(map(str, range(1000))),
         image_shape=None, flip=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD, views='resized_crop',
         license='non-commercial research and education only (https://image-net.org/download)',
         citation='Russakovsky, O. et al. (2015). ImageNet large scale visual recognition '
                  'challenge. IJCV.') for name in ('imagenet', 'imagenet_10_percent',
                                                   'imagenet_heldout')),
     DatasetInfo(
-        name='folder', source='folder', kind='image', class_names=(), image_shape=None, flip=True,
+        name='folder', load=image_folder.load, fit='center', default_channels=3, kind='image', class_names=(), image_shape=None, flip=True,
         mean=_IMAGENET_MEAN, std=_IMAGENET_STD, views='', holds_out=True, license='yours',
         citation=''),
     DatasetInfo(
-        name='npz', source='npz', kind='image', class_names=(), image_shape=None, flip=True,
+        name='npz', load=npz.load, kind='image', class_names=(), image_shape=None, flip=True,
         mean=(127.5,), std=(64.,), holds_out=True, license='yours', citation=''),
 )}
 
 
 def names():
-  """The names of all datasets (tuple of str), in the order they are listed to people."""
-  return tuple(_DATASETS)
+  """Returns the names of all datasets (tuple of str), in the order they are listed to people."""
+  return tuple(DATASETS)
 
 
 def info(name):
-  """The `DatasetInfo` called `name` (str). Raises UserError if there is none."""
-  if name in _DATASETS:
-    return _DATASETS[name]
-  close = difflib.get_close_matches(str(name), _DATASETS, n=1)
-  hint = f'did you mean {close[0]!r}? ' if close else ''
-  raise UserError(f'unknown dataset {name!r}: {hint}there are {", ".join(_DATASETS)}')
+  """Returns the `DatasetInfo` called `name` (str). Raises UserError if there is none."""
+  if name in DATASETS:
+    return DATASETS[name]
+  raise UserError(f'--dataset_name={name}: unknown dataset{did_you_mean(name, DATASETS)}; use one of '
+                  f'{", ".join(DATASETS)}')
+
+
+def load(info, *args, **kwargs):
+  """Reads a dataset.
+
+  Args:
+    info: a `DatasetInfo`.
+    *args, **kwargs: of a `Request`.
+
+  Returns:
+    A `storage.Data`.
+
+  Raises:
+    UserError: the data is not there and cannot be fetched, or is damaged.
+  """
+  return info.load(info, Request(*args, **kwargs))
