@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2.
+import meta_pseudo_labels  # Chooses Keras 2.
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.data.augment import rand_augment
@@ -89,7 +89,7 @@ def addons_operations(tfa_image, level):
 def addons(images, magnitude):
   """As `ours`, image by image; None where tensorflow-addons is not installed."""
   try:
-    from tensorflow_addons import image as tfa_image  # pylint: disable=import-outside-toplevel
+    from tensorflow_addons import image as tfa_image
   except ImportError:
     return None
   level = rand_augment.levels(magnitude, SIZE // 8, SIZE // 8)

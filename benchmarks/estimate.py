@@ -43,12 +43,12 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-from meta_pseudo_labels import config as config_lib
+import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import models
+from meta_pseudo_labels.build import SMALL_IMAGES
+from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.methods import SMALL_IMAGES
 from meta_pseudo_labels.optim import optimizers
 
 import tensorflow as tf
@@ -295,8 +295,8 @@ def parse(argv):
 
 def read(path, extra=()):
   """The valid Config of a recipe. Raises UserError."""
-  config = config_lib.parse(['estimate', f'--flagfile={path}', *extra])
-  config_lib.validate(config)
+  config = parse(['estimate', f'--flagfile={path}', *extra])
+  validate(config)
   return config
 
 

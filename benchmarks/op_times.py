@@ -21,7 +21,7 @@ def by_kind(function, calls=3):
     calls: int.
   """
   # Here, since setting the threads has to come before TensorFlow is started.
-  import tensorflow as tf  # pylint: disable=import-outside-toplevel
+  import tensorflow as tf
   with tempfile.TemporaryDirectory() as folder:
     with tf.profiler.experimental.Profile(folder):
       began = time.perf_counter()
@@ -39,7 +39,7 @@ def by_kind(function, calls=3):
 
 def _seconds(folder):
   """{operation's type: seconds} of the profile in a folder."""
-  from tensorflow.tsl.profiler.protobuf import xplane_pb2  # pylint: disable=import-outside-toplevel
+  from tensorflow.tsl.profiler.protobuf import xplane_pb2
   space, (path,) = xplane_pb2.XSpace(), pathlib.Path(folder).glob('**/*.xplane.pb')
   space.ParseFromString(path.read_bytes())
   seconds = collections.Counter()

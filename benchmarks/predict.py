@@ -3,7 +3,7 @@
     python benchmarks/predict.py [--images=10000] [--model_type=wrn-28-2] [--image_size=32]
         [--eval_batch_size=128] [--rounds=3]
 
-Small JPEG files are written to a temporary folder, and `predict.write` classifies them, reading,
+Small JPEG files are written to a temporary folder, and `predict_files.write` classifies them, reading,
 decoding and writing included. Its peer is the same network on one constant batch, as often. Both
 take turns, so that what else the machine does falls on both alike: read the ratio, and the spread of
 it over the rounds. On a machine that others use at the same time the second ratio says more, that of
@@ -16,12 +16,14 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import export, methods, predict, progress
+import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
+from meta_pseudo_labels import build, methods
+from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.data.augment.views import PadCrop
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.inference import classifier, predict_files
+from meta_pseudo_labels.training import logs
 
 import numpy as np
 import tensorflow as tf
@@ -51,8 +53,8 @@ def parse(argv):
       own[name] = int(value)
     else:
       rest.append(argument)
-  config = config_lib.parse(['predict', '--dataset_name=cifar10', '--output_dir=unused', *rest])
-  config_lib.validate(config)
+  config = parse(['predict', '--dataset_name=cifar10', '--output_dir=unused', *rest])
+  validate(config)
   return own['images'], own['rounds'], config
 
 
@@ -60,8 +62,8 @@ def compare(config, count, rounds, folder):
   """Prints a line a round, and the median ratio at last."""
   size, info = config.image_size, registry.info('cifar10')
   paths = write_images(folder, count, size)
-  model = methods.build_model(config, 0, (size, size, 3), info.num_classes)
-  classifier = export.Classifier(model, PadCrop(mean=info.mean, std=info.std),
+  model = build.model(config, 0, (size, size, 3), info.num_classes)
+  served = classifier.Classifier(model, PadCrop(mean=info.mean, std=info.std),
                                  (size, size, 3), info.class_names)
   batch_size = min(config.eval_batch_size, count)
   batch = tf.zeros([batch_size, size, size, 3])
@@ -69,8 +71,8 @@ def compare(config, count, rounds, folder):
 
   def write():
     with open(os.devnull, 'w', encoding='utf-8') as nowhere:
-      predict.write(classifier, paths, os.path.join(folder, 'predictions.csv'), 'csv',
-                    batch_size=batch_size, progress=progress.Progress(nowhere))
+      predict_files.write(served, paths, os.path.join(folder, 'predictions.csv'), 'csv',
+                    batch_size=batch_size, progress=logs.Progress(nowhere))
 
   def constant():
     for _ in range(-(-count // batch_size)):

@@ -15,6 +15,9 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
+from meta_pseudo_labels import build
+from meta_pseudo_labels.config import parse, validate
+
 import alone  # noqa: E402 pylint: disable=wrong-import-position
 
 SECONDS = 5.
@@ -22,17 +25,16 @@ SECONDS = 5.
 
 def measure(name, replicas, flags):
   """Images of all kinds a second of one combination, in this process: float."""
-  import meta_pseudo_labels  # pylint: disable=import-outside-toplevel,unused-import
-  from meta_pseudo_labels import config as config_lib
+  import meta_pseudo_labels
   from meta_pseudo_labels import methods
   from meta_pseudo_labels.distribution import collectives, devices
 
-  import numpy as np  # pylint: disable=import-outside-toplevel
-  import tensorflow as tf  # pylint: disable=import-outside-toplevel
-  config = config_lib.parse(['scaling', '--dataset_name=cifar10', '--output_dir=unused', *flags])
+  import numpy as np
+  import tensorflow as tf
+  config = parse(['scaling', '--dataset_name=cifar10', '--output_dir=unused', *flags])
   config = config.replace(**(dict(method=name) if name in ('uda', 'supervised') else dict(
       method='mpl', mpl_feedback=name)))
-  config_lib.validate(config)
+  validate(config)
   gpus = [device.name for device in tf.config.list_physical_devices('GPU')]
   if not gpus:
     devices.configure_devices(replicas)
@@ -42,8 +44,9 @@ def measure(name, replicas, flags):
   devices.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
   shape = (config.image_size, config.image_size, 3)
   with strategy.scope():
-    build = lambda number: methods.build_model(config, number, shape, 10)
-    method = methods.from_config(config, build(1), build(0) if config.method == 'mpl' else None)
+    make = lambda number: build.model(config, number, shape, 10)
+    method = build.method(
+        config, student=make(1), teacher=make(0) if config.method == 'mpl' else None)
   share = devices.per_replica(config.train_batch_size, replicas, 'batches')
   unlabeled = share * config.uda_data
   draw = lambda count: np.random.RandomState(count).normal(size=(count, *shape)).astype(np.float32)

@@ -22,6 +22,8 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
+from meta_pseudo_labels.config import parse, validate
+
 import alone  # noqa: E402 pylint: disable=wrong-import-position
 
 PEAK_SIZES, SECONDS = (2048, 4096), 3.
@@ -45,7 +47,7 @@ def timed(function, seconds=SECONDS):
 
 def products(dtype):
   """{size: function that multiplies two square matrices of that size}, compiled."""
-  import tensorflow as tf  # pylint: disable=import-outside-toplevel
+  import tensorflow as tf
 
   def product(size):
     matrix = tf.cast(tf.random.stateless_normal([size, size], [0, size]), dtype)
@@ -58,15 +60,14 @@ def products(dtype):
 def measure(name, rounds, profile, flags):
   """One combination, in this process: a dict of numbers."""
   # Here, since the parent has no use for TensorFlow.
-  from meta_pseudo_labels import config as config_lib
   from meta_pseudo_labels.distribution import devices
 
-  import estimate  # pylint: disable=import-outside-toplevel
-  import op_times  # pylint: disable=import-outside-toplevel
-  import step_cost  # pylint: disable=import-outside-toplevel
-  import tensorflow as tf  # pylint: disable=import-outside-toplevel
-  config = config_lib.parse(['step', '--dataset_name=cifar10', '--output_dir=unused', *flags])
-  config_lib.validate(config)
+  import estimate
+  import op_times
+  import step_cost
+  import tensorflow as tf
+  config = parse(['step', '--dataset_name=cifar10', '--output_dir=unused', *flags])
+  validate(config)
   method = dict(method=name) if name in ('uda', 'supervised') else dict(
       method='mpl', mpl_feedback=name)
   operations = estimate.estimate(config.replace(**method)).step_flops

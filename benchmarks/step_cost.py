@@ -14,14 +14,14 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import methods
+import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
+from meta_pseudo_labels import build, methods
+from meta_pseudo_labels.config import parse, validate
+from meta_pseudo_labels.config.sections import FEEDBACKS
 from meta_pseudo_labels.data import input_pipeline, registry
 from meta_pseudo_labels.data.augment.views import PadCrop
 from meta_pseudo_labels.distribution import devices
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.flag_table import FEEDBACKS
 
 import numpy as np
 import tensorflow as tf
@@ -50,8 +50,9 @@ def build_step(config, name):
   config = (config.replace(method='mpl', mpl_feedback=name) if name in FEEDBACKS
             else config.replace(method=name))
   shape = [config.image_size, config.image_size, 3]
-  model = lambda number: methods.build_model(config, number, tuple(shape), CLASSES)
-  method = methods.from_config(config, model(0), model(1) if name in FEEDBACKS else None)
+  model = lambda number: build.model(config, number, tuple(shape), CLASSES)
+  method = build.method(
+      config, student=model(0), teacher=model(1) if name in FEEDBACKS else None)
   if fed:
     iterator = real_input(config, supervised=name == 'supervised')
     return tf.function(lambda: method.train_step(next(iterator)), autograph=False)
@@ -99,8 +100,8 @@ def main(argv):
                         '+input behind it')
     if not own['rounds'].isdigit() or own['rounds'] == '0':
       raise UserError(f'--rounds={own["rounds"]}: must be a whole number, 1 or more')
-    config = config_lib.parse(flags)
-    config_lib.validate(config)
+    config = parse(flags)
+    validate(config)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

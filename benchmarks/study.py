@@ -27,7 +27,10 @@ import subprocess
 import sys
 import tempfile
 
+from meta_pseudo_labels import build
+from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.data import semi_supervised
+from meta_pseudo_labels.training.run import Run
 
 import numpy as np
 
@@ -102,7 +105,7 @@ def true_scale(method, config):
 
 def late(method, config):
   """No feedback before half of the steps are made."""
-  import tensorflow as tf  # pylint: disable=import-outside-toplevel
+  import tensorflow as tf
   weight = method.mpl_weight
   method.mpl_weight = lambda step: tf.where(2 * step < config.num_train_steps, 0., weight)
 
@@ -112,7 +115,7 @@ def patient(method, config):
   del config
   from meta_pseudo_labels.optim import optimizers
 
-  import tensorflow as tf  # pylint: disable=import-outside-toplevel
+  import tensorflow as tf
 
   class Gathering(optimizers.Optimizer):
     """Another optimizer, whose steps are made on the mean of several gradients."""
@@ -130,7 +133,7 @@ def patient(method, config):
       return (tf.where(now, moved, value),
               {'gathered': tf.where(now, tf.zeros_like(gathered), gathered), **new_slots})
 
-  method.set_optimizers(method.student_optimizer, Gathering(method.teacher_optimizer))
+  method.set_optimizers(teacher_optimizer=Gathering(method.teacher_optimizer))
 
 
 PREPARED = {'sampled true': true_scale, 'late 1': late, 'late 10': late, 'patient 0': patient,
@@ -153,27 +156,27 @@ def run_one(flags, seed, variant='', prepare=None):
 
   `prepare`: function (method, Config) that changes the method before it trains."""
   sys.path.insert(0, CHECKOUT)
-  # pylint: disable=import-outside-toplevel
+
   import io
 
-  import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2.
-  from meta_pseudo_labels import checkpoints, progress, train
-  from meta_pseudo_labels import config as config_lib
+  import meta_pseudo_labels  # Chooses Keras 2.
+  from meta_pseudo_labels.checkpoints import run_folder
   from meta_pseudo_labels.data import semi_supervised
   from meta_pseudo_labels.distribution import devices
+  from meta_pseudo_labels.training import logs, run
 
   import tensorflow as tf
   folder = tempfile.mkdtemp()
   try:
-    config = config_lib.parse(['study', *flags, f'--seed={seed}', f'--label_seed={seed}',
+    config = parse(['study', *flags, f'--seed={seed}', f'--label_seed={seed}',
                                f'--output_dir={folder}/run', '--finetune_steps=0', '--baselines='])
-    config_lib.validate(config)
+    validate(config)
     devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
     config = config.replace(save_every=config.num_train_steps)
-    checkpoints.prepare_folder(config)
-    data = varied(semi_supervised.build(config), variant, seed)
-    run = train.Run(config, data, tf.distribute.OneDeviceStrategy('CPU:0'),
-                    progress.Progress(io.StringIO()))
+    run_folder.prepare_folder(config)
+    data = varied(build.problem(config), variant, seed)
+    run = Run(config, data, tf.distribute.OneDeviceStrategy('CPU:0'),
+                    logs.Progress(io.StringIO()))
     if prepare:
       prepare(run.phases[0].method, config)
     results = run.train()
@@ -209,7 +212,7 @@ def work(args, part):
 
 def interval(differences):
   """Half the width of the 95 % interval of a mean (Student's t)."""
-  from scipy import stats  # pylint: disable=import-outside-toplevel
+  from scipy import stats
   count = len(differences)
   if count < 2:
     return float('nan')

@@ -14,14 +14,15 @@ if importlib.util.find_spec('tf_keras') is not None:
 # step of the digits recipe takes .6 of the time (2026-11-22, AMD EPYC, TensorFlow 2.15.1).
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
-import tensorflow as tf  # pylint: disable=wrong-import-position
+import tensorflow as tf
 
 if not getattr(tf.keras, '__version__', '2').startswith('2'):
   raise ImportError(
       f'meta_pseudo_labels needs Keras 2, but tf.keras is {tf.keras.__version__}: install '
       'tf-keras and import meta_pseudo_labels before tensorflow, or set TF_USE_LEGACY_KERAS=1')
 
-# pylint: disable=wrong-import-position
+
+from meta_pseudo_labels import models
 from meta_pseudo_labels.methods import (
   UDA,
   MetaPseudoLabels,
@@ -32,4 +33,4 @@ from meta_pseudo_labels.methods import (
 from meta_pseudo_labels.optim import optimizers
 
 __all__ = ['MetaPseudoLabels', 'PseudoLabels', 'ReducedMetaPseudoLabels', 'Supervised', 'UDA',
-           'optimizers']
+           'models', 'optimizers']

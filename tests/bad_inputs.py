@@ -4,8 +4,9 @@ import gzip
 import json
 import re
 
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import run_folder
+from meta_pseudo_labels import build
+from meta_pseudo_labels.checkpoints import run_folder
+from meta_pseudo_labels.config import Config
 from meta_pseudo_labels.data import semi_supervised
 
 import numpy as np
@@ -76,7 +77,7 @@ def make(folder):
 
 def _stored_predictions(folder):
   """Files for reduced_mpl on digits_40 of 8 pixels, each wrong in one way."""
-  problem = semi_supervised.build(config_lib.Config(dataset_name='digits_40_mpl', image_size=8))
+  problem = build.problem(Config(dataset_name='digits_40_mpl', image_size=8))
   labeled, unlabeled = (np.full([len(of), 10], np.log(.1), np.float32)
                         for of in (problem.labeled[0], problem.unlabeled))
   right = dict(labeled=labeled, unlabeled=unlabeled, data=json.dumps(problem.described))

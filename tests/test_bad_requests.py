@@ -8,7 +8,8 @@ import pathlib
 import re
 import shutil
 
-from meta_pseudo_labels import convert, main
+from meta_pseudo_labels import main
+from meta_pseudo_labels.checkpoints import convert
 
 import bad_inputs
 import pytest

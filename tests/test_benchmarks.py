@@ -1,16 +1,12 @@
 """The benchmark programs: their statistics by hand, and each one once on tiny settings."""
 import json
 import pathlib
-import sys
 import time
 
 import numpy as np
 import pytest
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT / 'benchmarks'))
-
-# pylint: disable=wrong-import-position
 from meta_pseudo_labels import config
 from meta_pseudo_labels.optim import optimizers
 

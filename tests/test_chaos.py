@@ -1,10 +1,7 @@
-"""A short version of tests/chaos.py: two moons, killed twice."""
-import pathlib
-import sys
+"""A short version of tools/chaos.py: two moons, killed twice."""
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-import chaos  # pylint: disable=wrong-import-position
+import chaos
 
 TINY = ['--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--label_seed=1',
         '--train_batch_size=4', '--uda_data=2', '--num_train_steps=200', '--save_every=20',

@@ -39,7 +39,7 @@ COMMANDS = {
     'CONTRIBUTING.md': {
         './tests/run.sh tests/test_losses.py -q': '--collect-only',
         'ruff check': '--no-cache',
-        'python tests/parity.py tests/golden/case6.npz': '',
+        'python tools/parity.py tests/golden/case6.npz': '',
         'python benchmarks/study.py --recipe=flags/study_digits.flags --output=study.jsonl': (
             '--datasets=digits_20 --seeds=0 --settings=supervised --num_train_steps=2'),
         'python benchmarks/study.py --output=study.jsonl --table': '',
@@ -237,4 +237,4 @@ def test_servings_commands_and_python(checkout):
 def test_contributings_commands(checkout):
   printed = run_commands('CONTRIBUTING.md', checkout)
   assert '| supervised | 1 |' in printed['python benchmarks/study.py --output=study.jsonl --table']
-  assert 'NOT OK' not in printed['python tests/parity.py tests/golden/case6.npz']
+  assert 'NOT OK' not in printed['python tools/parity.py tests/golden/case6.npz']

@@ -3,16 +3,16 @@ graph, and by hand."""
 import dataclasses
 import math
 import pathlib
-import sys
 
-from meta_pseudo_labels import config as config_lib
 from meta_pseudo_labels import methods
 
 import pytest
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'benchmarks'))
+
+from meta_pseudo_labels import build
+from meta_pseudo_labels.config import Config
 
 import estimate  # noqa: E402 pylint: disable=wrong-import-position
 
@@ -71,14 +71,14 @@ def products(function):
 @pytest.mark.parametrize('name', [
     'supervised', 'uda', 'pseudo_labels', 'release', 'sampled', 'argmax', 'soft', 'sampled_dot'])
 def test_a_steps_count_is_that_of_its_graph(name):
-  config = config_lib.Config(
+  config = Config(
       dataset_name='cifar10', model_type='wrn-10-1', image_size=8, train_batch_size=6, uda_data=1,
       method=name if name in ('supervised', 'uda', 'pseudo_labels') else 'mpl')
   if config.method == 'mpl':
     config = config.replace(mpl_feedback=name)
   shape = (8, 8, 3)
-  method = methods.from_config(config, methods.build_model(config, 1, shape, 10),
-                               methods.build_model(config, 0, shape, 10))
+  method = build.method(config, student=build.model(config, 1, shape, 10),
+                               teacher=build.model(config, 0, shape, 10))
   views = tf.zeros([6, *shape])
   step = tf.function(method.train_step, autograph=False).get_concrete_function(
       (views, tf.range(6), views, views))
@@ -92,12 +92,10 @@ def test_a_steps_count_is_that_of_its_graph(name):
                                      dict(optim_type='sgd')])
 def test_fixed_memory_is_that_of_a_runs_variables(method, changes):
   """Gradients apart, which are no variables: one set a method, two in MPL."""
-  from types import SimpleNamespace  # pylint: disable=import-outside-toplevel
-
-  from meta_pseudo_labels import train
-  config = config_lib.Config(dataset_name='digits', method=method, model_type='mlp-8x1', image_size=4,
+  from meta_pseudo_labels import build
+  config = Config(dataset_name='digits', method=method, model_type='mlp-8x1', image_size=4,
                              **changes)
-  phases = train.build_phases(config, SimpleNamespace(input_shape=(4, 4, 1), num_classes=10))
+  phases = build.phases(config, (4, 4, 1), 10)
   held = {}
   for phase in phases:
     optimizers = [phase.method.student_optimizer, getattr(phase.method, 'teacher_optimizer', None)]

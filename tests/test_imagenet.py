@@ -1,8 +1,8 @@
 """ImageNet's shards through the command line: the release's, with tiny pictures of every class."""
 import json
 
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import main
+from meta_pseudo_labels import build, main
+from meta_pseudo_labels.config import parse
 from meta_pseudo_labels.data import semi_supervised
 
 import numpy as np
@@ -39,7 +39,7 @@ def test_imagenet_10_percent_mpl_trains(tmp_path, capsys):
     lines = [json.loads(line) for line in file]
   assert [line['step'] for line in lines if line['kind'] == 'train'] == [1, 2]
   # A run that goes on at a step reads the records that an uninterrupted one would.
-  problem = semi_supervised.build(config_lib.parse([*argv, '--output_dir=unused']))
+  problem = build.problem(parse([*argv, '--output_dir=unused']))
   batches = lambda start: list(problem.train_batches(
       batch_size=8, uda_data=2, seed=0, start_step=start).take(2))
   for whole, later in zip(batches(1)[1], batches(2)[0]):

@@ -5,8 +5,9 @@ import os
 import pathlib
 import signal
 
-from meta_pseudo_labels import checkpoints, main
-from meta_pseudo_labels import config as config_lib
+from meta_pseudo_labels import build, main
+from meta_pseudo_labels.checkpoints import saver
+from meta_pseudo_labels.config import parse
 from meta_pseudo_labels.data import semi_supervised
 
 import numpy as np
@@ -50,13 +51,13 @@ def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, mon
           f'--output_dir={tmp_path}/run', *SMALL, *flags]
   # Stopped at the checkpoint of step 2, and gone on with.
   with monkeypatch.context() as patch:
-    save = checkpoints.Checkpoints.save
+    save = saver.Checkpoints.save
 
     def save_and_stop(self, *args):
       save(self, *args)
       os.kill(os.getpid(), signal.SIGINT)
 
-    patch.setattr(checkpoints.Checkpoints, 'save', save_and_stop)
+    patch.setattr(saver.Checkpoints, 'save', save_and_stop)
     assert main.run(argv) == 130
   assert main.run(argv) == 0
   printed = capsys.readouterr().out
@@ -137,7 +138,7 @@ def test_views_as_asked_for(tmp_path, size, flags, mirrored, colored):
     for number in range(count):
       (tmp_path / split / str(number % 2)).mkdir(parents=True, exist_ok=True)
       Image.fromarray(image).save(tmp_path / split / str(number % 2) / f'{number}.png')
-  problem = semi_supervised.build(config_lib.parse([
+  problem = build.problem(parse([
       'main', '--dataset_name=folder_mpl', f'--data_dir={tmp_path}', f'--image_size={size}',
       f'--output_dir={tmp_path}/run', '--num_validation=2', *flags]))
   batches = iter(problem.train_batches(batch_size=4, uda_data=8, seed=0))

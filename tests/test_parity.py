@@ -1,14 +1,11 @@
 """The command that compares our steps with the release's numbers, on files that are at hand."""
 import pathlib
-import sys
 
 import numpy as np
+import parity
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import parity  # pylint: disable=wrong-import-position
-
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / 'tests/golden'
 
 
 @pytest.mark.parametrize('case', [

@@ -6,22 +6,18 @@ import itertools
 import json
 import pathlib
 import re
-import sys
 
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import main, train
+from meta_pseudo_labels import build, main
+from meta_pseudo_labels.config import Config, validate
 from meta_pseudo_labels.data import registry, semi_supervised, splits, storage
+from meta_pseudo_labels.data.augment.views import PadCrop
 from meta_pseudo_labels.distribution import devices
+from meta_pseudo_labels.training import selection
 
+import estimate
 import numpy as np
 import pytest
 import tensorflow as tf
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'benchmarks'))
-
-from meta_pseudo_labels.data.augment.views import PadCrop
-
-import estimate  # pylint: disable=wrong-import-position
 
 FLAGFILES = pathlib.Path(__file__).resolve().parents[1] / 'flags'
 
@@ -71,11 +67,11 @@ RECIPES = [path.stem for path in PATHS if is_recipe(path)]
 
 def parse(name):
   """A recipe's valid Config."""
-  config = config_lib.parse(['main', f'--flagfile={FLAGFILES}/{name}.flags'])
+  config = parse(['main', f'--flagfile={FLAGFILES}/{name}.flags'])
   if name in STUDIES:
     config = config.replace(method='mpl', dataset_name={
         'study_digits': 'digits_40', 'study_fashion_mnist': 'fashion_mnist_40'}[name])
-  config_lib.validate(config)
+  validate(config)
   return config
 
 
@@ -116,7 +112,7 @@ def test_recipes_are_named_after_what_they_do():
 
 def test_the_finetune_recipes_are_the_releases_commands_and_a_finetune():
   for name in RELEASE:
-    changed = {field.name for field in dataclasses.fields(config_lib.Config) if getattr(
+    changed = {field.name for field in dataclasses.fields(Config) if getattr(
         parse(name), field.name) != getattr(parse(f'{name}_finetune'), field.name)}
     assert changed <= {  # lr and num_warmup_steps: which MPL does not read.
         'output_dir', 'reset_output_dir', 'running_local_dev', 'use_tpu', 'finetune_steps', 'lr',
@@ -170,11 +166,11 @@ def fixture_stand_ins(tmp_path_factory):
   def build(config):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(registry, 'load', stand_in_for)
-      problem = semi_supervised.build(config.replace(data_dir=folders.get(config.dataset)))
+      problem = build.problem(config.replace(data_dir=folders.get(config.dataset)))
     return problem, next(iter(problem.train_batches(batch_size=2, seed=0, uda_data=1)))
 
   # The fields that data depend on.
-  return lambda config: build(config_lib.Config(
+  return lambda config: build(Config(
       dataset_name=config.dataset, num_labeled=config.labeled_count, label_seed=config.label_seed,
       image_size=config.image_size, views=config.views, use_bfloat16=config.use_bfloat16,
       augment_magnitude=config.augment_magnitude, use_augment=config.use_augment,
@@ -225,7 +221,7 @@ def test_recipe(name, stand_ins, one_device):
   devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
   problem, data = stand_ins(config)
   assert len(problem.split.labeled) == config.labeled_count or config.labeled_count is None
-  train.selection(config, problem)
+  selection.choose(config, problem)
   shape = problem.input_shape
   if shape[-1] == 3:  # Images in colour; None where evaluation is at another size.
     shape = (config.image_size, config.image_size, 3)
@@ -234,7 +230,7 @@ def test_recipe(name, stand_ins, one_device):
     problem = dataclasses.replace(problem, views=dataclasses.replace(
         problem.views, eval_size=config.image_size))
   with one_device.scope():
-    phases = train.build_phases(config.replace(model_type='mlp-8x1'), problem)
+    phases = build.phases(config.replace(model_type='mlp-8x1'), problem)
   names = ['teacher'] * (config.method_name == 'pseudo_labels') + ['train'] + (
       ['finetune'] * bool(config.finetune_steps))
   assert [phase.name for phase in phases] == names
@@ -298,14 +294,14 @@ def stand_in(config, num_classes):
 
 
 def test_imagenet_10_percent_mpl_starts_training(one_device):
-  config = config_lib.parse(['main', f'--flagfile={FLAGFILES}/imagenet_10_percent_mpl.flags'])
-  config_lib.validate(config)
+  config = parse(['main', f'--flagfile={FLAGFILES}/imagenet_10_percent_mpl.flags'])
+  validate(config)
   assert (config.dataset_classes, config.image_size, config.model_type) == (1000, 224, 'resnet-50')
   config = config.replace(image_size=32, train_batch_size=2, uda_data=1)
   devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
   problem = stand_in(config, config.dataset_classes)
   with one_device.scope():
-    phases = train.build_phases(config, problem)
+    phases = build.phases(config, problem)
   assert [(phase.name, phase.num_steps) for phase in phases] == [('train', 700000)]
   method = phases[0].method
   data = next(iter(problem.train_batches(batch_size=2, seed=0, uda_data=1)))

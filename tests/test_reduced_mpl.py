@@ -3,14 +3,18 @@ import dataclasses
 import json
 import os
 
-from meta_pseudo_labels import flag_table, main, train
+from meta_pseudo_labels import build, main, methods
+from meta_pseudo_labels.config import sections
 from meta_pseudo_labels.data import semi_supervised, teacher_predictions
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.training import interrupts
+from meta_pseudo_labels.training.run import Run
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import test_train
+from tiny import tiny
 
 DIGITS = ['--label_seed=1', '--image_size=8', '--train_batch_size=8', '--uda_data=2', '--uda_steps=2',
           '--num_train_steps=4', '--save_every=2', '--log_every=2', '--strategy=one_device',
@@ -22,15 +26,15 @@ DIGITS = ['--label_seed=1', '--image_size=8', '--train_batch_size=8', '--uda_dat
 def fixture_stored(tmp_path_factory):
   """Predictions for six labeled points of two moons: a path; and the folder of the teacher's run."""
   folder = tmp_path_factory.mktemp('teacher')
-  teacher = test_train.tiny(folder, dataset='two_moons_6_uda')
+  teacher = tiny(folder, '--dataset_name=two_moons_6_uda')
   assert main.run(teacher) == 0
   assert main.run(['main', '--task_mode=label', f'--output_dir={folder}']) == 0
   return folder / 'teacher_predictions.npz'
 
 
 def reduced(folder, stored, *flags):
-  return test_train.tiny(folder, f'--teacher_predictions={stored}', *flags,
-                         dataset='two_moons_6_reduced_mpl')
+  return tiny(folder, f'--teacher_predictions={stored}', *flags,
+                         '--dataset_name=two_moons_6_reduced_mpl')
 
 
 def test_from_a_teacher_of_digits_to_an_exported_student(tmp_path, capsys):
@@ -68,9 +72,9 @@ def test_from_a_teacher_of_digits_to_an_exported_student(tmp_path, capsys):
 
 def test_what_is_stored_is_what_the_network_says_of_the_plain_inputs(stored, one_device):
   config = test_train.configure(
-      test_train.tiny(stored.parent, dataset='two_moons_6_uda'))
-  problem = semi_supervised.build(config)
-  run = train.Run(config, problem, one_device)
+      tiny(stored.parent, '--dataset_name=two_moons_6_uda'))
+  problem = build.problem(config)
+  run = Run(config, problem, one_device)
   with run.phases[0].method.average.applied():
     logits = [run.phases[0].method.student(tf.constant(inputs)).numpy()
               for inputs in (problem.labeled[0], problem.unlabeled)]
@@ -85,19 +89,20 @@ def test_what_is_stored_is_what_the_network_says_of_the_plain_inputs(stored, one
 def test_a_batch_has_its_own_examples_predictions(stored):
   """Told by the points themselves, of which the predictions here are a copy."""
   config = test_train.configure(reduced('unused', stored))
-  problem = semi_supervised.build(config)
+  problem = build.problem(config)
   problem = dataclasses.replace(problem, predictions=teacher_predictions.Predictions(
       problem.labeled[0], problem.unlabeled))
   for replicas in (1, 2):
     batches = problem.train_batches(batch_size=4, uda_data=3, seed=0, replicas=replicas)
     for data in batches.take(4):
-      np.testing.assert_array_equal(data[0], data[5])
-      np.testing.assert_array_equal(data[2], data[6])
-      assert len(data[6]) == 12 // replicas
+      found = methods.Batch.of(data)
+      np.testing.assert_array_equal(found.labeled, found.predictions[0])
+      np.testing.assert_array_equal(found.original, found.predictions[1])
+      assert len(found.predictions[1]) == 12 // replicas
   assert len(next(iter(problem.train_batches(batch_size=4, seed=0)))) == 2
 
 
-@pytest.mark.parametrize('feedback', flag_table.FEEDBACKS)
+@pytest.mark.parametrize('feedback', sections.FEEDBACKS)
 def test_every_feedback_trains(tmp_path, stored, feedback):
   assert main.run(reduced(tmp_path, stored, f'--mpl_feedback={feedback}')) == 0
   last = [line for line in test_train.metrics(tmp_path) if line['kind'] == 'train'][-1]
@@ -117,7 +122,7 @@ def test_a_run_that_goes_on_equals_one_that_was_not_stopped(tmp_path, stored, on
     try:
       found = run.train()
       break
-    except train.Interrupted:
+    except interrupts.Interrupted:
       stops += stopper.used
   assert stops >= 2
   for value, other in zip(test_train.weights(run), test_train.weights(whole)):
@@ -144,7 +149,7 @@ def test_in_one_table_with_another_method(tmp_path, stored):
   """As a baseline, and with one; whose batches have the predictions too, and do not look at them."""
   path = f'--teacher_predictions={stored}'
   assert main.run(reduced(tmp_path / 'a', stored, '--baselines=uda,mpl', '--mpl_feedback=soft')) == 0
-  assert main.run(test_train.tiny(tmp_path / 'b', path, '--mpl_feedback=soft',
+  assert main.run(tiny(tmp_path / 'b', path, '--mpl_feedback=soft',
                                   '--baselines=reduced_mpl')) == 0
   accuracies = [{row['name']: row['accuracies'] for row in json.loads(
       (tmp_path / name / 'table.json').read_text())} for name in 'ab']
@@ -176,5 +181,5 @@ def test_a_reduced_baseline_may_come_and_go(stored, tmp_path):
   flags = ['--label_seed=1', '--mpl_feedback=soft']
   baseline = ['--baselines=reduced_mpl', f'--teacher_predictions={stored}']
   for more in ([], baseline, []):
-    assert main.run(test_train.tiny(tmp_path, *flags, *more)) == 0
+    assert main.run(tiny(tmp_path, *flags, *more)) == 0
   assert len(json.loads((tmp_path / 'table.json').read_text())) == 2

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any, Callable, Optional, Tuple
 
+from meta_pseudo_labels.config.sections import RELEASE_OPS
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.flag_table import RELEASE_OPS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,9 +114,9 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
 
   Returns:
     An endless tf.data.Dataset of (labeled `[b, ...]`, labels `[b]` int32[, original
-    `[b*uda_data, ...]`, augmented `[b*uda_data, ...]`[, truth `[b*uda_data]` int32[, log
-    probabilities of the labeled `[b, C]` and of the unlabeled `[b*uda_data, C]` float32]]]),
-    b = batch_size / replicas.
+    `[b*uda_data, ...]`, augmented `[b*uda_data, ...]`[, truth `[b*uda_data]` int32[, (log
+    probabilities of the labeled `[b, C]`, of the unlabeled `[b*uda_data, C]` float32)]]]), in the
+    order of `methods.Batch`; b = batch_size / replicas.
   """
   local_replicas = replicas if local_replicas is None else local_replicas
   share = batch_size // replicas
@@ -143,7 +143,7 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     if truth is not None:
       result += (tf.gather(truth, chosen_unlabeled),)
     if stored is not None:
-      result += (tf.gather(stored[0], chosen), tf.gather(stored[1], chosen_unlabeled))
+      result += ((tf.gather(stored[0], chosen), tf.gather(stored[1], chosen_unlabeled)),)
     return result
 
   counts = [len(labels)] if unlabeled is None else [len(labels), len(unlabeled)]

@@ -147,12 +147,20 @@ def stretched(images, size):
   return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def _prepared(found, config):
-  """Examples as training takes them: arrays of images at image_size x image_size (bicubic, where
-  they are not), encoded images in memory if the configuration says so."""
-  inputs, size = found.inputs, config.image_size
+def at_size(found, size, in_memory=False):
+  """Brings Examples to where training takes them from.
+
+  Args:
+    found: Examples.
+    size: int; images in memory are brought to size x size (bicubic, where they are not).
+    in_memory: whether encoded images are read into memory.
+
+  Raises:
+    UserError: images of that size do not fit into memory.
+  """
+  inputs = found.inputs
   if storage.is_encoded(inputs):
-    return dataclasses.replace(found, inputs=storage.held(inputs)) if config.cache else found
+    return dataclasses.replace(found, inputs=storage.held(inputs)) if in_memory else found
   if inputs.ndim != 4 or inputs.shape[1:3] == (size, size):
     return found
   try:
@@ -165,93 +173,21 @@ def _prepared(found, config):
   return dataclasses.replace(found, inputs=resized)
 
 
-def build(config, say=None):
-  """The Problem of a configuration.
+def unlabeled(train, split, own=None, extra=None):
+  """Returns the Examples that are used without labels; theirs are for the logs alone.
 
   Args:
-    config: Config.
-    say: function of a line, told what was found; or None.
-
-  Raises:
-    UserError: no such data set, not found, or the split asked for cannot be made.
+    train: Examples of the training split.
+    split: Split.
+    own: Examples to use instead of those of the training split, or None.
+    extra: more Examples to use, or None.
   """
-  info = registry.info(config.dataset)
-  address = config.dataset_service_address and service.reached(config.dataset_service_address)
-  kind = config.views or info.views or (
-      'resized_crop' if config.image_size >= RESIZED_CROP_FROM else 'pad_crop')
-  data = registry.load(info, config.data_dir, config.seed, image_size=config.image_size,
-                      encoded=kind == 'resized_crop', skip_bad_images=config.skip_bad_images, say=say)
-  info = dataclasses.replace(info, **data.facts)
-  train = _prepared(data.train, config)
-  split = splits.split(
-      train.labels, num_labeled=config.labeled_count, label_seed=config.label_seed,
-      num_validation=_num_validation(config, info, data), num_classes=info.num_classes)
-  evaluated = {name: _prepared(found, config) for name, found in (
-      ('validation', data.validation), ('test', data.test)) if found is not None}
-  if len(split.validation):
-    evaluated['validation'] = storage.Examples(
-        train.inputs[split.validation], train.labels[split.validation])
-  if 'validation' not in evaluated and (
-      'test' not in evaluated or config.eval_split == 'validation'):
-    raise UserError(f'--eval_split={config.eval_split}: --num_validation=0 holds no examples out; '
-                    'give a number such as --num_validation=300')
-  if data.unlabeled is not None:
-    unlabeled = _prepared(data.unlabeled, config)
-    unlabeled, truth = unlabeled.inputs, unlabeled.labels
+  if own is None:
+    names = None if train.names is None else train.names[split.unlabeled]
+    own = storage.Examples(train.inputs[split.unlabeled], train.labels[split.unlabeled], names)
   else:
-    unlabeled, truth = train.inputs[split.unlabeled], train.labels[split.unlabeled]
-  if data.unlabeled_extra is not None:
-    extra = _prepared(data.unlabeled_extra, config)
-    unlabeled = storage.joined(unlabeled, extra.inputs)
-    truth = np.concatenate([truth, extra.labels])
-  names = None if train.names is None else train.names[split.unlabeled]
-  if config.unlabeled_manifest:
-    chosen = splits.read_selection(config.unlabeled_manifest, dataset=info.name,
-                                   count=len(unlabeled), names=names)
-    unlabeled, truth, names = unlabeled[chosen], truth[chosen], (
-        None if names is None else names[chosen])
-  problem = Problem(info=info, split=split, inputs=train.inputs, labels=train.labels,
-                    unlabeled=unlabeled, truth=truth, evaluated=evaluated,
-                    views=_views(config, info, train.inputs, kind), names=train.names,
-                    unlabeled_names=names, service_address=address)
-  if not config.reads_predictions:
-    return problem
-  return dataclasses.replace(problem, predictions=teacher_predictions.read(
-      config.teacher_predictions, problem.described))
-
-
-def _num_validation(config, info, data):
-  """How many labeled examples are held out of the training split."""
-  if data.validation is not None:
-    if config.num_validation:
-      raise UserError(f'--num_validation={config.num_validation}: {info.name} has validation '
-                      'examples of its own; leave the flag out')
-    return 0
-  if config.num_validation is not None:
-    return config.num_validation
-  known = np.count_nonzero(data.train.labels >= 0)
-  return max(info.num_classes, round(known / 5)) if info.holds_out else 0
-
-
-def _views(config, info, inputs, kind):
-  """The views of a configuration."""
-  dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
-  if info.kind == 'points':
-    for flag, given in (('flip', config.flip), ('noflip', config.flip is False),
-                        ('augment_ops', config.augment_ops)):
-      if given:
-        raise UserError(f'--{flag}: {info.name} has points, not images; leave it out')
-    return Points(config.augment_stddev, dtype)
-  common = dict(mean=info.mean, std=info.std,
-                flip=info.flip if config.flip is None else config.flip,
-                ops=config.augment_op_names or info.augment_ops,
-                magnitude=config.augment_magnitude, strong_labeled=config.use_augment, dtype=dtype)
-  if storage.is_encoded(inputs) != (kind == 'resized_crop'):
-    other = 'pad_crop' if kind == 'resized_crop' else 'resized_crop'
-    raise UserError(f'--views={kind}: not for {info.name}; leave it out, or --views={other}')
-  if kind == 'pad_crop':
-    return PadCrop(**common)
-  imagenet = info.own_resolution
-  return ResizedCrop(
-      size=config.image_size, eval_size=models.eval_image_size(
-          config.model_type, config.image_size, imagenet), **common)
+    own = dataclasses.replace(own, names=None)
+  if extra is None:
+    return own
+  return storage.Examples(storage.joined(own.inputs, extra.inputs),
+                          np.concatenate([own.labels, extra.labels]), own.names)

@@ -9,6 +9,7 @@ import json
 import os
 
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.files import write_text
 
 import numpy as np
 
@@ -186,11 +187,8 @@ def manifest(split_, *, dataset, labels, names=None):
 def _write_json(path, value):
   """One key a line; a reader never sees half of it. Raises UserError if it cannot be written."""
   lines = ',\n'.join(f'  {json.dumps(key)}: {json.dumps(entry)}' for key, entry in value.items())
-  partial = f'{path}.partial'
   try:
-    with open(partial, 'w', encoding='utf-8') as file:
-      file.write('{\n' + lines + '\n}\n')
-    os.replace(partial, path)
+    write_text(path, '{\n' + lines + '\n}\n')
   except OSError as error:
     raise UserError(f'cannot write {path}: {error.strerror}') from error
 

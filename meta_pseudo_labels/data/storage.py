@@ -153,6 +153,11 @@ class Examples:
   def __len__(self):
     return len(self.labels)
 
+  def chosen(self, positions):
+    """Returns the Examples at some positions, int64 `[n]`."""
+    names = None if self.names is None else self.names[positions]
+    return Examples(self.inputs[positions], self.labels[positions], names)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:

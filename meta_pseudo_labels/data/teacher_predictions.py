@@ -13,6 +13,7 @@ import os
 
 from meta_pseudo_labels.data import storage
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.files import atomic_write
 
 import numpy as np
 
@@ -72,12 +73,10 @@ def write(path, predictions, data):
   Raises:
     UserError: it cannot be written.
   """
-  partial = f'{path}.partial'
   try:
-    with open(partial, 'wb') as file:
+    with atomic_write(path, 'wb') as file:
       np.savez(file, labeled=predictions.labeled, unlabeled=predictions.unlabeled,
                data=json.dumps(data, sort_keys=True))
-    os.replace(partial, path)
   except OSError as error:
     raise UserError(f'cannot write {path}: {error.strerror}') from error
 

@@ -1,6 +1,6 @@
 """One replica on several TPU cores, each with a part of every image (--use_xla_sharding).
 
-Written from TensorFlow's documentation, and never tried on a TPU: tests/test_spatial.py says what was.
+Written from TensorFlow's documentation, and never tried on a TPU: tests/distribution/test_spatial.py says what was.
 """
 import math
 

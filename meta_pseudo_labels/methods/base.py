@@ -18,11 +18,11 @@ class Update:
 
   Attributes:
     norm: float scalar, of the gradient with weight decay, before clipping.
-    pullback: function of a list of gradients by the new weights to one by the summed gradients:
-      see `Method.apply_update`.
+    vjp: function of a list of gradients by the new weights to one by the summed gradients: see
+      `Method.apply_update`.
   """
   norm: tf.Tensor
-  pullback: Callable
+  vjp: Callable
 
 
 class Passes:
@@ -99,7 +99,7 @@ class Method(tf.keras.Model):
       TypeError: an optimizer of another kind.
     """
     super().compile(**kwargs)
-    self.set_optimizers(student_optimizer)
+    self.set_optimizers(student_optimizer=student_optimizer)
 
   def set_optimizers(self, student_optimizer):
     """Takes the optimizer and makes its slots; under the strategy's scope."""
@@ -111,8 +111,10 @@ class Method(tf.keras.Model):
     optimizer.build(model.trainable_variables)
     return optimizer
 
+  evaluates_teacher = False  # Whether there is one whose accuracy means something.
+
   def call(self, inputs, training=False):
-    """The student: inputs -> logits `[N, C]`."""
+    """Returns what the student says: inputs -> logits `[N, C]`."""
     return self.student(inputs, training=training)
 
   @property
@@ -171,19 +173,32 @@ class Method(tf.keras.Model):
     return self.loss_scale.gradient(tape, targets, sources, output_gradients)
 
   @contextlib.contextmanager
-  def statistics_kept(self, model, keep=True):
-    """Puts the model's batch-norm averages back after the passes made within it."""
-    variables = model.non_trainable_variables if keep else []
+  def frozen_statistics(self, model):
+    """Within it passes are made after which the model's batch-norm averages are what they were."""
+    variables = model.non_trainable_variables
     before = [tf.convert_to_tensor(v) for v in variables]
     yield
     if variables:
       collectives.assign(variables, before)
 
+  def global_size(self, values):
+    """Returns the number of rows of `values` over all replicas: int."""
+    return values.shape[0] * self.replicas
+
+  def global_mean(self, values):
+    """Returns this replica's share of the mean of `values` `[n]` over the global batch: scalar."""
+    return tf.reduce_sum(values) / self.global_size(values)
+
+  @property
+  def steps_made(self):
+    """The steps made so far: int, under any strategy, outside of replicas."""
+    return int(self.step.numpy())
+
   def apply_update(self, model, optimizer, gradients):
     """Sum over replicas, weight decay, clipping, optimizer: the release's order in MPL.
 
     A step whose gradient norm is not finite leaves weights and slots as they are (the release
-    does so in Supervised; issue 7 asks it of all).
+    does so in Supervised alone).
 
     Args:
       model: whose trainable variables are updated.
@@ -191,7 +206,7 @@ class Method(tf.keras.Model):
       gradients: list of tensors, this replica's share.
 
     Returns:
-      Update; its `pullback(cotangents)` maps a gradient by the new weights to one by the
+      Update; its `vjp(cotangents)` maps a gradient by the new weights to one by the
       summed gradients: the transposed derivative of all that happens here.
     """
     variables = model.trainable_variables
@@ -205,7 +220,7 @@ class Method(tf.keras.Model):
       clipped, norm = optimizers.clip(decayed, self.grad_bound)
       return *optimizer.update(clipped, before, slots, self.step), norm
 
-    def pullback(cotangents):
+    def vjp(cotangents):
       with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(gradients)
         values, _, _ = update(gradients)
@@ -219,7 +234,7 @@ class Method(tf.keras.Model):
     optimizer.assign_slots({
         slot: [tf.where(finite, new, old) for new, old in zip(tensors, slots[slot])]
         for slot, tensors in new_slots.items()})
-    return Update(norm, pullback)
+    return Update(norm, vjp)
 
   def count_step(self, *updates):
     """Ends a step: counts it, and among those without an update if one of its own was none."""

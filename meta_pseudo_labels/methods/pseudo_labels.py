@@ -3,6 +3,7 @@ from typing import Any
 
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
+from meta_pseudo_labels.methods.batch import Batch
 
 import tensorflow as tf
 
@@ -10,13 +11,13 @@ import tensorflow as tf
 class PseudoLabels(base.Method):
   """A student trained on labeled examples and on the hard labels of a fixed teacher."""
 
-  def __init__(self, student: tf.keras.Model, teacher: tf.keras.Model, *, pseudo_weight: float = 1.,
+  def __init__(self, teacher: tf.keras.Model, student: tf.keras.Model, *, pseudo_weight: float = 1.,
                **kwargs: Any):
     """As `Method`, and:
 
     Args:
-      student: Keras model, inputs -> logits `[N, C]`.
-      teacher: Keras model likewise, trained already; it is not changed.
+      teacher: Keras model, inputs -> logits `[N, C]`, trained already; it is not changed.
+      student: Keras model likewise.
       pseudo_weight: of the unlabeled loss.
       **kwargs: `Method`'s.
     """
@@ -24,21 +25,22 @@ class PseudoLabels(base.Method):
     self.teacher = teacher
     self.pseudo_weight = pseudo_weight
 
+  evaluates_teacher = True
+
   def train_step(self, data):
-    """One step; arguments and result as `UDA.train_step`.
+    """Makes one step; arguments and result as of `UDA.train_step`.
 
     The teacher, in inference mode, labels the original views; the student sees the augmented.
     """
-    labeled, labels, original, augmented = data[:4]
-    pseudo_labels = tf.argmax(self.teacher(original, training=False), axis=-1)
+    batch = Batch.of(data)
+    pseudo_labels = tf.argmax(self.teacher(batch.original, training=False), axis=-1)
     with tf.GradientTape() as tape:
-      logits = self.forward(self.student, 'student', {'augmented': augmented, 'labeled': labeled})
-      loss_l = tf.reduce_sum(losses.cross_entropy(
-          labels=self.one_hot(labels, logits['labeled']), logits=logits['labeled'],
-          label_smoothing=self.label_smoothing)) / (labeled.shape[0] * self.replicas)
-      loss_u = tf.reduce_sum(losses.cross_entropy(
-          labels=self.one_hot(pseudo_labels, logits['augmented']), logits=logits['augmented'],
-          label_smoothing=self.label_smoothing)) / (augmented.shape[0] * self.replicas)
+      logits = self.forward(
+          self.student, 'student', {'augmented': batch.augmented, 'labeled': batch.labeled})
+      loss_l, loss_u = (self.global_mean(losses.cross_entropy(
+          labels=self.one_hot(labels, logits[view]), logits=logits[view],
+          label_smoothing=self.label_smoothing))
+                        for labels, view in ((batch.labels, 'labeled'), (pseudo_labels, 'augmented')))
       loss = loss_l + self.pseudo_weight * loss_u
     gradients = self.gradient(tape, loss, self.student.trainable_variables)
     rate = self.student_optimizer.rate(self.step)

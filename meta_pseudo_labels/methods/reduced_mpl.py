@@ -16,20 +16,13 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
 
   large_teacher = False
 
-  def teacher_pass(self, data):
-    """The small network's pass over the stored predictions: a `uda.Pass` without a second view.
-
-    Args:
-      data: (labeled inputs, labels, original views, augmented views, the unlabeled examples'
-        labels where known, else -1, stored log probabilities of the labeled `[b, C]` and of the
-        unlabeled examples `[b*U, C]`): this replica's share of the global batch.
-    """
-    labels, labeled, unlabeled = data[1], *data[5:]
+  def teacher_pass(self, batch):
+    """Makes the small network's pass over `batch.predictions`: a `uda.Pass` without a second view."""
+    labeled, unlabeled = batch.predictions
     logits = self.forward(self.teacher, 'teacher', {'labeled': labeled, 'augmented': unlabeled})
-    labels = self.one_hot(labels, logits['labeled'])
-    loss = losses.cross_entropy(labels=labels, logits=logits['labeled'],
-                                label_smoothing=self.label_smoothing)
-    loss = tf.reduce_sum(loss) / (labeled.shape[0] * self.replicas)
+    labels = self.one_hot(batch.labels, logits['labeled'])
+    loss = self.global_mean(losses.cross_entropy(
+        labels=labels, logits=logits['labeled'], label_smoothing=self.label_smoothing))
     # What the logs of the consistency loss and of annealing, which is for the logs alone, show.
     return uda.Pass(logits, labels, loss, tf.zeros_like(loss),
                     mask_l=tf.ones(labeled.shape[:1]), mask_u=tf.zeros(unlabeled.shape[:1]))

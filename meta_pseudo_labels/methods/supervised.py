@@ -1,6 +1,7 @@
 """Supervised training on the labeled examples (release: Supervised)."""
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
+from meta_pseudo_labels.methods.batch import Batch
 
 import tensorflow as tf
 
@@ -9,22 +10,21 @@ class Supervised(base.Method):
   """A student trained on labeled examples alone; also the finetune after MPL."""
 
   def train_step(self, data):
-    """One step.
+    """Makes one step.
 
     Args:
-      data: (labeled inputs `[b, ...]` float32, labels `[b]` integers or `[b, C]`, ...); what
-        follows them is not looked at. b is this replica's share of the global batch.
+      data: what `Batch.of` takes: this replica's share of the global batch. Unlabeled examples
+        are not looked at.
 
     Returns:
       The release's logs: {name: float32 scalar}.
     """
-    labeled, labels = data[:2]
-    batch = labeled.shape[0] * self.replicas
+    batch = Batch.of(data)
     with tf.GradientTape() as tape:
-      logits = self.forward(self.student, 'student', {'labeled': labeled})['labeled']
-      cross_entropy = tf.reduce_sum(losses.cross_entropy(
-          labels=self.one_hot(labels, logits), logits=logits,
-          label_smoothing=self.label_smoothing)) / batch
+      logits = self.forward(self.student, 'student', {'labeled': batch.labeled})['labeled']
+      cross_entropy = self.global_mean(losses.cross_entropy(
+          labels=self.one_hot(batch.labels, logits), logits=logits,
+          label_smoothing=self.label_smoothing))
     gradients = self.gradient(tape, cross_entropy, self.student.trainable_variables)
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)

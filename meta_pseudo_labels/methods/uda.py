@@ -4,6 +4,7 @@ from typing import Any
 
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
+from meta_pseudo_labels.methods.batch import Batch
 
 import tensorflow as tf
 
@@ -52,15 +53,14 @@ class ConsistencyMethod(base.Method):
     return self.uda_weight * tf.minimum(1., progress) if self.uda_steps else (
         tf.constant(self.uda_weight))
 
-  def uda_pass(self, model, data):
-    """One pass of `model` over (labeled, labels, original, augmented): a `Pass`.
+  def uda_pass(self, model, batch):
+    """Makes one pass of `model` over labeled, original and augmented views: a `Pass`.
 
     Its dropout masks do not depend on whether the model is UDA's only one or MPL's teacher.
     """
-    labeled, labels, original, augmented = data[:4]
     logits = self.forward(model, 'uda', {
-        'labeled': labeled, 'original': original, 'augmented': augmented})
-    labels = self.one_hot(labels, logits['labeled'])
+        'labeled': batch.labeled, 'original': batch.original, 'augmented': batch.augmented})
+    labels = self.one_hot(batch.labels, logits['labeled'])
     loss_l = losses.cross_entropy(labels=labels, logits=logits['labeled'],
                                   label_smoothing=self.label_smoothing)
     loss_u, mask_u = losses.consistency(
@@ -69,27 +69,24 @@ class ConsistencyMethod(base.Method):
     mask_l = losses.annealing_mask(
         labels=labels, logits=logits['labeled'],
         progress=tf.cast(self.step, labels.dtype) / self.num_train_steps)
-    return Pass(logits, labels,
-                tf.reduce_sum(loss_l) / (labeled.shape[0] * self.replicas),
-                tf.reduce_sum(loss_u) / (augmented.shape[0] * self.replicas), mask_l, mask_u)
+    return Pass(logits, labels, self.global_mean(loss_l), self.global_mean(loss_u), mask_l, mask_u)
 
 
 class UDA(ConsistencyMethod):
   """A student trained on labeled examples and on the agreement of two views of unlabeled ones."""
 
   def train_step(self, data):
-    """One step.
+    """Makes one step.
 
     Args:
-      data: (labeled inputs `[b, ...]`, labels `[b]` integers or `[b, C]`, original views
-        `[b*U, ...]`, augmented views `[b*U, ...]`): this replica's share of the global batch.
+      data: what `Batch.of` takes: this replica's share of the global batch.
 
     Returns:
       The release's logs: {name: float32 scalar}.
     """
     weight = self.consistency_weight()
     with tf.GradientTape() as tape:
-      out = self.uda_pass(self.student, data)
+      out = self.uda_pass(self.student, Batch.of(data))
       loss = out.cross_entropy_l + tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
     gradients = self.gradient(tape, loss, self.student.trainable_variables)
     decay = self.l2(self.student)
@@ -97,12 +94,11 @@ class UDA(ConsistencyMethod):
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.count_step(update)
     self.average.update(self.step)
-    replicas = self.replicas
     return self.logs(
-        {'loss/total': loss + decay * self.weight_decay / replicas,
+        {'loss/total': loss + decay * self.weight_decay / self.replicas,
          'loss/cross_entropy': out.cross_entropy_l,
          'uda/cross_entropy': out.cross_entropy_u,
-         'uda/u_ratio': tf.reduce_mean(out.mask_u) / replicas,
-         'uda/l_ratio': tf.reduce_mean(out.mask_l) / replicas},
+         'uda/u_ratio': self.global_mean(out.mask_u),
+         'uda/l_ratio': self.global_mean(out.mask_l)},
         {'loss/lr': rate, 'loss/grad_norm': update.norm, 'loss/weight_dec': decay,
          'uda/weight': weight})

@@ -4,6 +4,7 @@ import itertools
 
 import meta_pseudo_labels as mpl
 from meta_pseudo_labels import methods, models
+from meta_pseudo_labels.methods import feedback
 from meta_pseudo_labels.models import calibration
 from meta_pseudo_labels.models.batch_norm import BatchNorm
 from meta_pseudo_labels.optim import optimizers
@@ -58,7 +59,7 @@ def stored(unlabeled):
   """What reduced_mpl's batch has besides: labels that nobody knows, and log probabilities."""
   rng = np.random.RandomState(7)
   log_probs = lambda n: tf.nn.log_softmax(tf.constant(3 * rng.standard_normal([n, CLASSES])))
-  return tf.fill([unlabeled], -1), log_probs(BATCH), log_probs(unlabeled)
+  return tf.fill([unlabeled], -1), (log_probs(BATCH), log_probs(unlabeled))
 
 
 class Bilevel:
@@ -70,7 +71,7 @@ class Bilevel:
     self.teacher = small_calibration(1) if reduced else small_model(1, batch_norm)
     kind = methods.ReducedMetaPseudoLabels if reduced else methods.MetaPseudoLabels
     self.method = kind(self.teacher, self.student, mpl_feedback=name, uda_weight=0., **settings)
-    self.method.set_optimizers(optimizer, optimizers.SGD(0.))
+    self.method.set_optimizers(teacher_optimizer=optimizers.SGD(0.), student_optimizer=optimizer)
     self.data = batch(unlabeled=unlabeled) + (stored(unlabeled) if reduced else ())
     slots = [v for values in optimizer.slots.values() for v in values]
     rng = np.random.RandomState(5)
@@ -181,20 +182,21 @@ def student_pass(name, shape):
   rng = np.random.RandomState(0)
   views = [tf.constant(rng.standard_normal([n, *shape])) for n in (4, 3)]
   targets = tf.nn.softmax(tf.constant(rng.standard_normal([4, CLASSES])))
-  return student, lambda: method.student_pass(*views, targets)
+  batch_ = methods.Batch(labeled=views[1], labels=None, augmented=views[0])
+  return student, lambda: method.student_pass(batch_, targets)
 
 
 @pytest.mark.parametrize('name, shape', [
     ('mlp-8x2', (2,)), ('wrn-10-1', (8, 8, 3)), ('resnet-50', (32, 32, 3)),
     ('efficientnet-bs', (32, 32, 3))])
 def test_the_student_s_change_along_a_direction_in_every_model(name, shape):
-  """`StudentPass.along` against differences of the log probabilities: batch norm in training
+  """`StudentPass.jvp` against differences of the log probabilities: batch norm in training
   mode, dropout, stochastic depth, max pooling, swish."""
   student, run = student_pass(name, shape)
   rng = np.random.RandomState(1)
   start = [v.numpy() for v in student.trainable_variables]
   direction = [rng.standard_normal(v.shape) * max(np.std(v), .1) * .1 for v in start]
-  found = run().along([tf.constant(d) for d in direction]).numpy()
+  found = run().jvp([tf.constant(d) for d in direction]).numpy()
 
   def log_probs(shift):
     for variable, value, d in zip(student.trainable_variables, start, direction):
@@ -219,7 +221,8 @@ def test_the_change_along_a_direction_in_bfloat16():
     targets = tf.nn.softmax(tf.constant(rng.standard_normal([16, CLASSES]), tf.float32))
     direction = [tf.constant(rng.standard_normal(v.shape) * .1, tf.float32)
                  for v in student.trainable_variables]
-    found[policy] = method.student_pass(*images, targets).along(direction).numpy()
+    batch_ = methods.Batch(labeled=images[1], labels=None, augmented=images[0])
+    found[policy] = method.student_pass(batch_, targets).jvp(direction).numpy()
   assert found['mixed_bfloat16'].dtype == np.float32
   assert 1e-6 < relative_error(found['mixed_bfloat16'], found['float32']) < .2
 
@@ -235,7 +238,7 @@ def probability(log_probs, targets):
 
 def teacher_log_probs(bilevel):
   bilevel.reset()
-  out = bilevel.method.teacher_pass(bilevel.data)
+  out = bilevel.method.teacher_pass(methods.Batch.of(bilevel.data))
   bilevel.reset()
   return tf.nn.log_softmax(out.logits['augmented'])
 
@@ -284,15 +287,26 @@ def test_sampled_dot_has_the_mean_of_soft(reduced):
 @pytest.mark.parametrize('reduced', [False, True])
 def test_the_feedback_of_the_release_has_no_gradient(reduced):
   """google-research issues 534 and 541."""
-  bilevel = Bilevel('release', OPTIMIZERS['nesterov'](), True, reduced=reduced)
-  bilevel.start = [np.float32(-3) if v is bilevel.method.moving_dot_product else value
-                   for v, value in zip(bilevel.state, bilevel.start)]
-  with_feedback = bilevel.step()
-  bilevel.method.feedback_by_difference = lambda h, targets, log_probs: tf.zeros_like(log_probs)
-  bilevel._step = bilevel._step.python_function  # Traced anew, without the term.
-  without = bilevel.step()
+
+  class Late(feedback.Release):
+    """Takes the teacher's gradient after the feedback is known, with the term in it."""
+    begin = feedback.Estimator.begin
+
+    def feedback(self, *args):
+      found = super().feedback(*args)
+      assert np.abs(found.by_log_prob.numpy()).max() > .01 or reduced
+      return found
+
+  gradients = []
+  for estimator in (Late(), 'release'):
+    bilevel = Bilevel(estimator, OPTIMIZERS['nesterov'](), True, reduced=reduced)
+    bilevel.start = [np.float32(-3) if v is bilevel.method.moving_dot_product else value
+                     for v, value in zip(bilevel.state, bilevel.start)]
+    bilevel._step = bilevel._step.python_function
+    gradients.append(bilevel.step())
+  with_feedback, without = gradients
   assert np.linalg.norm(without) > .1
-  assert 0 <= np.linalg.norm(with_feedback - without) < 1e-12 * np.linalg.norm(without)
+  assert 0 < np.linalg.norm(with_feedback - without) < 1e-12 * np.linalg.norm(without)
 
 
 def test_an_unknown_feedback_is_named():

@@ -7,7 +7,7 @@ and from one of the wrong sign (docs/method.md).
 import dataclasses
 
 import meta_pseudo_labels as mpl
-from meta_pseudo_labels import models, rng
+from meta_pseudo_labels import methods, models, rng
 from meta_pseudo_labels.data import registry, splits
 
 import pytest
@@ -34,7 +34,8 @@ def student_losses(feedback, weights, seed=0):
   model = lambda number: models.build('mlp-8x2', num_classes=2, input_shape=(2,),
                                       seed=f'{seed}/{number}')
   method = FeedbackAlone(model(0), model(1), mpl_feedback=feedback, uda_weight=0., seed=seed)
-  method.set_optimizers(mpl.optimizers.SGD(.5), mpl.optimizers.Momentum(.05))
+  method.set_optimizers(student_optimizer=mpl.optimizers.SGD(.5),
+                        teacher_optimizer=mpl.optimizers.Momentum(.05))
   method.mpl_weight = tf.Variable(1.)
 
   @tf.function(autograph=False)
@@ -45,7 +46,7 @@ def student_losses(feedback, weights, seed=0):
       method.train_step((labeled, labels, views, views))
       return index + 1
     tf.while_loop(lambda index: index < STEPS, step, [0])
-    return method.labeled_loss_now(labeled, tf.one_hot(labels, 2))
+    return method.labeled_loss_now(methods.Batch(labeled, labels))
 
   losses = []
   state = method.variables + method.teacher_optimizer.slots['momentum']

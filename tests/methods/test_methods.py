@@ -22,7 +22,7 @@ def make(name, **settings):
   if name == 'supervised':
     method = mpl.Supervised(model('student'), **settings)
   elif name == 'pseudo_labels':
-    method = mpl.PseudoLabels(model('student'), model('teacher'), **settings)
+    method = mpl.PseudoLabels(model('teacher'), model('student'), **settings)
   elif name == 'uda':
     method = mpl.UDA(model('student'), uda_threshold=.1, **settings)
   elif name == 'reduced':
@@ -32,8 +32,8 @@ def make(name, **settings):
     method = mpl.MetaPseudoLabels(model('teacher'), model('student'), mpl_feedback=name,
                                   uda_threshold=.1, **settings)
   optimizer = lambda: mpl.optimizers.Momentum(.1)
-  if hasattr(method, 'mpl_feedback'):
-    method.set_optimizers(optimizer(), optimizer())
+  if hasattr(method, 'estimator'):
+    method.set_optimizers(teacher_optimizer=optimizer(), student_optimizer=optimizer())
   else:
     method.set_optimizers(optimizer())
   return method
@@ -45,7 +45,7 @@ def batch(seed=0):
   log_probs = lambda n: tf.nn.log_softmax(
       2 * np.random.RandomState(n).standard_normal([n, 10]).astype(np.float32)).numpy()
   return (images(BATCH), rng.randint(10, size=BATCH).astype(np.int32), images(UNLABELED),
-          images(UNLABELED), np.full(UNLABELED, -1, np.int32), log_probs(BATCH), log_probs(UNLABELED))
+          images(UNLABELED), np.full(UNLABELED, -1, np.int32), (log_probs(BATCH), log_probs(UNLABELED)))
 
 
 def train(name, replicas, steps=3, data=None):
@@ -58,14 +58,15 @@ def train(name, replicas, steps=3, data=None):
 
   def share(context):
     index = context.replica_id_in_sync_group
-    return tuple(x[len(x) // replicas * index:len(x) // replicas * (index + 1)] for x in data)
+    return tf.nest.map_structure(
+        lambda x: x[len(x) // replicas * index:len(x) // replicas * (index + 1)], data)
 
   @tf.function(autograph=False)
   def step(shares):
     return strategy.run(method.train_step, args=(shares,))
 
   shares = strategy.experimental_distribute_values_from_function(
-      lambda context: tuple(tf.constant(x) for x in share(context)))
+      lambda context: tf.nest.map_structure(tf.constant, share(context)))
   for _ in range(steps):
     logs = step(shares)
   logs = {key: float(strategy.experimental_local_results(value)[0])
@@ -97,11 +98,11 @@ def test_the_same_seed_gives_the_same_weights(name):
 def test_a_step_that_is_not_finite_changes_no_weights(name):
   method = make(name)
   data = list(batch())
-  method.train_step(tuple(tf.constant(x) for x in data))
+  method.train_step(tf.nest.map_structure(tf.constant, tuple(data)))
   data[0] = data[0] * np.nan
   before = [v.numpy() for v in method.student.trainable_variables]
   slots = [v.numpy() for v in method.student_optimizer.slots['momentum']]
-  method.train_step(tuple(tf.constant(x) for x in data))
+  method.train_step(tf.nest.map_structure(tf.constant, tuple(data)))
   for variable, value in zip(method.student.trainable_variables, before):
     np.testing.assert_array_equal(variable, value)
   for variable, value in zip(method.student_optimizer.slots['momentum'], slots):
@@ -114,8 +115,8 @@ def test_a_step_that_is_not_finite_changes_no_weights(name):
 def test_nothing_is_left_of_a_step_that_is_not_finite(name):
   """Batch-norm averages, the moving average, the feedback's: NaN would stay in them for good."""
   method = make(name)
-  data = tuple(tf.constant(x) for x in batch())
-  bad = tuple(x * np.nan if x.dtype.is_floating else x for x in data)
+  data = tf.nest.map_structure(tf.constant, batch())
+  bad = tf.nest.map_structure(lambda x: x * np.nan if x.dtype.is_floating else x, data)
   for step in (data, bad, bad, data):
     logs = method.train_step(step)
   for variable in method.variables:
@@ -128,10 +129,10 @@ def test_nothing_is_left_of_a_step_that_is_not_finite(name):
 
 
 def test_only_the_pass_that_trains_moves_the_student_s_batch_norm_averages():
-  """official-release.md, MPL step 4; and the teacher's never move in the release."""
+  """Nor do those of the teacher move in the release."""
   moving = lambda model: [v.numpy() for v in model.non_trainable_variables]
   expected = make('release')
-  data = tuple(tf.constant(x) for x in batch())
+  data = tf.nest.map_structure(tf.constant, batch())
   teacher = moving(expected.teacher)
   expected.train_step(data)
   for value, before in zip(moving(expected.teacher), teacher):

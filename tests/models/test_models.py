@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-with gzip.open(pathlib.Path(__file__).parent.parent / 'golden' / 'case8.json.gz') as file:
+with gzip.open(pathlib.Path(__file__).resolve().parents[2] / 'tests/golden' / 'case8.json.gz') as file:
   GOLDEN = json.load(file)
 EFFICIENTNETS = [name for name in GOLDEN if name.startswith('efficientnet')]
 DECAY, EPSILON = .6, 1e-2  # Of batch norms, unlike the defaults.

@@ -1,6 +1,6 @@
 """Rematerialized passes train what plain ones train, in every method and model."""
-from meta_pseudo_labels import config as config_lib
-from meta_pseudo_labels import methods, models
+from meta_pseudo_labels import build, methods, models
+from meta_pseudo_labels.config import Config
 from meta_pseudo_labels.models import calibration, remat
 
 import numpy as np
@@ -12,15 +12,15 @@ CLASSES = 3
 
 def train(method, model_type, size, steps, **options):
   """({log: value} of the last step, values of all variables) after some steps."""
-  config = config_lib.Config(
+  config = Config(
       dataset_name='digits', output_dir='unused', method=method, model_type=model_type,
       train_batch_size=4, uda_data=2, num_train_steps=10, dense_dropout_rate=.3, lr=.5,
       mpl_student_lr=.5, mpl_teacher_lr=4., mpl_student_lr_wait_steps=0, num_warmup_steps=0,
       mpl_student_lr_warmup_steps=0, mpl_teacher_lr_warmup_steps=0, uda_steps=0, uda_threshold=0.,
       stochastic_depth_drop_rate=.5, ema_decay=.9, **options)
-  build = lambda number: methods.build_model(config, number, (size, size, 3), CLASSES)
-  student, teacher = build(1), build(0)
-  trained = methods.from_config(config, student, teacher)
+  make = lambda number: build.model(config, number, (size, size, 3), CLASSES)
+  student, teacher = make(1), make(0)
+  trained = build.method(config, student=student, teacher=teacher)
   draw = lambda count, step: tf.random.stateless_normal([count, size, size, 3], [count, step])
   step = tf.function(trained.train_step, autograph=False)
   for number in range(steps):
@@ -88,7 +88,7 @@ def test_a_block_is_computed_again_after_the_cotangent_is_there():
 def test_reduced_mpl_rematerializes_its_one_large_network():
   student = models.build('wrn-10-1', num_classes=CLASSES, input_shape=(8, 8, 3))
   method = methods.ReducedMetaPseudoLabels(calibration.calibration(CLASSES), student, remat=True)
-  assert list(method._passes._models) == [id(student)]  # pylint: disable=protected-access
+  assert list(method._passes._models) == [id(student)]
 
 
 def test_a_model_without_blocks_is_refused():

@@ -11,8 +11,8 @@ Source: the release's augment.py and data_utils.py; RandAugment is Cubuk et al. 
 import functools
 
 from meta_pseudo_labels import rng
+from meta_pseudo_labels.config.sections import AUGMENT_OPS, RELEASE_OPS
 from meta_pseudo_labels.data.augment import image_ops
-from meta_pseudo_labels.flag_table import AUGMENT_OPS, RELEASE_OPS
 
 import numpy as np
 import tensorflow as tf

@@ -21,7 +21,7 @@ def default_folder(data_dir):
 
 def builder(folder):
   """The `tfds.core.DatasetBuilder` of a prepared folder. Raises UserError if it is damaged."""
-  import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
+  import tensorflow_datasets as tfds
   try:
     return tfds.builder_from_directory(folder)
   except Exception as error:  # Whatever its files make it raise.
@@ -102,7 +102,7 @@ def _prepare(tfds, info, name, data_dir):
 
 def _probe(builder):
   """Raises if the download's host cannot be reached: TFDS itself retries for minutes."""
-  import requests  # pylint: disable=import-outside-toplevel
+  import requests
   for url in list(builder.url_infos or ())[:1]:
     try:
       requests.head(url, timeout=10)

@@ -1,0 +1,68 @@
+"""Checkpoints as files: which ones a folder has, and whether they are whole."""
+import errno
+import os
+import re
+
+from meta_pseudo_labels.errors import UserError, one_line
+
+import tensorflow as tf
+
+
+def newest_whole(folder, say=lambda line: None):
+  """Path of the newest checkpoint in a folder that is not damaged, or None if there is none.
+
+  Args:
+    folder: str.
+    say: function of a line, told of each damaged one.
+
+  Raises:
+    UserError: all are damaged.
+  """
+  paths = named(folder)
+  for number, path in enumerate(paths):
+    try:
+      check(path)
+      return path
+    except OSError as error:
+      older = paths[number + 1:number + 2]
+      say(f'{path} is damaged ({one_line(error)})' + (f': going on from {older[0]}' if older else ''))
+  if paths:
+    raise UserError(f'{folder}: all {len(paths)} checkpoints there are damaged; restore them, or '
+                    'start again with --reset_output_dir or another --output_dir')
+  return None
+
+
+def named(folder):
+  """Paths of the checkpoints that a folder's `checkpoint` file names, newest first.
+
+  Where a machine that lost its power left that file empty, all that are there by their numbers.
+  """
+  path = os.path.join(folder, 'checkpoint')
+  if not tf.io.gfile.exists(path):
+    return []
+  with tf.io.gfile.GFile(path, 'rb') as file:
+    text = file.read().decode(errors='replace')
+  names = re.findall(r'^all_model_checkpoint_paths: "(.*)"$', text, re.MULTILINE)
+  if not names:
+    numbers = [re.fullmatch(r'ckpt-(\d+)\.index', name) for name in tf.io.gfile.listdir(folder)]
+    names = [f'ckpt-{number}' for number in sorted(int(found[1]) for found in numbers if found)]
+  return [os.path.join(folder, os.path.basename(name)) for name in reversed(names)]
+
+
+def check(path):
+  """Reads all of a checkpoint, with its checksums.
+
+  Raises:
+    OSError: it is damaged, or not all there.
+  """
+  try:
+    reader = tf.train.load_checkpoint(path)
+    keys = reader.get_variable_to_shape_map()
+    for key in keys:
+      reader.get_tensor(key)
+  except tf.errors.OpError as error:
+    raise OSError(errno.EIO, one_line(error)) from error
+  except (IndexError, ValueError, RuntimeError) as error:  # A file that is too short, or no table.
+    raise OSError(errno.EIO, str(error)) from error
+  if not keys:
+    raise OSError(errno.EIO, 'it holds nothing')

@@ -1,0 +1,217 @@
+"""A run's folder as a whole: who made it, who writes in it, its settings, and emptying it."""
+
+import contextlib
+import errno
+import fcntl
+import fnmatch
+import json
+import os
+import shutil
+
+from meta_pseudo_labels.config import FLAGS_BY_NAME, Config, from_json, to_json, validate
+from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.files import write_text
+
+# Says that this program made the folder, so that --reset_output_dir may empty it.
+MARKER = '.meta_pseudo_labels'
+LOCK = '.lock'
+# What runs write. A folder without a marker (older runs) is ours if it holds nothing else.
+OURS = ('.lock', 'ckpt_last', 'ckpt_best', 'logs', 'metrics.jsonl', 'hparams.json',
+        'labeled_split.json', 'results.json', 'table.json', 'decision_regions.png', 'baselines',
+        'seed_*', 'eval_*.json', 'eval_*.png', 'predictions.csv', 'predictions.jsonl', 'selected.json',
+        'teacher_predictions.npz', 'saved_model', 'report*', '*.tmp', '*.partial')
+
+
+def mark(folder):
+  """Makes the folder if need be, and marks it as made by this program if nothing was in it.
+
+  Raises:
+    OSError: it cannot be made or written.
+  """
+  os.makedirs(folder, exist_ok=True)
+  if not set(os.listdir(folder)) - {LOCK}:
+    with open(os.path.join(folder, MARKER), 'w', encoding='utf-8') as file:
+      file.write('Made by meta_pseudo_labels: --reset_output_dir may remove all that is here.\n')
+
+
+@contextlib.contextmanager
+def lock(folder):
+  """Within it no other process writes in the folder, which is made if need be.
+
+  The lock is the operating system's, on an open file: it ends with the process, however that ends.
+
+  Raises:
+    UserError: another process holds it, or the folder cannot be written.
+  """
+  try:
+    mark(folder)
+    file = open(os.path.join(folder, LOCK), 'ab+', buffering=0)
+  except OSError as error:
+    raise cannot_be_written(folder, error) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise UserError(f'--output_dir={folder}: process {file.read().decode().strip()} is '
+                      'writing there; wait for its end, stop it, or give another folder') from None
+    except OSError as error:
+      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+        raise cannot_be_written(folder, error) from error
+    # A full disk is for the saving to report, not for a note of who we are.
+    with contextlib.suppress(OSError):
+      file.truncate(0)
+      file.write(f'{os.getpid()}\n'.encode())
+    yield
+
+
+def cannot_be_written(folder, error):
+  """The UserError for an OSError met in the folder."""
+  return UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give a folder '
+                   'that can')
+
+
+def reset(folder, data_dir=None, teacher_predictions=None):
+  """Removes all that is in a folder that this program made, but for its marker and lock.
+
+  Args:
+    folder: str.
+    data_dir: where the data of the run are, or None.
+    teacher_predictions: file that the run trains on, or None.
+
+  Returns:
+    str, one line that says what was removed; '' if there was nothing.
+
+  Raises:
+    UserError: it is not ours, or holds what must not be lost.
+  """
+  names = sorted(set(os.listdir(folder)) - {MARKER, LOCK}) if os.path.isdir(folder) else []
+  if not names:
+    return ''
+  reason = _why_not(folder, names, data_dir, teacher_predictions)
+  if reason:
+    raise UserError(f'--reset_output_dir: {folder} {reason}; it is left as it is: give another '
+                    '--output_dir')
+  count, size = 0, 0
+  try:
+    for name in names:
+      path = os.path.join(folder, name)
+      for entry in _files(path):
+        count, size = count + 1, size + os.lstat(entry).st_size
+      if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+      else:
+        os.remove(path)
+  except OSError as error:
+    raise cannot_be_written(folder, error) from error
+  return (f'--reset_output_dir: removed {count} file(s), {size / 1e6:.1f} MB, from {folder}: '
+          + ', '.join(names))
+
+
+def _files(path):
+  """The files at or below a path; links are files."""
+  if os.path.islink(path) or not os.path.isdir(path):
+    return [path]
+  return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+
+
+def _why_not(folder, names, data_dir, teacher_predictions):
+  """Why a folder must not be emptied: words that follow its name, '' if it may."""
+  real = os.path.realpath(folder)
+  inside = lambda path: path and (os.path.realpath(path) + '/').startswith(real.rstrip('/') + '/')
+  if inside('/') or inside(os.path.expanduser('~')):
+    return 'is or holds a home or root folder'
+  if inside(data_dir):
+    return f'is or holds --data_dir={data_dir}'
+  if inside(teacher_predictions):
+    return f'holds --teacher_predictions={teacher_predictions}'
+  if any(name == '.git' for _, folders, files in os.walk(real) for name in folders + files):
+    return 'is or holds a repository (.git)'
+  if inside(os.getcwd()):
+    return 'is or holds the current folder'
+  if MARKER in os.listdir(folder):
+    return ''
+  if 'hparams.json' not in names:
+    return f'has neither {MARKER} nor hparams.json, so this program did not make it'
+  strange = [name for name in names if not any(fnmatch.fnmatch(name, ours) for ours in OURS)]
+  return f'holds {strange[0]!r}, which this program did not write' if strange else ''
+
+
+# What follows from flags that may change when a run continues, and must not change itself.
+DERIVED = ('dataset', 'method_name', 'labeled_count')
+
+
+def prepare_folder(config):
+  """Makes `output_dir`, empties it if asked to, and writes `hparams.json` (the release's name).
+
+  Returns:
+    str: a line that says what was removed, or ''.
+
+  Raises:
+    UserError: it cannot be written, is not ours to empty, or holds a run of another kind.
+  """
+  folder = config.output_dir
+  path = os.path.join(folder, 'hparams.json')
+  predictions = config.teacher_predictions if config.reads_predictions else None
+  removed = (reset(folder, config.data_dir, predictions)
+             if config.reset_output_dir else '')
+  try:
+    mark(folder)
+    if os.path.isfile(path):
+      with open(path, 'rb') as file:
+        refuse_other_run(from_json(file.read(), path), config)
+    write_text(path, to_json(config))
+  except OSError as error:
+    raise cannot_be_written(folder, error) from error
+  return removed
+
+
+def refuse_other_run(before, now):
+  """Raises UserError, with the differences, if `now` would compute something else than `before`."""
+  names = sorted(name for name, flag in FLAGS_BY_NAME.items() if not flag.may_change)
+  names += DERIVED
+  differences = [f'{name} {getattr(before, name)} -> {getattr(now, name)}' for name in names
+                 if getattr(before, name) != getattr(now, name)]
+  if differences:
+    raise UserError(f'--output_dir={now.output_dir}: holds a run with other settings '
+                    f'({"; ".join(differences)}); give another folder, the same settings, or '
+                    + ('--reset_output_dir' if now.task in ('train', 'finetune') else
+                       'none: the run there knows its own'))
+
+
+def refuse_other_data(folder, before, now):
+  """Raises UserError if two `Problem.identity` differ, with what differs."""
+  if before != now:
+    before, now = json.loads(before), json.loads(now)
+    names = ', '.join(name.replace('_', ' ') for name in sorted({*before, *now})
+                      if before.get(name) != now.get(name))
+    raise UserError(f'--output_dir={folder}: its checkpoint was trained with other data ({names} '
+                    'differ); give another folder, the same data, or --reset_output_dir')
+
+
+def as_trained(config):
+  """The Config of the run in `output_dir`, from its hparams.json, with this command's own flags.
+
+  So a command need not repeat what the training was told; what it repeats must agree.
+
+  Raises:
+    UserError: there is no run, or it has other settings than the command names.
+  """
+  path = os.path.join(config.output_dir, 'hparams.json')
+  try:
+    with open(path, 'rb') as file:
+      trained = from_json(file.read(), path)
+  except OSError as error:
+    raise UserError(f'--output_dir={config.output_dir}: no run there (hparams.json: '
+                    f'{error.strerror}), which --task_mode={config.task} needs; train '
+                    'first') from None
+  trained = trained.replace(**{name: getattr(config, name) for name, flag in FLAGS_BY_NAME.items()
+                               if flag.per_command})
+  defaults = Config()
+  stated = {name: getattr(config, name) for name in FLAGS_BY_NAME
+            if getattr(config, name) != getattr(defaults, name)}
+  stated['num_classes'] = trained.num_classes  # The data's own number, whatever was asked for.
+  now = trained.replace(**stated)
+  validate(now)
+  refuse_other_run(trained, now)
+  return now

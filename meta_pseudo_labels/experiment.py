@@ -1,0 +1,255 @@
+"""The main run and its baselines on the same labeled examples and test images, in one table."""
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+from typing import List, Optional
+
+from meta_pseudo_labels import build
+from meta_pseudo_labels.checkpoints import run_folder
+from meta_pseudo_labels.data import semi_supervised, splits, storage
+from meta_pseudo_labels.distribution import workers
+from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.files import write_json
+from meta_pseudo_labels.report import document, plots
+from meta_pseudo_labels.training.run import Run
+
+import numpy as np
+import tensorflow as tf
+
+LABELS = {'supervised': 'supervised', 'pseudo_labels': 'pseudo labels', 'uda': 'UDA',
+          'mpl': 'MPL', 'reduced_mpl': 'Reduced MPL', 'mpl_without_uda': 'MPL without UDA',
+          'label_spreading': 'LabelSpreading'}
+GRID = 200  # Points a side of a picture of decision regions.
+
+
+@dataclasses.dataclass
+class Row:
+  """A line of the table.
+
+  Attributes:
+    name: what is compared.
+    steps: optimizer steps made for it, or None where there are none.
+    seconds: of training, summed over seeds.
+    accuracies: in [0, 1], one a seed.
+  """
+  name: str
+  steps: Optional[int]
+  seconds: float
+  accuracies: List[float]
+
+  def to_json(self):
+    """A dict with the mean `accuracy` too."""
+    return {**dataclasses.asdict(self), 'accuracy': float(np.mean(self.accuracies))}
+
+  def accuracy(self):
+    """'94.20%', over several seeds '94.20% +- 0.31' (standard deviation)."""
+    percent = 100 * np.array(self.accuracies)
+    mean = f'{percent.mean():.2f}%'
+    return f'{mean} +- {percent.std(ddof=1):.2f}' if len(percent) > 1 else mean
+
+
+def label_spreading(problem, split):
+  """scikit-learn's LabelSpreading (knn, 7 neighbours, alpha .2) on the plain inputs.
+
+  What someone with few labels would reach for first. It sees the same labeled and
+  unlabeled examples as the methods; no network is trained.
+
+  Args:
+    problem: Problem.
+    split: name of the split whose accuracy is reported.
+
+  Returns:
+    Row.
+  """
+  from sklearn.semi_supervised import LabelSpreading
+  began = time.time()
+  flat = lambda inputs: np.asarray(inputs, np.float32).reshape(len(inputs), -1)
+  inputs, labels = problem.labeled
+  rest = np.setdiff1d(problem.split.unlabeled, problem.split.labeled)
+  rest = problem.inputs[rest]
+  model = LabelSpreading(kernel='knn', n_neighbors=7, alpha=.2, max_iter=100)
+  model.fit(np.concatenate([flat(inputs), flat(rest)]),
+            np.concatenate([labels, np.full(len(rest), -1)]))
+  evaluated = problem.evaluated[split]
+  accuracy = np.mean(model.predict(flat(evaluated.inputs)) == evaluated.labels)
+  return Row(LABELS['label_spreading'], None, time.time() - began, [float(accuracy)])
+
+
+def rows_of(name, results):
+  """The table's rows of one run: `name` as in LABELS, `results` as `Run.train` returns."""
+  label, phases = LABELS[name], results['phases']
+  both = results['method'] in ('mpl', 'reduced_mpl', 'pseudo_labels')
+  student = f'{label} student' if both else label
+  if results.get('selected'):
+    models, step = results['selected']['models'], results['selected']['step']
+    # The teacher stands where its student was chosen; a finetune has none.
+    return [Row(what, step, results['seconds'], [models[model]['top1']])
+            for what, model in ((f'{label} teacher', 'teacher'), (student, 'student'))
+            if model in models]
+  row = lambda what, phase, model: Row(what, results['steps'][phase], results['seconds'],
+                                       [phases[phase][model]['top1']])
+  found = []
+  if 'teacher' in phases['train']:
+    found.append(row(f'{label} teacher', 'train', 'teacher'))
+  if 'finetune' in phases:
+    found.append(row(f'{label} student before finetune', 'train', 'student'))
+    found.append(row(f'{label} student', 'finetune', 'student'))
+  else:
+    found.append(row(student, 'train', 'student'))
+  return found
+
+
+def merged(seeds):
+  """Rows over seeds, from a list of every seed's rows."""
+  return [Row(same[0].name, same[0].steps, sum(row.seconds for row in same),
+              [accuracy for row in same for accuracy in row.accuracies])
+          for same in zip(*seeds)]
+
+
+def table(lines, split):
+  """The table of a list of rows, as text."""
+  cells = [('method', 'steps', 'seconds', f'{split} accuracy')] + [
+      (row.name, '-' if row.steps is None else str(row.steps), f'{row.seconds:.0f}',
+       row.accuracy()) for row in lines]
+  widths = [max(len(line[column]) for line in cells) for column in range(4)]
+  text = ['  '.join(cell.ljust(width) if column == 0 else cell.rjust(width)
+                    for column, (cell, width) in enumerate(zip(line, widths))) for line in cells]
+  return '\n'.join([text[0], '-' * len(text[0])] + text[1:])
+
+
+def baseline(config, name):
+  """The configuration of a baseline: the run's own but for the method, from scratch, without a
+  finetune, in `output_dir/baselines/<name>`."""
+  changes = (dict(method='mpl', uda_weight=0.) if name == 'mpl_without_uda'
+             else dict(method=name))
+  return config.replace(
+      baselines='', finetune_steps=0, load_checkpoint=None, mpl_teacher_checkpoint=None,
+      mpl_student_checkpoint=None,
+      output_dir=os.path.join(config.output_dir, 'baselines', name), **changes)
+
+
+def decision_regions(run, problem):
+  """The student's probability of class 1 on a grid over points in a plane, or None.
+
+  Returns:
+    float32 `[GRID, GRID]`, rows from low to high y, over `plane(problem)`; None for other data.
+  """
+  if problem.info.kind != 'points' or problem.num_classes != 2 or problem.input_shape != (2,):
+    return None
+  (left, right), (low, high) = plane(problem)
+  x, y = np.meshgrid(np.linspace(left, right, GRID), np.linspace(low, high, GRID))
+  points = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+  model, average = run.phases[-1].models['student']
+  with average.applied() if average else contextlib.nullcontext():
+    probabilities = tf.nn.softmax(model(points, training=False)).numpy()
+  return probabilities[:, 1].reshape(GRID, GRID)
+
+
+def plane(problem):
+  """((left, right), (low, high)) around all points of a problem in the plane."""
+  lowest, highest = problem.inputs.min(axis=0) - .3, problem.inputs.max(axis=0) + .3
+  return tuple(zip(lowest.tolist(), highest.tolist()))
+
+
+def of_seed(config, number):
+  """Returns the configuration of a seed, counted from 0; the first one is the run's own."""
+  if not number:
+    return config
+  return config.replace(
+      seed=config.seed + number, num_seeds=1,
+      label_seed=None if config.label_seed is None else config.label_seed + number,
+      output_dir=os.path.join(config.output_dir, f'seed_{config.seed + number}'))
+
+
+def train_and_compare(config, problem, strategy, progress, first_phase=None):
+  """Trains baselines and main method with every seed; writes and returns the table's rows.
+
+  The first of `config.num_seeds` seeds lives in `output_dir`, each further one in
+  `output_dir/seed_<n>`, with `--seed` and `--label_seed` counted up. Each folder gets a `table.json`
+  and a `report.html` of its seed; the first one's table is that of all seeds. For points in a plane
+  `decision_regions.png` shows the first seed.
+
+  Args:
+    config, problem: of the first seed.
+    strategy: tf.distribute.Strategy.
+    progress: Progress.
+    first_phase: name of the phase that the main method starts with (None: the first).
+
+  Returns:
+    list of Row.
+
+  Raises:
+    Interrupted: a signal came.
+    UserError: see `Run`; or LabelSpreading is asked for, but the images are not in memory.
+  """
+  _check_baselines(config, problem)
+  seeds, regions, first = [], {}, None
+  for number in range(config.num_seeds):
+    own = of_seed(config, number)
+    if number:
+      problem = _prepare_seed(own, strategy)
+    if config.num_seeds > 1:
+      progress.say(f'Seed {own.seed} ({number + 1} of {config.num_seeds})')
+    splits.write_manifest(os.path.join(own.output_dir, 'labeled_split.json'), problem.split,
+                          dataset=own.dataset, labels=problem.labels, names=problem.names)
+    rows = []
+    for name in own.baseline_names:
+      progress.say(f'Baseline {LABELS[name]}')
+      if name == 'label_spreading':
+        rows.append(label_spreading(problem, problem.reported(own.eval_split)))
+        continue
+      settings = baseline(own, name)
+      workers.together(strategy, functools.partial(run_folder.prepare_folder, settings))
+      run = Run(settings, problem, strategy, progress)
+      rows += rows_of(name, run.train())
+      regions.setdefault(name, decision_regions(run, problem))
+    run = Run(own, problem, strategy, progress)
+    if first_phase is not None:
+      run.require_checkpoint()
+    rows += rows_of(own.method_name, run.train(first_phase))
+    regions.setdefault(own.method_name, decision_regions(run, problem))
+    seeds.append(rows)
+    first = first or run
+    if number:
+      _finish_seed(run, rows, progress)
+  rows = merged(seeds)
+  _draw_regions(first, regions, rows)
+  _finish_seed(first, rows, progress)
+  return rows
+
+
+def _check_baselines(config, problem):
+  """Raises UserError if a baseline is not for such data, before anything is trained."""
+  if 'label_spreading' in config.baseline_names and storage.is_encoded(problem.inputs):
+    raise UserError('--baselines=label_spreading: needs images of one size in memory; leave it out, '
+                    'or give --views=pad_crop')
+
+
+def _prepare_seed(config, strategy):
+  """Makes the folder of a further seed; returns its Problem."""
+  workers.together(strategy, functools.partial(run_folder.prepare_folder, config))
+  return workers.together(strategy, functools.partial(build.problem, config))
+
+
+def _finish_seed(run, rows, progress):
+  """Writes `table.json` and `report.html` into a run's folder."""
+  write_json(os.path.join(run.config.output_dir, 'table.json'), [row.to_json() for row in rows])
+  document.attempt(run, progress)
+
+
+def _draw_regions(run, regions, rows):
+  """Draws `decision_regions.png` of the first seed's Run, where there are regions to draw."""
+  config, problem = run.config, run.problem
+  drawn = {name: region for name, region in regions.items() if region is not None}
+  if not drawn:
+    return
+  accuracy = {row.name: row.accuracy() for row in rows}
+  title = lambda name: accuracy.get(LABELS[name]) or accuracy[f'{LABELS[name]} student']
+  plots.decision_regions(
+      os.path.join(config.output_dir, 'decision_regions.png'),
+      {f'{LABELS[name]}\n{title(name)}': region for name, region in drawn.items()},
+      plane=plane(problem), unlabeled=problem.inputs, labeled=problem.labeled,
+      note=f'{problem.reported(config.eval_split)} accuracy of {config.num_seeds} seed(s); '
+           'regions of the first')

@@ -1,0 +1,267 @@
+"""Task report, and the end of every training: all about a run in one file, `report.html`."""
+import dataclasses
+import datetime
+import os
+import platform
+import shlex
+import sys
+
+from meta_pseudo_labels import errors, files
+from meta_pseudo_labels.config import FLAGS_BY_NAME, Config
+from meta_pseudo_labels.data.augment.views import Points
+from meta_pseudo_labels.distribution import workers
+from meta_pseudo_labels.errors import one_line
+from meta_pseudo_labels.files import read_json, write_text
+from meta_pseudo_labels.report import curves, page, plots
+from meta_pseudo_labels.training import evaluate, view_samples
+
+import numpy as np
+import tensorflow as tf
+
+MISTAKES = 12
+
+
+def attempt(run, progress):
+  """`write`, of which a failure is told in one line: a finished training has not failed by it."""
+  try:
+    return write(run)
+  except Exception as error:
+    progress.say(f'report.html was not made ({type(error).__name__}: {one_line(error)}); '
+                 '--task_mode=report tries again')
+    return None
+
+
+def write(run):
+  """Writes `report.html` into the run's folder, about the student that the run reports.
+
+  Args:
+    run: train.Run that holds its newest checkpoint; at the end it does so again.
+
+  Returns:
+    str, the path.
+
+  Raises:
+    OSError: the file cannot be written.
+  """
+  folder = run.config.output_dir
+  results = read_json(workers.shared(os.path.join(folder, 'results.json'))) or {}
+  selected = results.get('selected') and run.checkpoints.restore_best()
+  try:
+    text = _document(run, results)
+  finally:
+    if selected:
+      run.checkpoints.restore()
+  path = os.path.join(folder, 'report.html')
+  write_text(path, text)
+  return path
+
+
+def student(run):
+  """(phase that the run's weights stand in, name of the model that it is about)."""
+  phase = run.current
+  return phase, 'student' if 'student' in phase.models else next(iter(phase.models))
+
+
+def _document(run, results):
+  """The page as text."""
+  problem, config = run.problem, run.config
+  phase, name = student(run)
+  outcomes = run.outcomes(phase, name)
+  found = evaluate.details(outcomes, problem.info.class_names)
+  logged = curves.read_metrics(os.path.join(config.output_dir, 'metrics.jsonl'))
+  sections = [
+      ('results', 'Results', _results(run, results)),
+      ('what', 'What was run', _what(run)),
+      ('curves', 'Learning curves', curves.learning(run, logged)),
+      ('losses', 'Losses', curves.charts(run, logged, 'losses')),
+      ('feedback', 'Feedback', curves.charts(run, logged, 'feedback')),
+      ('pseudo_labels', 'Pseudo labels', curves.charts(run, logged, 'pseudo_labels')),
+      ('views', 'Views and their pseudo labels', _views(run)),
+      ('classes', 'Classes and confidence', _classes(found)),
+      ('mistakes', 'Most confident mistakes', _mistakes(problem, run.reported, outcomes)),
+      ('regions', 'Decision regions', _regions(config.output_dir))]
+  cards = [(f'{100 * outcomes.right.mean():.2f}%', f'{run.reported} accuracy of the {name}'),
+           (f'{int((~outcomes.right).sum())} of {len(outcomes.labels)}', 'mistakes'),
+           (f'{100 * found["calibration"]["ece"]:.2f}%', 'expected calibration error'),
+           (len(problem.split.labeled), 'labeled examples'),
+           (len(problem.unlabeled), 'unlabeled examples'),
+           (_duration(float(run.seconds)), 'of training')]
+  lead = page.tag('div', *(page.tag('div', page.tag('b', value), page.tag('span', what),
+                                    class_='card') for value, what in cards), class_='cards')
+  title = f'{config.method_name.upper()}, {config.model_type} on {config.dataset}'
+  return page.document(title, lead, [section for section in sections if section[2]])
+
+
+def _duration(seconds):
+  """'48 s', '3 min', '2.1 h'."""
+  if seconds < 120:
+    return f'{seconds:.0f} s'
+  return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
+
+
+def settings(config):
+  """[(flag, value, default)] of what differs from the defaults, in the order of --help."""
+  default = Config()
+  return [(name, getattr(config, name), getattr(default, name))
+          for name, flag in FLAGS_BY_NAME.items()
+          if flag.in_report and getattr(config, name) != getattr(default, name)]
+
+
+def command(config):
+  """The command line that makes this run, one flag a line."""
+  flags = [f'--{name}={value}' for name, value, _ in settings(config)]
+  return ' \\\n  '.join(['python -m meta_pseudo_labels.main'] + [shlex.quote(f) for f in flags])
+
+
+def _what(run):
+  config, problem = run.config, run.problem
+  info, split = problem.info, problem.split
+  devices = sorted({device.device_type for device in tf.config.list_logical_devices()})
+  model = student(run)[0].models[student(run)[1]][0]
+  per_class = np.bincount(problem.labeled[1], minlength=problem.num_classes)
+  # Where tf.keras comes from; it does not tell its version itself.
+  keras = sys.modules.get('tf_keras') or sys.modules['keras']
+  spread = f'{per_class.min()} to {per_class.max()} a class'
+  facts = [
+      ('data', f'{info.name}, {problem.num_classes} classes. License: {info.license}'),
+      ('split', f'{len(split.labeled)} labeled ({spread}), {len(problem.unlabeled)} unlabeled, '
+       + ', '.join(f'{len(found)} {name}' for name, found in problem.evaluated.items())
+       + f' examples; label_seed {config.label_seed}; which ones: labeled_split.json'),
+      ('network', f'{config.model_type}, {model.count_params():,} parameters'),
+      ('devices', f'{", ".join(devices)}; {run.replicas} replica(s)'),
+      ('versions', f'Python {platform.python_version()}, TensorFlow {tf.__version__}, '
+       f'Keras {keras.__version__}, NumPy {np.__version__}, {sys.platform}'),
+      ('folder', os.path.abspath(config.output_dir)),
+      ('this page', datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC'))]
+  differing = [(page.tag('code', f'--{name}'), str(value), str(default))
+               for name, value, default in settings(config)]
+  return page.join([
+      page.table((), facts), page.tag('pre', command(config)),
+      page.tag('details', page.tag('summary', f'{len(differing)} settings that differ from the '
+                                   'defaults'),
+               page.table(('flag', 'value', 'default'), differing))])
+
+
+def _results(run, results):
+  rows = read_json(os.path.join(run.config.output_dir, 'table.json')) or []
+  parts = []
+  if rows:
+    seeds = max(len(row['accuracies']) for row in rows)
+    cells = []
+    for row in rows:
+      percent = 100 * np.array(row['accuracies'])
+      deviation = f' ± {percent.std(ddof=1):.2f}' if len(percent) > 1 else ''
+      cells.append((row['name'], '–' if row['steps'] is None else row['steps'],
+                    _duration(row['seconds']), f'{percent.mean():.2f}%{deviation}'))
+    parts.append(page.table(('method', 'steps', 'training', f'{run.reported} accuracy'), cells, True))
+    if seeds > 1:
+      parts.append(page.tag('p', f'Mean ± standard deviation over {seeds} seeds. All else on this '
+                            f'page is about seed {run.config.seed}.', class_='note'))
+  phases = results.get('phases', {})
+  if 'finetune' in phases and 'student' in phases.get('train', {}):
+    line = lambda what, values: (what, f'{100 * values["top1"]:.2f}%', f'{100 * values["top5"]:.2f}%',
+                                 f'{values["loss"]:.4f}')
+    split = run.reported if run.select == 'last' else run.monitored
+    parts += [page.tag('h3', 'Finetune on the labeled examples'),
+              page.table((f'student, {split} split', 'top-1', 'top-5', 'loss'), [
+                  line('before', phases['train']['student']),
+                  line('after', phases['finetune']['student'])], True)]
+  chosen = results.get('selected')
+  if chosen:
+    parts.append(page.tag(
+        'p', f'The student of step {chosen["step"]} ({chosen["phase"]}) was the best on the '
+        f'{chosen["by"]} split; it is the one that is reported.', class_='note'))
+  return page.join(parts)
+
+
+def png(image):
+  """The PNG bytes of uint8 `[H, W, 1 or 3]`."""
+  return tf.io.encode_png(image).numpy()
+
+
+def _views(run):
+  """Original and augmented views with their pseudo labels, or ''."""
+  phase = next((phase for phase in reversed(run.phases) if phase.uda_data), None)
+  taken = phase and view_samples.take(phase.method, run.problem, run.config.seed)
+  if not taken:
+    return ''
+  names, tiles = run.problem.info.class_names, []
+  for original, augmented, truth, label, confidence in zip(
+      taken.original, taken.augmented, taken.truth, taken.predicted, taken.confidence):
+    caption = [page.tag('b', names[label]), f' {100 * confidence:.1f}%']
+    if truth >= 0:
+      right = label == truth
+      caption += [' ', page.tag('span', '✓' if right else f'✗ is {names[truth]}',
+                                class_='right' if right else 'wrong')]
+    tiles.append(page.tag(
+        'figure', page.tag('div', page.image(png(original), 'original view'),
+                           page.image(png(augmented), 'augmented view'), class_='pair'),
+        page.tag('figcaption', *caption)))
+  return page.join([
+      page.tag('p', f'Unlabeled images: the original view on the left, the augmented one on the '
+               f'right. Labels by {taken.source}; ✓ and ✗ by the true label, where it is known.',
+               class_='note'),
+      page.tag('div', *tiles, class_='tiles wide')])
+
+
+def figures(found):
+  """{name: PNG bytes} of `evaluate.details`."""
+  names = [entry['class'] for entry in found['per_class']]
+  return {'confusion': plots.confusion(found['confusion'], names),
+          'per_class': plots.per_class(found['per_class']),
+          'reliability': plots.reliability(found['calibration'])}
+
+
+def _classes(found):
+  drawn = figures(found)
+  alts = {'confusion': 'Confusion matrix: true classes down, predicted ones across',
+          'per_class': 'Accuracy of each class',
+          'reliability': 'Reliability: accuracy over confidence'}
+  matrix, names = np.array(found['confusion']), [entry['class'] for entry in found['per_class']]
+  np.fill_diagonal(matrix, 0)
+  order = np.argsort(-matrix, axis=None, kind='stable')[:5]
+  pairs = [f'{names[true]} as {names[taken]} ({matrix[true, taken]})' for true, taken in zip(
+      *np.unravel_index(order, matrix.shape)) if matrix[true, taken]]
+  parts = [page.tag('div', *(page.tag('figure', page.image(drawn[name], alt))
+                             for name, alt in alts.items()), class_='charts')]
+  if pairs:
+    parts.append(page.tag('p', f'Most frequent confusions: {", ".join(pairs)}.'))
+  rows = [(entry['class'], entry['examples'], entry['right'],
+           '–' if entry['accuracy'] is None else f'{100 * entry["accuracy"]:.1f}%')
+          for entry in found['per_class']]
+  parts.append(page.tag('details', page.tag('summary', f'{len(rows)} classes in numbers'), page.table(
+      ('class', 'examples', 'right', 'accuracy'), rows, True)))
+  return page.join(parts)
+
+
+def _mistakes(problem, split, outcomes):
+  """The most confident mistakes as images, or '' for points and where there are none."""
+  chosen = outcomes.mistakes(MISTAKES)
+  if isinstance(problem.views, Points) or not len(chosen):
+    return ''
+  found, names = problem.evaluated[split], problem.info.class_names
+  data = dataclasses.replace(found, inputs=found.inputs[chosen], labels=found.labels[chosen])
+  inputs, _, _ = next(iter(dataclasses.replace(problem, evaluated={split: data}).eval_batches(
+      split, batch_size=len(chosen))))
+  tiles = []
+  for position, image in zip(chosen, view_samples.pixels(problem.views, inputs)):
+    name = found.inputs.name(position) if hasattr(found.inputs, 'name') else (
+        None if found.names is None else found.names[position])
+    tiles.append(page.tag(
+        'figure', page.image(png(image), f'example {position}'),
+        page.tag('figcaption', page.tag('b', names[outcomes.predicted[position]]),
+                 f' {100 * outcomes.confidence[position]:.1f}%', page.Markup('<br>'), 'is ',
+                 page.tag('b', names[outcomes.labels[position]]), page.Markup('<br>'),
+                 page.tag('small', name or f'{split} example {position}'))))
+  return page.join([
+      page.tag('p', f'Of {len(outcomes.labels)} {split} examples, those whose wrong class was given '
+               'the highest probability: what was said, and what it is.', class_='note'),
+      page.tag('div', *tiles, class_='tiles')])
+
+
+def _regions(folder):
+  path = os.path.join(folder, 'decision_regions.png')
+  if not os.path.isfile(path):
+    return ''
+  with open(path, 'rb') as file:
+    return page.tag('figure', page.image(file.read(), 'Decision regions of the methods'))

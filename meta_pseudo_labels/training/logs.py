@@ -1,0 +1,143 @@
+"""What a person and a program see of a run: the progress line, metrics.jsonl, TensorBoard."""
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+
+from meta_pseudo_labels.files import write_text
+
+import numpy as np
+import tensorflow as tf
+
+
+def _duration(seconds):
+  """'45s', '3m10s', '2h05m'."""
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}h{minutes:02d}m'
+  return f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'
+
+
+class Progress:
+  """One live line on a terminal; elsewhere a plain line every few seconds."""
+  seconds_between_lines = 10
+
+  def __init__(self, stream=None):
+    self.stream = stream or sys.stdout
+    self.live = self.stream.isatty()
+    self._last = 0.
+    self._width = 0
+
+  def start(self, phase, step, num_steps, images_per_step):
+    """A phase begins at `step` of `num_steps`; `images_per_step`: of all kinds, over replicas."""
+    self.phase, self.num_steps, self.images = phase, num_steps, images_per_step
+    self._first_step, self._first_time = step, time.time()
+
+  def update(self, step, losses, accuracy=None):
+    """Shows the step; `losses`: {short name: float}; `accuracy`: of the last evaluation."""
+    now = time.time()
+    if not self.live and now - self._last < self.seconds_between_lines and step < self.num_steps:
+      return
+    self._last = now
+    rate = (step - self._first_step) / max(now - self._first_time, 1e-9)
+    parts = [f'{self.phase} {step}/{self.num_steps}', f'{rate:.3g} steps/s',
+             f'{rate * self.images:.4g} images/s']
+    parts += [f'{name} {value:.3f}' for name, value in losses.items()]
+    if accuracy is not None:
+      parts.append(f'accuracy {100 * accuracy:.2f}%')
+    parts.append(f'ETA {_duration((self.num_steps - step) / rate) if rate else "?"}')
+    line = ' | '.join(parts)
+    if self.live:
+      self.stream.write('\r' + line.ljust(self._width))
+      self._width = len(line)
+    else:
+      self.stream.write(line + '\n')
+    self.stream.flush()
+
+  def say(self, message):
+    """A line of its own, below the live one."""
+    if self.live and self._width:
+      self.stream.write('\n')
+      self._width = 0
+    self.stream.write(message + '\n')
+    self.stream.flush()
+
+
+class Records:
+  """`metrics.jsonl` and TensorBoard's `logs/train` and `logs/eval_<split>`.
+
+  A line of metrics.jsonl has `kind` (train or eval), `phase`, `step` and the values; training
+  values have the release's log names. What cannot be written waits for `flush`, which says why.
+  """
+
+  def __init__(self, output_dir, eval_split):
+    self._path = os.path.join(output_dir, 'metrics.jsonl')
+    self._folders = {kind: os.path.join(output_dir, 'logs', folder)
+                     for kind, folder in (('train', 'train'), ('eval', f'eval_{eval_split}'))}
+    self._writers = {}
+    self._waiting = []
+
+  def forget_after(self, phases, phase, step):
+    """Drops the lines that lie after this step of this phase: they will be written again."""
+    if not os.path.isfile(self._path):
+      return
+    order = {name: index for index, name in enumerate(phases)}
+    with open(self._path, encoding='utf-8', errors='replace') as file:
+      lines = file.readlines()
+
+    def keeps(line):
+      try:
+        values = json.loads(line)
+        return (order.get(values['phase'], -1), values['step']) <= (order[phase], step)
+      except (ValueError, KeyError, TypeError):
+        return False  # The last line of a run that was killed while it wrote.
+
+    write_text(self._path, ''.join(line for line in lines if keeps(line)))
+
+  def write(self, kind, phase, step, offset, values):
+    """One line, and one scalar a value at step `offset + step`, where the phases add up."""
+    self._waiting.append(json.dumps({'kind': kind, 'phase': phase, 'step': step, **values}) + '\n')
+    # The run goes on; saving, which has to succeed, meets the same fault and reports it.
+    with contextlib.suppress(OSError):
+      self._append()
+    with contextlib.suppress(tf.errors.OpError):
+      if kind not in self._writers:
+        self._writers[kind] = tf.summary.create_file_writer(self._folders[kind])
+      # All in one operation, and the step not as a Python number: TensorFlow keeps every one of those
+      # that it was ever given, a kilobyte each (2.15 and 2.21).
+      summary = tf.compat.v1.Summary(value=[
+          tf.compat.v1.Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+      with self._writers[kind].as_default():
+        tf.summary.experimental.write_raw_pb(
+            summary.SerializeToString(), step=np.int64(offset + step))
+
+  def _append(self):
+    """Appends the lines that wait, all or none of them. Raises OSError."""
+    with open(self._path, 'ab', buffering=0) as file:
+      end, text = file.tell(), ''.join(self._waiting).encode()
+      try:
+        if file.write(text) != len(text):
+          raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+      except OSError:
+        file.truncate(end)
+        raise
+    self._waiting = []
+
+  def show(self, name, step, image, text):
+    """An image, uint8 `[H, W, C]`, and a line about it, for TensorBoard alone."""
+    with self._writers['train'].as_default():
+      tf.summary.image(name, image[None], step=step)
+      tf.summary.text(name, text, step=step)
+
+  def flush(self):
+    """Makes sure that all lines are in the file. Raises OSError.
+
+    TensorBoard's events are a copy of them, and may lack what could not be written.
+    """
+    self._append()
+    for writer in self._writers.values():
+      with contextlib.suppress(tf.errors.OpError):
+        writer.flush()

@@ -1,0 +1,120 @@
+"""N replicas equal one: losses and weights of every method, on devices and on worker processes."""
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+from meta_pseudo_labels.distribution import devices
+
+import numpy as np
+import pytest
+import replicas
+import tensorflow as tf
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(name='alone', scope='module')
+def fixture_alone():
+  """{kind: what one replica makes}."""
+  strategy = tf.distribute.OneDeviceStrategy('CPU:0')
+  return {kind: replicas.train(strategy, kind) for kind in replicas.KINDS}
+
+
+def assert_same(found, expected):
+  logs, values = found
+  expected_logs, expected_values = expected
+  assert set(logs) == set(expected_logs)
+  for name, value in logs.items():
+    np.testing.assert_allclose(value, expected_logs[name], rtol=1e-4, atol=1e-6, err_msg=name)
+  assert len(values) == len(expected_values)
+  for value, other in zip(values, expected_values):
+    np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('count', [2, 4])
+@pytest.mark.parametrize('kind', replicas.KINDS)
+def test_devices_train_what_one_trains(alone, kind, count):
+  strategy = devices.mirrored([f'CPU:{index}' for index in range(count)])
+  assert_same(replicas.train(strategy, kind), alone[kind])
+
+
+@pytest.mark.parametrize('kind', replicas.KINDS)
+def test_a_compiled_step_trains_what_a_plain_one_trains(alone, kind, one_device):
+  assert_same(replicas.train(one_device, kind, jit_compile=True), alone[kind])
+
+
+@pytest.mark.parametrize('kind', replicas.KINDS)
+def test_float16_trains_about_what_float32_trains(alone, kind, one_device):
+  """With loss scaling, whose first factor is none too large here."""
+  tf.keras.mixed_precision.set_global_policy('mixed_float16')
+  try:
+    logs, values = replicas.train(one_device, kind, use_float16=True)
+  finally:
+    tf.keras.mixed_precision.set_global_policy('float32')
+  assert logs['skipped_steps'].max() == 0
+  expected, expected_values = alone[kind]
+  for name in logs:
+    if 'cross_entropy' in name or 'grad_norm' in name:
+      np.testing.assert_allclose(logs[name], expected[name], rtol=.03, atol=1e-3, err_msg=name)
+  assert all(value.dtype == np.float32 for value in values)
+  start = [v.numpy() for v in replicas.model(1).variables]  # The student's, which come first.
+  distance = lambda one, other: np.sqrt(sum(np.sum((a - b)**2) for a, b in zip(one, other)))
+  assert distance(values, expected_values) < .1 * distance(start, expected_values)
+
+
+def test_the_comparison_is_about_something(alone):
+  """The gradient is clipped, the student moves, and the feedbacks differ."""
+  for kind, (logs, _) in alone.items():
+    norm = logs['grad_norm/student' if kind in replicas.FEEDBACKS else 'loss/grad_norm']
+    assert (norm > .1).any(), kind
+    assert all(np.isfinite(value).all() for value in logs.values()), kind
+  weights = {kind: values[0] for kind, (_, values) in alone.items()}
+  for kind, other in (('soft', 'release'), ('sampled', 'sampled_dot'), ('soft', 'argmax')):
+    assert np.abs(weights[kind] - weights[other]).max() > 1e-4
+
+
+def free_ports(count):
+  """Ports of localhost that nobody listens at."""
+  sockets = [socket.socket() for _ in range(count)]
+  for one in sockets:
+    one.bind(('localhost', 0))
+  ports = [one.getsockname()[1] for one in sockets]
+  for one in sockets:
+    one.close()
+  return ports
+
+
+def start_workers(command, count=2):
+  """Processes that run a command as workers of one cluster on this machine, the chief first."""
+  cluster = {'worker': [f'localhost:{port}' for port in free_ports(count)]}
+  return [start(command, json.dumps({'cluster': cluster, 'task': {'type': 'worker', 'index': index}}))
+          for index in range(count)]
+
+
+def start(command, cluster):
+  """A process that runs a command with this TF_CONFIG."""
+  process = subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=CHECKOUT,
+      env={**os.environ, 'TF_CONFIG': cluster})
+  process.cluster = cluster
+  return process
+
+
+def start_again(process):
+  """One of `start_workers`' processes, from its beginning."""
+  return start(process.args, process.cluster)
+
+
+def test_worker_processes_train_what_one_trains(alone, tmp_path):
+  path = tmp_path / 'workers.npz'
+  processes = start_workers([sys.executable, 'tests/distribution/replicas.py', str(path)])
+  outputs = [process.communicate(timeout=900)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], outputs
+  with np.load(path) as arrays:
+    for kind, (logs, values) in alone.items():
+      found = ({name: arrays[f'{kind} log {name}'] for name in logs},
+               [arrays[f'{kind} variable {number}'] for number in range(len(values))])
+      assert_same(found, (logs, values))

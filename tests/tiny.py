@@ -1,0 +1,13 @@
+"""A run of seconds, for tests of what happens around the training."""
+
+TINY = [
+    '--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--label_seed=1',
+    '--train_batch_size=4', '--uda_data=2', '--num_train_steps=6', '--save_every=3', '--log_every=2',
+    '--uda_steps=2', '--lr=4', '--num_warmup_steps=0', '--mpl_student_lr=4',
+    '--mpl_student_lr_wait_steps=0', '--mpl_student_lr_warmup_steps=0', '--mpl_teacher_lr=4',
+    '--mpl_teacher_lr_warmup_steps=0', '--strategy=one_device', '--eval_batch_size=700']  # fmt: skip
+
+
+def tiny(folder, *flags):
+  """Returns the command line of such a run, with its folder and with flags that change it."""
+  return ['main', f'--output_dir={folder}', *TINY, *flags]
