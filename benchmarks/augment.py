@@ -13,6 +13,7 @@ mirrored, padded and cropped once more; both normalized.
 They run in turn, `rounds` times; what is printed is each one's median of images per second, and
 how many times that is what ours makes.
 """
+
 import argparse
 import os
 import random
@@ -44,21 +45,19 @@ def ours(images, magnitude):
   def make(step):
     key = rng.key(0, step)
     chosen = rng.uniform(key, 'chosen', [BATCH], 0, len(images), tf.int32)
-    return views.unlabeled(tf.ensure_shape(tf.gather(held, chosen), [BATCH, SIZE, SIZE, 3]), key,
-                           0, BATCH)
+    return views.unlabeled(tf.ensure_shape(tf.gather(held, chosen), [BATCH, SIZE, SIZE, 3]), key, 0, BATCH)
 
   return tf.data.Dataset.range(2**40).map(make, os.cpu_count()).prefetch(2)
 
 
 def addons_operations(tfa_image, level):
   """Functions of one uint8 image, in the order of RELEASE_OPS, from TensorFlow and its addons."""
-  factor, sign = level['Color'][0], lambda value: value * tf.sign(tf.random.uniform([]) - .5)
+  factor, sign = level['Color'][0], lambda value: value * tf.sign(tf.random.uniform([]) - 0.5)
   grey = lambda image: tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
   blend = lambda first, image: tf.saturate_cast(tfa_image.blend(first, image, factor), tf.uint8)
 
   def autocontrast(image):
-    low, high = (tf.cast(reduce(image, [0, 1]), tf.float32)
-                 for reduce in (tf.reduce_min, tf.reduce_max))
+    low, high = (tf.cast(reduce(image, [0, 1]), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max))
     scaled = (tf.cast(image, tf.float32) - low) * 255 / tf.maximum(high - low, 1)
     return tf.cast(tf.where(high > low, scaled, tf.cast(image, tf.float32)), tf.uint8)
 
@@ -68,22 +67,28 @@ def addons_operations(tfa_image, level):
 
   def translate(column, row):
     return lambda image: tfa_image.translate(
-        image, sign(level['TranslateX'][0]) * tf.constant([column, row]), fill_value=GREY)
+      image, sign(level['TranslateX'][0]) * tf.constant([column, row]), fill_value=GREY
+    )
 
   cutout = 2 * max(level['Cutout'][0], 1)
   threshold = level['Solarize'][0] % 256
   return (
-      autocontrast, tfa_image.equalize, lambda image: 255 - image,
-      lambda image: tfa_image.rotate(image, sign(level['Rotate'][0]) * np.pi / 180,
-                                     fill_value=float(GREY)),
-      posterize, lambda image: tf.where(image < threshold, image, 255 - image),
-      lambda image: blend(grey(image), image), lambda image: tf.image.adjust_contrast(image, factor),
-      lambda image: blend(tf.zeros_like(image), image),
-      lambda image: tfa_image.sharpness(image, factor),
-      lambda image: tfa_image.shear_x(image, sign(level['ShearX'][0]), [GREY] * 3),
-      lambda image: tfa_image.shear_y(image, sign(level['ShearY'][0]), [GREY] * 3),
-      translate(1., 0.), translate(0., 1.),
-      lambda image: tfa_image.random_cutout(image[None], cutout, constant_values=GREY)[0])
+    autocontrast,
+    tfa_image.equalize,
+    lambda image: 255 - image,
+    lambda image: tfa_image.rotate(image, sign(level['Rotate'][0]) * np.pi / 180, fill_value=float(GREY)),
+    posterize,
+    lambda image: tf.where(image < threshold, image, 255 - image),
+    lambda image: blend(grey(image), image),
+    lambda image: tf.image.adjust_contrast(image, factor),
+    lambda image: blend(tf.zeros_like(image), image),
+    lambda image: tfa_image.sharpness(image, factor),
+    lambda image: tfa_image.shear_x(image, sign(level['ShearX'][0]), [GREY] * 3),
+    lambda image: tfa_image.shear_y(image, sign(level['ShearY'][0]), [GREY] * 3),
+    translate(1.0, 0.0),
+    translate(0.0, 1.0),
+    lambda image: tfa_image.random_cutout(image[None], cutout, constant_values=GREY)[0],
+  )
 
 
 def addons(images, magnitude):
@@ -102,49 +107,63 @@ def addons(images, magnitude):
 
   def make(image):
     original = augmented = weak(image)
-    probability = tf.random.uniform([], .2, .8)
+    probability = tf.random.uniform([], 0.2, 0.8)
     for _ in range(2):
+
       def branch(operation, image=augmented):
-        return lambda: tf.cond(tf.random.uniform([]) <= probability, lambda: operation(image),
-                               lambda: image)
-      augmented = tf.ensure_shape(tf.switch_case(
-          tf.random.uniform([], 0, len(operations), tf.int32), [branch(o) for o in operations]),
-                                  [SIZE, SIZE, 3])
+        return lambda: tf.cond(
+          tf.random.uniform([]) <= probability, lambda: operation(image), lambda: image
+        )
+
+      augmented = tf.ensure_shape(
+        tf.switch_case(
+          tf.random.uniform([], 0, len(operations), tf.int32), [branch(o) for o in operations]
+        ),
+        [SIZE, SIZE, 3],
+      )
     augmented = tfa_image.random_cutout(augmented[None], SIZE // 2, constant_values=GREY)[0]
     normalize = lambda view: (tf.cast(view, tf.float32) - INFO.mean) / INFO.std
     return normalize(original), normalize(weak(augmented))
 
-  return tf.data.Dataset.from_tensor_slices(images).repeat().map(
-      make, os.cpu_count()).batch(BATCH).prefetch(2)
+  return (
+    tf.data.Dataset.from_tensor_slices(images).repeat().map(make, os.cpu_count()).batch(BATCH).prefetch(2)
+  )
 
 
 def pillow_operations(level):
   """Functions of one Pillow image, in the order of RELEASE_OPS."""
   factor, sign = level['Color'][0], lambda value: random.choice((-1, 1)) * value
   enhance = lambda kind: lambda image: kind(image).enhance(factor)
-  affine = lambda *matrix: lambda image: image.transform(
-      image.size, Image.Transform.AFFINE, matrix, fillcolor=(GREY,) * 3)
+  affine = lambda *matrix: (
+    lambda image: image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=(GREY,) * 3)
+  )
   shear, shift = level['ShearX'][0], level['TranslateX'][0]
   return (
-      ImageOps.autocontrast, ImageOps.equalize, ImageOps.invert,
-      lambda image: image.rotate(sign(level['Rotate'][0]), fillcolor=(GREY,) * 3),
-      lambda image: ImageOps.posterize(image, max(level['Posterize'][0], 1)),
-      lambda image: ImageOps.solarize(image, level['Solarize'][0] % 256),
-      enhance(ImageEnhance.Color), enhance(ImageEnhance.Contrast), enhance(ImageEnhance.Brightness),
-      enhance(ImageEnhance.Sharpness),
-      lambda image: affine(1, sign(shear), 0, 0, 1, 0)(image),
-      lambda image: affine(1, 0, 0, sign(shear), 1, 0)(image),
-      lambda image: affine(1, 0, sign(shift), 0, 1, 0)(image),
-      lambda image: affine(1, 0, 0, 0, 1, sign(shift))(image),
-      lambda image: pillow_cutout(image, level['Cutout'][0]))
+    ImageOps.autocontrast,
+    ImageOps.equalize,
+    ImageOps.invert,
+    lambda image: image.rotate(sign(level['Rotate'][0]), fillcolor=(GREY,) * 3),
+    lambda image: ImageOps.posterize(image, max(level['Posterize'][0], 1)),
+    lambda image: ImageOps.solarize(image, level['Solarize'][0] % 256),
+    enhance(ImageEnhance.Color),
+    enhance(ImageEnhance.Contrast),
+    enhance(ImageEnhance.Brightness),
+    enhance(ImageEnhance.Sharpness),
+    lambda image: affine(1, sign(shear), 0, 0, 1, 0)(image),
+    lambda image: affine(1, 0, 0, sign(shear), 1, 0)(image),
+    lambda image: affine(1, 0, sign(shift), 0, 1, 0)(image),
+    lambda image: affine(1, 0, 0, 0, 1, sign(shift))(image),
+    lambda image: pillow_cutout(image, level['Cutout'][0]),
+  )
 
 
 def pillow_cutout(image, pad):
   """A grey box of up to 2 * pad pixels a side, about a random pixel."""
   column, row = random.randrange(SIZE), random.randrange(SIZE)
   image = image.copy()
-  image.paste((GREY,) * 3, (max(column - pad, 0), max(row - pad, 0), min(column + pad, SIZE),
-                            min(row + pad, SIZE)))
+  image.paste(
+    (GREY,) * 3, (max(column - pad, 0), max(row - pad, 0), min(column + pad, SIZE), min(row + pad, SIZE))
+  )
   return image
 
 
@@ -154,7 +173,7 @@ def pillow(images, magnitude):
   mean, std = np.array(INFO.mean, np.float32), np.array(INFO.std, np.float32)
 
   def weak(image):
-    if random.random() < .5:
+    if random.random() < 0.5:
       image = ImageOps.mirror(image)
     image = ImageOps.expand(image, PAD, (GREY,) * 3)
     column, row = random.randrange(2 * PAD + 1), random.randrange(2 * PAD + 1)
@@ -163,7 +182,7 @@ def pillow(images, magnitude):
   while True:
     for pixels in images:
       original = augmented = weak(Image.fromarray(pixels))
-      probability = random.uniform(.2, .8)
+      probability = random.uniform(0.2, 0.8)
       for _ in range(2):
         if random.random() <= probability:
           augmented = random.choice(operations)(augmented)
@@ -183,13 +202,14 @@ def rate(iterator, count, seconds):
 
 
 def main(argv):
-  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--seconds', type=float, default=3.)
+  parser = argparse.ArgumentParser(
+    description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--seconds', type=float, default=3.0)
   parser.add_argument('--rounds', type=int, default=3, choices=range(1, 1001), metavar='1..1000')
-  parser.add_argument('--magnitude', type=float, default=16.)
+  parser.add_argument('--magnitude', type=float, default=16.0)
   args = parser.parse_args(argv)
-  for name, low, high in (('seconds', .01, 3600), ('magnitude', 0, 20)):
+  for name, low, high in (('seconds', 0.01, 3600), ('magnitude', 0, 20)):
     if not low <= getattr(args, name) <= high:
       parser.error(f'--{name}={getattr(args, name)}: must be {low} to {high}')
   images = np.random.RandomState(0).randint(0, 256, [1000, SIZE, SIZE, 3]).astype(np.uint8)
@@ -209,8 +229,10 @@ def main(argv):
   ours_rate = np.median(found['ours'])
   for name, rates in found.items():
     middle = np.median(rates)
-    print(f'{name:36}{middle:9.0f} images/s ({min(rates):.0f} to {max(rates):.0f})   ours makes '
-          f'{ours_rate / middle:.2f} times as many')
+    print(
+      f'{name:36}{middle:9.0f} images/s ({min(rates):.0f} to {max(rates):.0f})   ours makes '
+      f'{ours_rate / middle:.2f} times as many'
+    )
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ test images are the same. Seeds that are done already are read, not run again. F
 to the recipe (to tune: --num_validation=300 --eval_split=validation, so that the test images
 are left alone).
 """
+
 import json
 import os
 import subprocess
@@ -23,10 +24,19 @@ def run_seed(seed, folder, flags):
   path = os.path.join(folder, 'table.json')
   if not os.path.isfile(path):
     subprocess.run(
-        [sys.executable, '-m', 'meta_pseudo_labels.main',
-         f'--flagfile={os.path.join(CHECKOUT, "flags", "digits_mpl.flags")}',
-         f'--output_dir={folder}', f'--seed={seed}', f'--label_seed={seed}', *flags],
-        check=True, env={**os.environ, 'PYTHONPATH': CHECKOUT})
+      [
+        sys.executable,
+        '-m',
+        'meta_pseudo_labels.main',
+        f'--flagfile={os.path.join(CHECKOUT, "flags", "digits_mpl.flags")}',
+        f'--output_dir={folder}',
+        f'--seed={seed}',
+        f'--label_seed={seed}',
+        *flags,
+      ],
+      check=True,
+      env={**os.environ, 'PYTHONPATH': CHECKOUT},
+    )
   with open(path, encoding='utf-8') as file:
     return {row['name']: 100 * row['accuracy'] for row in json.load(file)}
 
@@ -42,9 +52,11 @@ def summary(tables):
   for name in names:
     std = np.std(values[name], ddof=1) if len(tables) > 1 else float('nan')
     difference = student - values[name]
-    lines.append(f'{name:{width}}  {np.mean(values[name]):6.2f} +- {std:4.2f}   '
-                 f'{np.mean(difference):+6.2f} +- {error(difference):4.2f}    '
-                 f'({", ".join(f"{v:.1f}" for v in values[name])})')
+    lines.append(
+      f'{name:{width}}  {np.mean(values[name]):6.2f} +- {std:4.2f}   '
+      f'{np.mean(difference):+6.2f} +- {error(difference):4.2f}    '
+      f'({", ".join(f"{v:.1f}" for v in values[name])})'
+    )
   return lines
 
 

@@ -34,6 +34,7 @@ Hours: FLOPs / (peak of the devices * --utilization). The utilization is an ASSU
 unless given; small networks reach less, and communication is not in it. A device's peak is its
 vendor's number.
 """
+
 import argparse
 import dataclasses
 import functools
@@ -54,7 +55,7 @@ from meta_pseudo_labels.optim import optimizers
 import tensorflow as tf
 
 GB = 1e9
-USABLE = .9  # Of a device's memory: the rest is the runtime's.
+USABLE = 0.9  # Of a device's memory: the rest is the runtime's.
 BY_DERIVATIVE = ('soft', 'sampled_dot')  # Feedbacks that differentiate the labeled loss.
 
 
@@ -63,6 +64,7 @@ class Device:
   """`count` devices (a GPU, a TPU core, a CPU): peaks in TFLOP/s and memory in GB of one of them;
   one that has no bfloat16 trains, and keeps its activations, in float32; those that split images can
   have a part each of a replica's (--num_cores_per_replica)."""
+
   words: str
   count: int
   memory: float
@@ -75,13 +77,13 @@ class Device:
 # Dense peaks of the vendors' data sheets. TensorFlow takes TF32 for float32 where there is one; a TPU
 # multiplies float32 in bfloat16.
 DEVICES = {
-    'cpu': Device('two cores of a server CPU (matrix products measured: issue 6)', 1, 16, .74, .395),
-    't4': Device('NVIDIA T4, float32', 1, 16, 8.1, 8.1, False),
-    'a100': Device('NVIDIA A100 80 GB', 1, 80, 312, 156),
-    'h100': Device('NVIDIA H100 SXM 80 GB', 1, 80, 989, 495),
-    'v3-8': Device('TPU v3, 4 chips of 2 cores', 8, 16, 61.5, 61.5, splits_images=True),
-    'v5e-8': Device('TPU v5e, 8 chips', 8, 16, 197, 197, splits_images=True),
-    'v3-2048': Device('TPU v3 pod, 1,024 chips of 2 cores', 2048, 16, 61.5, 61.5, splits_images=True),
+  'cpu': Device('two cores of a server CPU (matrix products measured)', 1, 16, 0.74, 0.395),
+  't4': Device('NVIDIA T4, float32', 1, 16, 8.1, 8.1, False),
+  'a100': Device('NVIDIA A100 80 GB', 1, 80, 312, 156),
+  'h100': Device('NVIDIA H100 SXM 80 GB', 1, 80, 989, 495),
+  'v3-8': Device('TPU v3, 4 chips of 2 cores', 8, 16, 61.5, 61.5, splits_images=True),
+  'v5e-8': Device('TPU v5e, 8 chips', 8, 16, 197, 197, splits_images=True),
+  'v3-2048': Device('TPU v3 pod, 1,024 chips of 2 cores', 2048, 16, 61.5, 61.5, splits_images=True),
 }
 
 
@@ -95,6 +97,7 @@ class Network:
     flops: of the forward pass of one image.
     activations: elements of all layers' outputs for one image.
   """
+
   parameters: int
   variables: int
   flops: int
@@ -106,6 +109,7 @@ class Estimate:
   """What one recipe takes: FLOPs of a step of its main phase and of the run, bytes of `fixed` and
   of the step's activations over the whole batch, the labeled batch, whether in bfloat16, and how many
   cores may share a replica."""
+
   network: Network
   step_flops: float
   run_flops: float
@@ -132,7 +136,8 @@ def layer_flops(layer):
 def _stored(layer):
   """Whether a layer's output is a tensor of its own."""
   linear = isinstance(layer, tf.keras.layers.Activation) and (
-      layer.activation is tf.keras.activations.linear)
+    layer.activation is tf.keras.activations.linear
+  )
   return not linear and not isinstance(layer, (tf.keras.layers.InputLayer, tf.keras.layers.Flatten))
 
 
@@ -140,13 +145,14 @@ def _stored(layer):
 def network(model_type, shape, classes, small_images=False):
   """The Network of `models.build`'s for inputs of this shape (tuple)."""
   with tf.Graph().as_default():
-    model = models.build(model_type, num_classes=classes, input_shape=shape,
-                         small_images=small_images)
+    model = models.build(model_type, num_classes=classes, input_shape=shape, small_images=small_images)
     size = lambda variables: sum(v.shape.num_elements() for v in variables)
     return Network(
-        size(model.trainable_variables), size(model.variables),
-        sum(map(layer_flops, model.layers)),
-        sum(math.prod(layer.output_shape[1:]) for layer in model.layers if _stored(layer)))
+      size(model.trainable_variables),
+      size(model.variables),
+      sum(map(layer_flops, model.layers)),
+      sum(math.prod(layer.output_shape[1:]) for layer in model.layers if _stored(layer)),
+    )
 
 
 def inputs(config):
@@ -185,10 +191,14 @@ def copies(config):
   The former: networks and moving averages, also those of a finetune; the latter: optimizer slots and
   gradients.
   """
-  slots = len(optimizers.build(config.optim_type, 0.).slot_starts)
+  slots = len(optimizers.build(config.optim_type, 0.0).slot_starts)
   networks, averages, gradients = {
-      'supervised': (1, 1, 1), 'uda': (1, 1, 1), 'pseudo_labels': (2, 2, 1),
-      'mpl': (2, 1, 2), 'reduced_mpl': (1, 1, 1)}[config.method_name]
+    'supervised': (1, 1, 1),
+    'uda': (1, 1, 1),
+    'pseudo_labels': (2, 2, 1),
+    'mpl': (2, 1, 2),
+    'reduced_mpl': (1, 1, 1),
+  }[config.method_name]
   averages += bool(config.finetune_steps)
   return networks + averages, networks * slots + gradients
 
@@ -205,10 +215,15 @@ def estimate(config):
   images += 3 * config.finetune_batch_size * config.finetune_steps
   whole, trainable = copies(config)
   return Estimate(
-      net, worth * net.flops, images * net.flops,
-      4 * (whole * net.variables + trainable * net.parameters),
-      kept * net.activations * (2 if config.use_bfloat16 else 4), config.train_batch_size,
-      config.use_bfloat16, config.num_cores_per_replica)
+    net,
+    worth * net.flops,
+    images * net.flops,
+    4 * (whole * net.variables + trainable * net.parameters),
+    kept * net.activations * (2 if config.use_bfloat16 else 4),
+    config.train_batch_size,
+    config.use_bfloat16,
+    config.num_cores_per_replica,
+  )
 
 
 def most_devices(found, device):
@@ -257,12 +272,25 @@ def cell(found, device, utilization):
 
 def table(found, names, utilization):
   """Lines of Markdown for {recipe: Estimate}."""
-  head = ['recipe', 'parameters, M', 'GFLOP an image', 'TFLOP a step', 'EFLOP a run', 'GB fixed',
-          'GB activations'] + [f'h {name}' for name in names]
+  head = [
+    'recipe',
+    'parameters, M',
+    'GFLOP an image',
+    'TFLOP a step',
+    'EFLOP a run',
+    'GB fixed',
+    'GB activations',
+  ] + [f'h {name}' for name in names]
   lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
   for recipe, one in found.items():
-    values = [one.network.parameters / 1e6, one.network.flops / 1e9, one.step_flops / 1e12,
-              one.run_flops / 1e18, one.fixed_bytes / GB, one.activation_bytes / GB]
+    values = [
+      one.network.parameters / 1e6,
+      one.network.flops / 1e9,
+      one.step_flops / 1e12,
+      one.run_flops / 1e18,
+      one.fixed_bytes / GB,
+      one.activation_bytes / GB,
+    ]
     cells = [cell(one, DEVICES[name], utilization) for name in names]
     lines.append('| ' + ' | '.join([recipe, *map(number, values), *cells]) + ' |')
   return lines
@@ -272,14 +300,18 @@ def parse(argv):
   """(recipes' paths, devices' names, utilization, flags for all recipes). Raises UserError."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
   parser.add_argument('recipes', nargs='*', metavar='flags/x.flags')
-  parser.add_argument('--device', default=','.join(DEVICES),
-                      help=f'some of {", ".join(DEVICES)}, separated by commas')
+  parser.add_argument(
+    '--device', default=','.join(DEVICES), help=f'some of {", ".join(DEVICES)}, separated by commas'
+  )
   parser.add_argument('--utilization', default='0.35', help='assumed share of the peak')
   args, rest = parser.parse_known_args(argv)
   stray = [argument for argument in rest if not argument.startswith('-')]
   if stray or not args.recipes:
-    raise UserError(f'unexpected argument {stray[0]!r}: write flags as --name=value' if stray else
-                    'no recipe: name one or more, such as flags/cifar10_4000_mpl.flags')
+    raise UserError(
+      f'unexpected argument {stray[0]!r}: write flags as --name=value'
+      if stray
+      else 'no recipe: name one or more, such as flags/cifar10_4000_mpl.flags'
+    )
   names = args.device.split(',')
   for name in names:
     if name not in DEVICES:
@@ -287,7 +319,7 @@ def parse(argv):
   try:
     utilization = float(args.utilization)
   except ValueError:
-    utilization = 0.
+    utilization = 0.0
   if not 0 < utilization <= 1:
     raise UserError(f'--utilization={args.utilization}: must be above 0 and at most 1')
   return args.recipes, names, utilization, rest
@@ -303,20 +335,23 @@ def read(path, extra=()):
 def main(argv):
   try:
     recipes, names, utilization, extra = parse(argv)
-    found = {os.path.splitext(os.path.basename(path))[0]: estimate(read(path, extra))
-             for path in recipes}
+    found = {os.path.splitext(os.path.basename(path))[0]: estimate(read(path, extra)) for path in recipes}
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
   print('\n'.join(table(found, names, utilization)))
-  print(f'\nComputed, not measured. Hours at {100 * utilization:g} % of the peak, an assumption. '
-        '"12.3 on 4": memory asks for 4 devices;\n"needs 16 (12.3)": more than there are, "too large": '
-        'no number of them holds a step; then the hours are\nthose of the device\'s FLOPs alone. '
-        '"-": more devices than can share a batch.')
+  print(
+    f'\nComputed, not measured. Hours at {100 * utilization:g} % of the peak, an assumption. '
+    '"12.3 on 4": memory asks for 4 devices;\n"needs 16 (12.3)": more than there are, "too large": '
+    "no number of them holds a step; then the hours are\nthose of the device's FLOPs alone. "
+    '"-": more devices than can share a batch.'
+  )
   for name in names:
     device = DEVICES[name]
-    print(f'{name}: {device.words}; {device.count} x {number(device.bfloat16)} TFLOP/s bfloat16, '
-          f'{number(device.float32)} float32, {number(device.memory)} GB')
+    print(
+      f'{name}: {device.words}; {device.count} x {number(device.bfloat16)} TFLOP/s bfloat16, '
+      f'{number(device.float32)} float32, {number(device.memory)} GB'
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Where the time of a call goes, by kind of operation: TensorFlow's profiler, added up."""
+
 import collections
 import pathlib
 import re
@@ -6,9 +7,14 @@ import tempfile
 import time
 
 # Kind: the types of the operations of it. XLA's loops are known by the executor's wait for them.
-KINDS = (('convolutions', re.compile('Conv2D')), ('products', re.compile('MatMul')),
-         ('batch norm', re.compile('FusedBatchNorm')), ('activations', re.compile('LeakyRelu|Sigmoid')),
-         ('XLA', re.compile('^Start$')), ('sums', re.compile('^(AddV2|AddN)$')))
+KINDS = (
+  ('convolutions', re.compile('Conv2D')),
+  ('products', re.compile('MatMul')),
+  ('batch norm', re.compile('FusedBatchNorm')),
+  ('activations', re.compile('LeakyRelu|Sigmoid')),
+  ('XLA', re.compile('^Start$')),
+  ('sums', re.compile('^(AddV2|AddN)$')),
+)
 REST = 'the rest'
 
 
@@ -22,6 +28,7 @@ def by_kind(function, calls=3):
   """
   # Here, since setting the threads has to come before TensorFlow is started.
   import tensorflow as tf
+
   with tempfile.TemporaryDirectory() as folder:
     with tf.profiler.experimental.Profile(folder):
       began = time.perf_counter()
@@ -40,6 +47,7 @@ def by_kind(function, calls=3):
 def _seconds(folder):
   """{operation's type: seconds} of the profile in a folder."""
   from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
   space, (path,) = xplane_pb2.XSpace(), pathlib.Path(folder).glob('**/*.xplane.pb')
   space.ParseFromString(path.read_bytes())
   seconds = collections.Counter()

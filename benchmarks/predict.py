@@ -9,6 +9,7 @@ take turns, so that what else the machine does falls on both alike: read the rat
 it over the rounds. On a machine that others use at the same time the second ratio says more, that of
 the CPU's own seconds: it is what the first one would be on cores that are never idle.
 """
+
 import os
 import sys
 import tempfile
@@ -32,8 +33,10 @@ import tensorflow as tf
 def write_images(folder, count, size):
   """Writes `count` JPEG files of size x size pixels, 500 different ones: their paths."""
   random = np.random.RandomState(0)
-  different = [tf.io.encode_jpeg(random.randint(0, 256, [size, size, 3]).astype(np.uint8)).numpy()
-               for _ in range(min(count, 500))]
+  different = [
+    tf.io.encode_jpeg(random.randint(0, 256, [size, size, 3]).astype(np.uint8)).numpy()
+    for _ in range(min(count, 500))
+  ]
   paths = [os.path.join(folder, f'{number:06d}.jpg') for number in range(count)]
   for number, path in enumerate(paths):
     with open(path, 'wb') as file:
@@ -63,16 +66,23 @@ def compare(config, count, rounds, folder):
   size, info = config.image_size, registry.info('cifar10')
   paths = write_images(folder, count, size)
   model = build.model(config, 0, (size, size, 3), info.num_classes)
-  served = classifier.Classifier(model, PadCrop(mean=info.mean, std=info.std),
-                                 (size, size, 3), info.class_names)
+  served = classifier.Classifier(
+    model, PadCrop(mean=info.mean, std=info.std), (size, size, 3), info.class_names
+  )
   batch_size = min(config.eval_batch_size, count)
   batch = tf.zeros([batch_size, size, size, 3])
   bare = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
 
   def write():
     with open(os.devnull, 'w', encoding='utf-8') as nowhere:
-      predict_files.write(served, paths, os.path.join(folder, 'predictions.csv'), 'csv',
-                    batch_size=batch_size, progress=logs.Progress(nowhere))
+      predict_files.write(
+        served,
+        paths,
+        os.path.join(folder, 'predictions.csv'),
+        'csv',
+        batch_size=batch_size,
+        progress=logs.Progress(nowhere),
+      )
 
   def constant():
     for _ in range(-(-count // batch_size)):
@@ -90,12 +100,17 @@ def compare(config, count, rounds, folder):
     order = (write, constant) if number % 2 else (constant, write)
     seconds = {function: taken(function) for function in order}
     ratios.append(seconds[constant] / seconds[write])
-    print(f'predict {count / seconds[write][0]:8.1f} images/s, the bare network on a constant batch '
-          f'{count / seconds[constant][0]:8.1f}: {ratios[-1][0]:.3f}; by CPU seconds '
-          f'{ratios[-1][1]:.3f}', flush=True)
+    print(
+      f'predict {count / seconds[write][0]:8.1f} images/s, the bare network on a constant batch '
+      f'{count / seconds[constant][0]:8.1f}: {ratios[-1][0]:.3f}; by CPU seconds '
+      f'{ratios[-1][1]:.3f}',
+      flush=True,
+    )
   for what, of in zip(('images/s', 'images per CPU second'), np.transpose(ratios)):
-    print(f'predict makes {np.median(of):.3f} of the bare network\'s {what} '
-          f'({of.min():.3f} to {of.max():.3f}), {config.model_type} at {size} pixels')
+    print(
+      f"predict makes {np.median(of):.3f} of the bare network's {what} "
+      f'({of.min():.3f} to {of.max():.3f}), {config.model_type} at {size} pixels'
+    )
 
 
 def main(argv):

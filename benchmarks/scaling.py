@@ -7,6 +7,7 @@ Replicas are the GPUs that are there, or else parts of the CPU: those share its 
 show is what synchronizing costs (1.0 would be nothing), not what more devices would bring. Every
 combination runs in a process of its own; the processes take turns, once a round.
 """
+
 import argparse
 import itertools
 import os
@@ -20,7 +21,7 @@ from meta_pseudo_labels.config import parse, validate
 
 import alone  # noqa: E402 pylint: disable=wrong-import-position
 
-SECONDS = 5.
+SECONDS = 5.0
 
 
 def measure(name, replicas, flags):
@@ -31,28 +32,31 @@ def measure(name, replicas, flags):
 
   import numpy as np
   import tensorflow as tf
+
   config = parse(['scaling', '--dataset_name=cifar10', '--output_dir=unused', *flags])
-  config = config.replace(**(dict(method=name) if name in ('uda', 'supervised') else dict(
-      method='mpl', mpl_feedback=name)))
+  config = config.replace(
+    **(dict(method=name) if name in ('uda', 'supervised') else dict(method='mpl', mpl_feedback=name))
+  )
   validate(config)
   gpus = [device.name for device in tf.config.list_physical_devices('GPU')]
   if not gpus:
     devices.configure_devices(replicas)
   kind = 'GPU' if gpus else 'CPU'
-  strategy = devices.mirrored([f'{kind}:{index}' for index in range(replicas)]) if (
-      replicas > 1) else devices.create_strategy('one_device')
+  strategy = (
+    devices.mirrored([f'{kind}:{index}' for index in range(replicas)])
+    if (replicas > 1)
+    else devices.create_strategy('one_device')
+  )
   devices.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
   shape = (config.image_size, config.image_size, 3)
   with strategy.scope():
     make = lambda number: build.model(config, number, shape, 10)
-    method = build.method(
-        config, student=make(1), teacher=make(0) if config.method == 'mpl' else None)
+    method = build.method(config, student=make(1), teacher=make(0) if config.method == 'mpl' else None)
   share = devices.per_replica(config.train_batch_size, replicas, 'batches')
   unlabeled = share * config.uda_data
   draw = lambda count: np.random.RandomState(count).normal(size=(count, *shape)).astype(np.float32)
   batch = (draw(share), (np.arange(share) % 10).astype(np.int32), draw(unlabeled), draw(unlabeled))
-  iterator = iter(devices.datasets(
-      strategy, lambda context: tf.data.Dataset.from_tensors(batch).repeat()))
+  iterator = iter(devices.datasets(strategy, lambda context: tf.data.Dataset.from_tensors(batch).repeat()))
 
   @tf.function(autograph=False)
   def step(iterator):
@@ -73,26 +77,39 @@ def main(argv):
     alone.answer(argv[0], lambda name, replicas: measure(name, int(replicas), argv[1:]))
     return
   parser = argparse.ArgumentParser(allow_abbrev=False)
-  for name, default in (('model', 'wrn-28-2'), ('image_size', '32'), ('uda_data', '7'),
-                        ('method', 'release')):
+  for name, default in (
+    ('model', 'wrn-28-2'),
+    ('image_size', '32'),
+    ('uda_data', '7'),
+    ('method', 'release'),
+  ):
     parser.add_argument(f'--{name}', default=default)
   for name, default in (('batches', [4, 8, 16]), ('replicas', [1, 2]), ('rounds', [3])):
     parser.add_argument(f'--{name}', type=alone.whole_numbers, default=default)
   given, others = parser.parse_known_args(argv)
-  flags = [f'--model_type={given.model}', f'--image_size={given.image_size}',
-           f'--uda_data={given.uda_data}', *others]
+  flags = [
+    f'--model_type={given.model}',
+    f'--image_size={given.image_size}',
+    f'--uda_data={given.uda_data}',
+    *others,
+  ]
   grid = list(itertools.product(given.batches, given.replicas))
   rates = {combination: [] for combination in grid}
   for _ in range(given.rounds[0]):
     for batch, replicas in grid:
-      rates[batch, replicas].append(alone.measure(
-          __file__, f'{given.method},{replicas}', [*flags, f'--train_batch_size={batch}']))
-  print(f'{given.model}, {given.image_size} pixels, {given.method}, U {given.uda_data}, '
-        f'{os.cpu_count()} cores, {given.rounds[0]} rounds')
+      rates[batch, replicas].append(
+        alone.measure(__file__, f'{given.method},{replicas}', [*flags, f'--train_batch_size={batch}'])
+      )
+  print(
+    f'{given.model}, {given.image_size} pixels, {given.method}, U {given.uda_data}, '
+    f'{os.cpu_count()} cores, {given.rounds[0]} rounds'
+  )
   for (batch, replicas), values in rates.items():
     ratios = sorted(value / first for value, first in zip(values, rates[grid[0]]))
-    print(f'batch {batch:5}, {replicas} replica(s): {ratios[len(ratios) // 2]:.2f} images a second of '
-          f'batch {grid[0][0]} on {grid[0][1]} ({ratios[0]:.2f} to {ratios[-1]:.2f})')
+    print(
+      f'batch {batch:5}, {replicas} replica(s): {ratios[len(ratios) // 2]:.2f} images a second of '
+      f'batch {grid[0][0]} on {grid[0][1]} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
+    )
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ named too. `first step` is the time from there to the end of the first step in s
 tracing, most of it. With --profile operations take turns, each on all cores, and the time of a step is
 told by their kinds.
 """
+
 import argparse
 import itertools
 import os
@@ -26,7 +27,7 @@ from meta_pseudo_labels.config import parse, validate
 
 import alone  # noqa: E402 pylint: disable=wrong-import-position
 
-PEAK_SIZES, SECONDS = (2048, 4096), 3.
+PEAK_SIZES, SECONDS = (2048, 4096), 3.0
 
 
 def resident():
@@ -66,10 +67,10 @@ def measure(name, rounds, profile, flags):
   import op_times
   import step_cost
   import tensorflow as tf
+
   config = parse(['step', '--dataset_name=cifar10', '--output_dir=unused', *flags])
   validate(config)
-  method = dict(method=name) if name in ('uda', 'supervised') else dict(
-      method='mpl', mpl_feedback=name)
+  method = dict(method=name) if name in ('uda', 'supervised') else dict(method='mpl', mpl_feedback=name)
   operations = estimate.estimate(config.replace(**method)).step_flops
   if profile:
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -79,16 +80,22 @@ def measure(name, rounds, profile, flags):
   run = lambda: float(step()['global_step'])
   run()
   first = time.perf_counter() - began
-  timed(run, 0.)
+  timed(run, 0.0)
   most = resident()[1]  # Before the matrices of the peak are there.
   multiply = products(tf.bfloat16 if config.use_bfloat16 else tf.float32)
   seconds, peaks = [], []
   for _ in range(rounds):
-    peaks.append(max(2 * size**3 / timed(product, SECONDS / 4)
-                     for size, product in multiply.items()))
+    peaks.append(max(2 * size**3 / timed(product, SECONDS / 4) for size, product in multiply.items()))
     seconds.append(timed(run))
-  return {'operations': operations, 'seconds': seconds, 'peaks': peaks, 'first': first,
-          'before': before, 'most': most, 'kinds': op_times.by_kind(run) if profile else {}}
+  return {
+    'operations': operations,
+    'seconds': seconds,
+    'peaks': peaks,
+    'first': first,
+    'before': before,
+    'most': most,
+    'kinds': op_times.by_kind(run) if profile else {},
+  }
 
 
 def median(values):
@@ -98,46 +105,67 @@ def median(values):
 
 def line(numbers):
   """What was measured, as text."""
-  shares = sorted(numbers['operations'] / second / peak
-                  for second, peak in zip(numbers['seconds'], numbers['peaks']))
-  return (f'{median(numbers["seconds"]):6.3f} s for {numbers["operations"] / 1e9:.0f} GFLOP: '
-          f'{100 * median(shares):.0f} % of {median(numbers["peaks"]) / 1e9:.0f} GFLOP/s '
-          f'({100 * shares[0]:.0f} to {100 * shares[-1]:.0f}); {numbers["most"]:.2f} GB '
-          f'({numbers["before"]:.2f} before); first step {numbers["first"]:.1f} s')
+  shares = sorted(
+    numbers['operations'] / second / peak for second, peak in zip(numbers['seconds'], numbers['peaks'])
+  )
+  return (
+    f'{median(numbers["seconds"]):6.3f} s for {numbers["operations"] / 1e9:.0f} GFLOP: '
+    f'{100 * median(shares):.0f} % of {median(numbers["peaks"]) / 1e9:.0f} GFLOP/s '
+    f'({100 * shares[0]:.0f} to {100 * shares[-1]:.0f}); {numbers["most"]:.2f} GB '
+    f'({numbers["before"]:.2f} before); first step {numbers["first"]:.1f} s'
+  )
 
 
 def profile_line(numbers):
   """Where the time goes, and what the peak would leave to all but the products, as text."""
   kinds = numbers['kinds']
-  products = sum(kinds.get(kind, 0.) for kind in ('convolutions', 'products'))
+  products = sum(kinds.get(kind, 0.0) for kind in ('convolutions', 'products'))
   share = numbers['operations'] / products / median(numbers['peaks'])
-  return (', '.join(f'{kind} {seconds:.3f} s' for kind, seconds in kinds.items())
-          + f'; convolutions and products alone: {100 * share:.0f} % of the peak')
+  return (
+    ', '.join(f'{kind} {seconds:.3f} s' for kind, seconds in kinds.items())
+    + f'; convolutions and products alone: {100 * share:.0f} % of the peak'
+  )
 
 
 def main(argv):
   if argv and argv[0].startswith(alone.ONE):
-    alone.answer(argv[0], lambda name, rounds, profile: measure(
-        name, int(rounds), profile == 'True', argv[1:]))
+    alone.answer(
+      argv[0], lambda name, rounds, profile: measure(name, int(rounds), profile == 'True', argv[1:])
+    )
     return
   parser = argparse.ArgumentParser(allow_abbrev=False)
-  for name, default in (('model', 'wrn-28-2'), ('image_size', '32'), ('batch', '16'),
-                        ('uda_data', '7'), ('methods', 'release'),
-                        ('precisions', 'float32,bfloat16'), ('remat', 'false')):
+  for name, default in (
+    ('model', 'wrn-28-2'),
+    ('image_size', '32'),
+    ('batch', '16'),
+    ('uda_data', '7'),
+    ('methods', 'release'),
+    ('precisions', 'float32,bfloat16'),
+    ('remat', 'false'),
+  ):
     parser.add_argument(f'--{name}', default=default)
   parser.add_argument('--rounds', type=alone.whole_numbers, default=[5])
   parser.add_argument('--profile', action='store_true')
   given, others = parser.parse_known_args(argv)
-  flags = [f'--model_type={given.model}', f'--image_size={given.image_size}',
-           f'--train_batch_size={given.batch}', f'--uda_data={given.uda_data}', *others]
-  print(f'{given.model}, {given.image_size} pixels, batch {given.batch}, U {given.uda_data}, '
-        f'{os.cpu_count()} cores, {given.rounds[0]} rounds')
+  flags = [
+    f'--model_type={given.model}',
+    f'--image_size={given.image_size}',
+    f'--train_batch_size={given.batch}',
+    f'--uda_data={given.uda_data}',
+    *others,
+  ]
+  print(
+    f'{given.model}, {given.image_size} pixels, batch {given.batch}, U {given.uda_data}, '
+    f'{os.cpu_count()} cores, {given.rounds[0]} rounds'
+  )
   for method, precision, remat in itertools.product(
-      given.methods.split(','), given.precisions.split(','), given.remat.split(',')):
+    given.methods.split(','), given.precisions.split(','), given.remat.split(',')
+  ):
     own = [f'--use_{precision}'] if precision != 'float32' else []
     name = f'{method}, {precision}' + (', remat' if remat == 'true' else '')
     numbers = alone.measure(
-        __file__, f'{method},{given.rounds[0]},{given.profile}', [*flags, *own, f'--remat={remat}'])
+      __file__, f'{method},{given.rounds[0]},{given.profile}', [*flags, *own, f'--remat={remat}']
+    )
     print(f'{name:26} {line(numbers)}', flush=True)
     if given.profile:
       print(f'{"":26} {profile_line(numbers)}', flush=True)

@@ -8,6 +8,7 @@ A constant batch, one device; a method written `release+input` is fed by the inp
 turns in every round, so that what else the machine does falls on all alike. Absolute times mean
 nothing on a shared machine: read the ratios, and the spread of them over the rounds.
 """
+
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import build, methods
 from meta_pseudo_labels.config import parse, validate
-from meta_pseudo_labels.config.sections import FEEDBACKS
+from meta_pseudo_labels.config.choices import FEEDBACKS
 from meta_pseudo_labels.data import input_pipeline, registry
 from meta_pseudo_labels.data.augment.views import PadCrop
 from meta_pseudo_labels.distribution import devices
@@ -26,7 +27,7 @@ from meta_pseudo_labels.errors import UserError
 import numpy as np
 import tensorflow as tf
 
-CLASSES, SECONDS_A_TURN = 10, 2.
+CLASSES, SECONDS_A_TURN = 10, 2.0
 KNOWN = (*FEEDBACKS, 'uda', 'supervised')
 INFO = registry.info('cifar10')
 
@@ -36,23 +37,29 @@ def real_input(config, supervised):
   random, size = np.random.RandomState(0), config.image_size
   images = random.randint(0, 256, [50000, size, size, 3]).astype(np.uint8)
   dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
-  return iter(input_pipeline.train_batches(
-      images[:4000], random.randint(CLASSES, size=4000), None if supervised else images,
-      views=PadCrop(mean=INFO.mean, std=INFO.std, magnitude=config.augment_magnitude,
-                          dtype=dtype),
-      batch_size=config.train_batch_size, uda_data=config.uda_data, seed=0))
+  return iter(
+    input_pipeline.train_batches(
+      images[:4000],
+      random.randint(CLASSES, size=4000),
+      None if supervised else images,
+      views=PadCrop(mean=INFO.mean, std=INFO.std, magnitude=config.augment_magnitude, dtype=dtype),
+      batch_size=config.train_batch_size,
+      uda_data=config.uda_data,
+      seed=0,
+    )
+  )
 
 
 def build_step(config, name):
   """A compiled step of `name` (a feedback or a method) on a constant batch of its own, or of
   `<name>+input` on what the pipeline makes."""
   name, _, fed = name.partition('+')
-  config = (config.replace(method='mpl', mpl_feedback=name) if name in FEEDBACKS
-            else config.replace(method=name))
+  config = (
+    config.replace(method='mpl', mpl_feedback=name) if name in FEEDBACKS else config.replace(method=name)
+  )
   shape = [config.image_size, config.image_size, 3]
   model = lambda number: build.model(config, number, tuple(shape), CLASSES)
-  method = build.method(
-      config, student=model(0), teacher=model(1) if name in FEEDBACKS else None)
+  method = build.method(config, student=model(0), teacher=model(1) if name in FEEDBACKS else None)
   if fed:
     iterator = real_input(config, supervised=name == 'supervised')
     return tf.function(lambda: method.train_step(next(iterator)), autograph=False)
@@ -60,8 +67,11 @@ def build_step(config, name):
   draw = lambda count: tf.cast(tf.random.stateless_normal([count, *shape], [0, count]), dtype)
   size = config.train_batch_size
   labels = tf.range(size) % CLASSES
-  data = (draw(size), labels) if name == 'supervised' else (
-      draw(size), labels, draw(size * config.uda_data), draw(size * config.uda_data))
+  data = (
+    (draw(size), labels)
+    if name == 'supervised'
+    else (draw(size), labels, draw(size * config.uda_data), draw(size * config.uda_data))
+  )
   return tf.function(lambda: method.train_step(data), autograph=False)
 
 
@@ -84,8 +94,14 @@ def measure(steps, rounds):
 
 def main(argv):
   own = {'rounds': '5', 'methods': 'release,sampled,argmax,sampled_dot,soft,uda,supervised'}
-  flags = ['step_cost', '--dataset_name=cifar10', '--output_dir=unused', '--model_type=wrn-28-2',
-           '--train_batch_size=16', '--uda_data=7']
+  flags = [
+    'step_cost',
+    '--dataset_name=cifar10',
+    '--output_dir=unused',
+    '--model_type=wrn-28-2',
+    '--train_batch_size=16',
+    '--uda_data=7',
+  ]
   for argument in argv:
     name, _, value = argument.lstrip('-').partition('=')
     if name in own:
@@ -96,8 +112,9 @@ def main(argv):
   try:
     for name in names:
       if name not in KNOWN and name.replace('+input', '', 1) not in KNOWN:
-        raise UserError(f'--methods: unknown {name!r}; use some of {", ".join(KNOWN)}, or with '
-                        '+input behind it')
+        raise UserError(
+          f'--methods: unknown {name!r}; use some of {", ".join(KNOWN)}, or with +input behind it'
+        )
     if not own['rounds'].isdigit() or own['rounds'] == '0':
       raise UserError(f'--rounds={own["rounds"]}: must be a whole number, 1 or more')
     config = parse(flags)
@@ -109,13 +126,14 @@ def main(argv):
   steps = {name: build_step(config, name) for name in names}
   seconds = measure(steps, int(own['rounds']))
   first = next(iter(steps))
-  print(f'{config.model_type}, {config.image_size} pixels, batch {config.train_batch_size}, '
-        f'U {config.uda_data}, bfloat16 {config.use_bfloat16}, TensorFlow {tf.__version__}, '
-        f'{os.cpu_count()} cores; {own["rounds"]} rounds')
+  print(
+    f'{config.model_type}, {config.image_size} pixels, batch {config.train_batch_size}, '
+    f'U {config.uda_data}, bfloat16 {config.use_bfloat16}, TensorFlow {tf.__version__}, '
+    f'{os.cpu_count()} cores; {own["rounds"]} rounds'
+  )
   for name, values in seconds.items():
     ratios = np.array(values) / np.array(seconds[first])
-    print(f'{name:12}  {np.median(ratios):.3f} of {first} ({ratios.min():.3f} to '
-          f'{ratios.max():.3f})')
+    print(f'{name:12}  {np.median(ratios):.3f} of {first} ({ratios.min():.3f} to {ratios.max():.3f})')
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ average on the recipe's --eval_split after training, before any finetune.
 A data set's name may end in what is done to its labeled examples, as many as before: `+noisy` gives a
 quarter of them a wrong label; `+imbalanced` draws five of six from the first half of the classes.
 """
+
 import argparse
 import collections
 import dataclasses
@@ -44,30 +45,30 @@ def mpl(feedback, weight, **more):
 
 
 SETTINGS = {
-    'supervised': dict(method='supervised'),
-    'pseudo labels': dict(method='pseudo_labels', uda_weight=1),
-    'UDA': dict(method='uda'),
-    CONTROL: mpl('soft', 0),
-    'release': mpl('release', 1),
-    'soft 0.1': mpl('soft', .1),
-    'soft 1': mpl('soft', 1),
-    'soft 10': mpl('soft', 10),
-    'sampled 0': mpl('sampled', 0),
-    'sampled 1': mpl('sampled', 1),
-    # Weight 1 is the release's mean over the unlabeled batch; the true gradient has the sum.
-    'sampled true': mpl('sampled', 1),
-    'sampled_dot 1': mpl('sampled_dot', 1),
-    'argmax 0': mpl('argmax', 0),
-    'argmax 1': mpl('argmax', 1),
-    # A student at a quarter of its rate.
-    'slow 0': mpl('soft', 0, mpl_student_lr=.4),
-    'slow 1': mpl('soft', 1, mpl_student_lr=.4),
-    # No feedback in the first half of the training.
-    'late 1': mpl('soft', 1),
-    'late 10': mpl('soft', 10),
-    # Four steps of the student between two of the teacher's.
-    'patient 0': mpl('soft', 0),
-    'patient 1': mpl('soft', 1),
+  'supervised': dict(method='supervised'),
+  'pseudo labels': dict(method='pseudo_labels', uda_weight=1),
+  'UDA': dict(method='uda'),
+  CONTROL: mpl('soft', 0),
+  'release': mpl('release', 1),
+  'soft 0.1': mpl('soft', 0.1),
+  'soft 1': mpl('soft', 1),
+  'soft 10': mpl('soft', 10),
+  'sampled 0': mpl('sampled', 0),
+  'sampled 1': mpl('sampled', 1),
+  # Weight 1 is the release's mean over the unlabeled batch; the true gradient has the sum.
+  'sampled true': mpl('sampled', 1),
+  'sampled_dot 1': mpl('sampled_dot', 1),
+  'argmax 0': mpl('argmax', 0),
+  'argmax 1': mpl('argmax', 1),
+  # A student at a quarter of its rate.
+  'slow 0': mpl('soft', 0, mpl_student_lr=0.4),
+  'slow 1': mpl('soft', 1, mpl_student_lr=0.4),
+  # No feedback in the first half of the training.
+  'late 1': mpl('soft', 1),
+  'late 10': mpl('soft', 10),
+  # Four steps of the student between two of the teacher's.
+  'patient 0': mpl('soft', 0),
+  'patient 1': mpl('soft', 1),
 }
 PATIENCE = 4
 
@@ -81,7 +82,7 @@ def control_of(setting):
 def noisy(labels, chosen, num_classes, random):
   """(labels with a quarter of the chosen ones wrong, the chosen positions)."""
   labels = labels.copy()
-  wrong = random.permutation(chosen)[:len(chosen) // 4]
+  wrong = random.permutation(chosen)[: len(chosen) // 4]
   labels[wrong] = (labels[wrong] + random.randint(1, num_classes, len(wrong))) % num_classes
   return labels, chosen
 
@@ -93,9 +94,11 @@ def imbalanced(labels, chosen, num_classes, random):
   often = num_classes // 2
   rest = len(chosen) - rare * (num_classes - often)
   counts[:often] = rest // often + (np.arange(often) < rest % often)
-  return labels, np.sort(np.concatenate([
-      random.permutation(np.flatnonzero(labels == class_))[:count]
-      for class_, count in enumerate(counts)]))
+  return labels, np.sort(
+    np.concatenate(
+      [random.permutation(np.flatnonzero(labels == class_))[:count] for class_, count in enumerate(counts)]
+    )
+  )
 
 
 def true_scale(method, config):
@@ -106,8 +109,9 @@ def true_scale(method, config):
 def late(method, config):
   """No feedback before half of the steps are made."""
   import tensorflow as tf
+
   weight = method.mpl_weight
-  method.mpl_weight = lambda step: tf.where(2 * step < config.num_train_steps, 0., weight)
+  method.mpl_weight = lambda step: tf.where(2 * step < config.num_train_steps, 0.0, weight)
 
 
 def patient(method, config):
@@ -123,21 +127,28 @@ def patient(method, config):
     def __init__(self, inner):
       super().__init__(inner.learning_rate)
       self.inner = inner
-      self.slot_starts = {'gathered': 0., **inner.slot_starts}
+      self.slot_starts = {'gathered': 0.0, **inner.slot_starts}
 
     def update_one(self, gradient, value, rate, step, name, gathered, **slots):
       gathered += gradient / PATIENCE
       now = tf.equal((step + 1) % PATIENCE, 0)
       moved, new_slots = self.inner.update_one(gathered, value, rate, step, name, **slots)
       new_slots = {slot: tf.where(now, new_slots[slot], slots[slot]) for slot in slots}
-      return (tf.where(now, moved, value),
-              {'gathered': tf.where(now, tf.zeros_like(gathered), gathered), **new_slots})
+      return (
+        tf.where(now, moved, value),
+        {'gathered': tf.where(now, tf.zeros_like(gathered), gathered), **new_slots},
+      )
 
   method.set_optimizers(teacher_optimizer=Gathering(method.teacher_optimizer))
 
 
-PREPARED = {'sampled true': true_scale, 'late 1': late, 'late 10': late, 'patient 0': patient,
-            'patient 1': patient}
+PREPARED = {
+  'sampled true': true_scale,
+  'late 1': late,
+  'late 10': late,
+  'patient 0': patient,
+  'patient 1': patient,
+}
 VARIANTS = {'noisy': noisy, 'imbalanced': imbalanced}
 
 
@@ -145,10 +156,15 @@ def varied(problem, variant, seed):
   """The problem with its labeled examples changed as `variant` says ('': as it is)."""
   if not variant:
     return problem
-  labels, chosen = VARIANTS[variant](semi_supervised.labels, semi_supervised.split.labeled, semi_supervised.num_classes,
-                                     np.random.RandomState([seed, 2]))
-  return dataclasses.replace(problem, labels=labels, split=dataclasses.replace(
-      semi_supervised.split, labeled=chosen))
+  labels, chosen = VARIANTS[variant](
+    semi_supervised.labels,
+    semi_supervised.split.labeled,
+    semi_supervised.num_classes,
+    np.random.RandomState([seed, 2]),
+  )
+  return dataclasses.replace(
+    problem, labels=labels, split=dataclasses.replace(semi_supervised.split, labeled=chosen)
+  )
 
 
 def run_one(flags, seed, variant='', prepare=None):
@@ -166,17 +182,26 @@ def run_one(flags, seed, variant='', prepare=None):
   from meta_pseudo_labels.training import logs, run
 
   import tensorflow as tf
+
   folder = tempfile.mkdtemp()
   try:
-    config = parse(['study', *flags, f'--seed={seed}', f'--label_seed={seed}',
-                               f'--output_dir={folder}/run', '--finetune_steps=0', '--baselines='])
+    config = parse(
+      [
+        'study',
+        *flags,
+        f'--seed={seed}',
+        f'--label_seed={seed}',
+        f'--output_dir={folder}/run',
+        '--finetune_steps=0',
+        '--baselines=',
+      ]
+    )
     validate(config)
     devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
     config = config.replace(save_every=config.num_train_steps)
     run_folder.prepare_folder(config)
     data = varied(build.problem(config), variant, seed)
-    run = Run(config, data, tf.distribute.OneDeviceStrategy('CPU:0'),
-                    logs.Progress(io.StringIO()))
+    run = Run(config, data, tf.distribute.OneDeviceStrategy('CPU:0'), logs.Progress(io.StringIO()))
     if prepare:
       prepare(run.phases[0].method, config)
     results = run.train()
@@ -196,16 +221,25 @@ def read(path):
 
 def work(args, part):
   """Runs every `args.processes`-th run that is not done, the `part`-th first."""
-  runs = [(dataset, setting, seed) for seed in args.seeds for dataset in args.datasets
-          for setting in args.settings]
-  for dataset, setting, seed in runs[part::args.processes]:
+  runs = [
+    (dataset, setting, seed)
+    for seed in args.seeds
+    for dataset in args.datasets
+    for setting in args.settings
+  ]
+  for dataset, setting, seed in runs[part :: args.processes]:
     if (dataset, setting, seed) in read(args.output):
       continue
     changes = [f'--{name}={value}' for name, value in SETTINGS[setting].items()]
     name, _, variant = dataset.partition('+')
     flags = [f'--flagfile={args.recipe}', *args.flags, f'--dataset_name={name}', *changes]
-    line = {'dataset': dataset, 'setting': setting, 'seed': seed, 'flags': flags,
-            'accuracy': run_one(flags, seed, variant, PREPARED.get(setting))}
+    line = {
+      'dataset': dataset,
+      'setting': setting,
+      'seed': seed,
+      'flags': flags,
+      'accuracy': run_one(flags, seed, variant, PREPARED.get(setting)),
+    }
     with open(args.output, 'a', encoding='utf-8') as file:
       file.write(json.dumps(line) + '\n')
 
@@ -213,10 +247,11 @@ def work(args, part):
 def interval(differences):
   """Half the width of the 95 % interval of a mean (Student's t)."""
   from scipy import stats
+
   count = len(differences)
   if count < 2:
     return float('nan')
-  return stats.t.ppf(.975, count - 1) * np.std(differences, ddof=1) / np.sqrt(count)
+  return stats.t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / np.sqrt(count)
 
 
 def table(runs):
@@ -228,36 +263,45 @@ def table(runs):
       by_dataset[dataset][f'{setting} (teacher)'][seed] = 100 * line['accuracy']['teacher']
   lines = []
   for dataset, settings in by_dataset.items():
-    lines += ['', f'**{dataset}**', '', '| setting | seeds | accuracy | minus control, 95 % |',
-              '|---|---|---|---|']
+    lines += [
+      '',
+      f'**{dataset}**',
+      '',
+      '| setting | seeds | accuracy | minus control, 95 % |',
+      '|---|---|---|---|',
+    ]
     order = [name for setting in SETTINGS for name in (setting, f'{setting} (teacher)')]
     for name in sorted(settings, key=lambda n: order.index(n) if n in order else len(order)):
       seeds, control = settings[name], settings.get(control_of(name), {})
       values = np.array(list(seeds.values()))
       spread = f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else ''
       paired = np.array([seeds[seed] - control[seed] for seed in seeds if seed in control])
-      difference = ('' if name == control_of(name) or not len(paired) else
-                    f'{paired.mean():+.2f} ± {interval(paired):.2f}')
+      difference = (
+        ''
+        if name == control_of(name) or not len(paired)
+        else f'{paired.mean():+.2f} ± {interval(paired):.2f}'
+      )
       lines.append(f'| {name} | {len(values)} | {values.mean():.2f}{spread} | {difference} |')
   return lines
 
 
 def parse(argv):
   """The command line; flags that are not the study's own go to every run."""
+
   def seeds(text):
     first, _, last = text.partition('-')
     return list(range(int(first), int(last or first) + 1))
 
   names = lambda text: text.split(',')
-  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--recipe', default=os.path.join(CHECKOUT, 'flags', 'study_digits.flags'))
   parser.add_argument('--output', default='study.jsonl')
   parser.add_argument('--datasets', type=names, default=names('digits_20,digits_40,digits_100'))
   parser.add_argument('--seeds', type=seeds, default=seeds('0-9'))
   parser.add_argument('--settings', type=names, default=list(SETTINGS))
-  parser.add_argument('--processes', type=int, default=1, choices=range(1, 257),
-                      metavar='1..256')
+  parser.add_argument('--processes', type=int, default=1, choices=range(1, 257), metavar='1..256')
   parser.add_argument('--part', type=int, help=argparse.SUPPRESS)
   parser.add_argument('--table', action='store_true', help='only print the table')
   args, args.flags = parser.parse_known_args(argv)
@@ -276,6 +320,7 @@ def main(argv):
   if args.part is not None:
     sys.path.insert(0, CHECKOUT)
     from meta_pseudo_labels.errors import UserError
+
     try:
       work(args, args.part)
     except UserError as error:

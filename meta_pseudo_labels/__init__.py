@@ -1,4 +1,5 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021) for TensorFlow 2 / Keras."""
+
 import importlib.util
 import os
 
@@ -18,8 +19,9 @@ import tensorflow as tf
 
 if not getattr(tf.keras, '__version__', '2').startswith('2'):
   raise ImportError(
-      f'meta_pseudo_labels needs Keras 2, but tf.keras is {tf.keras.__version__}: install '
-      'tf-keras and import meta_pseudo_labels before tensorflow, or set TF_USE_LEGACY_KERAS=1')
+    f'meta_pseudo_labels needs Keras 2, but tf.keras is {tf.keras.__version__}: install '
+    'tf-keras and import meta_pseudo_labels before tensorflow, or set TF_USE_LEGACY_KERAS=1'
+  )
 
 
 from meta_pseudo_labels import models
@@ -32,5 +34,12 @@ from meta_pseudo_labels.methods import (
 )
 from meta_pseudo_labels.optim import optimizers
 
-__all__ = ['MetaPseudoLabels', 'PseudoLabels', 'ReducedMetaPseudoLabels', 'Supervised', 'UDA',
-           'models', 'optimizers']
+__all__ = [
+  'MetaPseudoLabels',
+  'PseudoLabels',
+  'ReducedMetaPseudoLabels',
+  'Supervised',
+  'UDA',
+  'models',
+  'optimizers',
+]

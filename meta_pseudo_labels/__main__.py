@@ -1,4 +1,5 @@
 """`python -m meta_pseudo_labels`, and the command `meta-pseudo-labels` that pip installs."""
+
 import os
 import sys
 

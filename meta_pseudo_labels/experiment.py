@@ -1,4 +1,5 @@
 """The main run and its baselines on the same labeled examples and test images, in one table."""
+
 import contextlib
 import dataclasses
 import functools
@@ -18,9 +19,15 @@ from meta_pseudo_labels.training.run import Run
 import numpy as np
 import tensorflow as tf
 
-LABELS = {'supervised': 'supervised', 'pseudo_labels': 'pseudo labels', 'uda': 'UDA',
-          'mpl': 'MPL', 'reduced_mpl': 'Reduced MPL', 'mpl_without_uda': 'MPL without UDA',
-          'label_spreading': 'LabelSpreading'}
+LABELS = {
+  'supervised': 'supervised',
+  'pseudo_labels': 'pseudo labels',
+  'uda': 'UDA',
+  'mpl': 'MPL',
+  'reduced_mpl': 'Reduced MPL',
+  'mpl_without_uda': 'MPL without UDA',
+  'label_spreading': 'LabelSpreading',
+}
 GRID = 200  # Points a side of a picture of decision regions.
 
 
@@ -34,6 +41,7 @@ class Row:
     seconds: of training, summed over seeds.
     accuracies: in [0, 1], one a seed.
   """
+
   name: str
   steps: Optional[int]
   seconds: float
@@ -64,14 +72,14 @@ def label_spreading(problem, split):
     Row.
   """
   from sklearn.semi_supervised import LabelSpreading
+
   began = time.time()
   flat = lambda inputs: np.asarray(inputs, np.float32).reshape(len(inputs), -1)
   inputs, labels = problem.labeled
   rest = np.setdiff1d(problem.split.unlabeled, problem.split.labeled)
   rest = problem.inputs[rest]
-  model = LabelSpreading(kernel='knn', n_neighbors=7, alpha=.2, max_iter=100)
-  model.fit(np.concatenate([flat(inputs), flat(rest)]),
-            np.concatenate([labels, np.full(len(rest), -1)]))
+  model = LabelSpreading(kernel='knn', n_neighbors=7, alpha=0.2, max_iter=100)
+  model.fit(np.concatenate([flat(inputs), flat(rest)]), np.concatenate([labels, np.full(len(rest), -1)]))
   evaluated = problem.evaluated[split]
   accuracy = np.mean(model.predict(flat(evaluated.inputs)) == evaluated.labels)
   return Row(LABELS['label_spreading'], None, time.time() - began, [float(accuracy)])
@@ -85,11 +93,14 @@ def rows_of(name, results):
   if results.get('selected'):
     models, step = results['selected']['models'], results['selected']['step']
     # The teacher stands where its student was chosen; a finetune has none.
-    return [Row(what, step, results['seconds'], [models[model]['top1']])
-            for what, model in ((f'{label} teacher', 'teacher'), (student, 'student'))
-            if model in models]
-  row = lambda what, phase, model: Row(what, results['steps'][phase], results['seconds'],
-                                       [phases[phase][model]['top1']])
+    return [
+      Row(what, step, results['seconds'], [models[model]['top1']])
+      for what, model in ((f'{label} teacher', 'teacher'), (student, 'student'))
+      if model in models
+    ]
+  row = lambda what, phase, model: Row(
+    what, results['steps'][phase], results['seconds'], [phases[phase][model]['top1']]
+  )
   found = []
   if 'teacher' in phases['train']:
     found.append(row(f'{label} teacher', 'train', 'teacher'))
@@ -103,31 +114,47 @@ def rows_of(name, results):
 
 def merged(seeds):
   """Rows over seeds, from a list of every seed's rows."""
-  return [Row(same[0].name, same[0].steps, sum(row.seconds for row in same),
-              [accuracy for row in same for accuracy in row.accuracies])
-          for same in zip(*seeds)]
+  return [
+    Row(
+      same[0].name,
+      same[0].steps,
+      sum(row.seconds for row in same),
+      [accuracy for row in same for accuracy in row.accuracies],
+    )
+    for same in zip(*seeds)
+  ]
 
 
 def table(lines, split):
   """The table of a list of rows, as text."""
   cells = [('method', 'steps', 'seconds', f'{split} accuracy')] + [
-      (row.name, '-' if row.steps is None else str(row.steps), f'{row.seconds:.0f}',
-       row.accuracy()) for row in lines]
+    (row.name, '-' if row.steps is None else str(row.steps), f'{row.seconds:.0f}', row.accuracy())
+    for row in lines
+  ]
   widths = [max(len(line[column]) for line in cells) for column in range(4)]
-  text = ['  '.join(cell.ljust(width) if column == 0 else cell.rjust(width)
-                    for column, (cell, width) in enumerate(zip(line, widths))) for line in cells]
+  text = [
+    '  '.join(
+      cell.ljust(width) if column == 0 else cell.rjust(width)
+      for column, (cell, width) in enumerate(zip(line, widths))
+    )
+    for line in cells
+  ]
   return '\n'.join([text[0], '-' * len(text[0])] + text[1:])
 
 
 def baseline(config, name):
   """The configuration of a baseline: the run's own but for the method, from scratch, without a
   finetune, in `output_dir/baselines/<name>`."""
-  changes = (dict(method='mpl', uda_weight=0.) if name == 'mpl_without_uda'
-             else dict(method=name))
+  changes = dict(method='mpl', uda_weight=0.0) if name == 'mpl_without_uda' else dict(method=name)
   return config.replace(
-      baselines='', finetune_steps=0, load_checkpoint=None, mpl_teacher_checkpoint=None,
-      mpl_student_checkpoint=None,
-      output_dir=os.path.join(config.output_dir, 'baselines', name), **changes)
+    baselines='',
+    finetune_steps=0,
+    load_checkpoint=None,
+    mpl_teacher_checkpoint=None,
+    mpl_student_checkpoint=None,
+    output_dir=os.path.join(config.output_dir, 'baselines', name),
+    **changes,
+  )
 
 
 def decision_regions(run, problem):
@@ -149,7 +176,7 @@ def decision_regions(run, problem):
 
 def plane(problem):
   """((left, right), (low, high)) around all points of a problem in the plane."""
-  lowest, highest = problem.inputs.min(axis=0) - .3, problem.inputs.max(axis=0) + .3
+  lowest, highest = problem.inputs.min(axis=0) - 0.3, problem.inputs.max(axis=0) + 0.3
   return tuple(zip(lowest.tolist(), highest.tolist()))
 
 
@@ -158,9 +185,11 @@ def of_seed(config, number):
   if not number:
     return config
   return config.replace(
-      seed=config.seed + number, num_seeds=1,
-      label_seed=None if config.label_seed is None else config.label_seed + number,
-      output_dir=os.path.join(config.output_dir, f'seed_{config.seed + number}'))
+    seed=config.seed + number,
+    num_seeds=1,
+    label_seed=None if config.label_seed is None else config.label_seed + number,
+    output_dir=os.path.join(config.output_dir, f'seed_{config.seed + number}'),
+  )
 
 
 def train_and_compare(config, problem, strategy, progress, first_phase=None):
@@ -192,8 +221,13 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
       problem = _prepare_seed(own, strategy)
     if config.num_seeds > 1:
       progress.say(f'Seed {own.seed} ({number + 1} of {config.num_seeds})')
-    splits.write_manifest(os.path.join(own.output_dir, 'labeled_split.json'), problem.split,
-                          dataset=own.dataset, labels=problem.labels, names=problem.names)
+    splits.write_manifest(
+      os.path.join(own.output_dir, 'labeled_split.json'),
+      problem.split,
+      dataset=own.dataset,
+      labels=problem.labels,
+      names=problem.names,
+    )
     rows = []
     for name in own.baseline_names:
       progress.say(f'Baseline {LABELS[name]}')
@@ -223,8 +257,10 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
 def _check_baselines(config, problem):
   """Raises UserError if a baseline is not for such data, before anything is trained."""
   if 'label_spreading' in config.baseline_names and storage.is_encoded(problem.inputs):
-    raise UserError('--baselines=label_spreading: needs images of one size in memory; leave it out, '
-                    'or give --views=pad_crop')
+    raise UserError(
+      '--baselines=label_spreading: needs images of one size in memory; leave it out, '
+      'or give --views=pad_crop'
+    )
 
 
 def _prepare_seed(config, strategy):
@@ -248,8 +284,11 @@ def _draw_regions(run, regions, rows):
   accuracy = {row.name: row.accuracy() for row in rows}
   title = lambda name: accuracy.get(LABELS[name]) or accuracy[f'{LABELS[name]} student']
   plots.decision_regions(
-      os.path.join(config.output_dir, 'decision_regions.png'),
-      {f'{LABELS[name]}\n{title(name)}': region for name, region in drawn.items()},
-      plane=plane(problem), unlabeled=problem.inputs, labeled=problem.labeled,
-      note=f'{problem.reported(config.eval_split)} accuracy of {config.num_seeds} seed(s); '
-           'regions of the first')
+    os.path.join(config.output_dir, 'decision_regions.png'),
+    {f'{LABELS[name]}\n{title(name)}': region for name, region in drawn.items()},
+    plane=plane(problem),
+    unlabeled=problem.inputs,
+    labeled=problem.labeled,
+    note=f'{problem.reported(config.eval_split)} accuracy of {config.num_seeds} seed(s); '
+    'regions of the first',
+  )

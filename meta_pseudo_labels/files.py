@@ -57,5 +57,4 @@ def read_json(path):
     with open(path, 'rb') as file:
       return json.load(file)
   except (OSError, ValueError, RecursionError) as error:
-    raise UserError(
-        f'{path}: cannot be read as JSON; remove it, and it is written again') from error
+    raise UserError(f'{path}: cannot be read as JSON; remove it, and it is written again') from error

@@ -1,5 +1,6 @@
 """Losses: pure functions of logits and targets. Sums over examples are left to the caller's
-explicit division by the GLOBAL number of examples (design rules 4 and 6)."""
+explicit division by the GLOBAL number of examples."""
+
 import tensorflow as tf
 
 
@@ -7,10 +8,10 @@ def smooth(labels, label_smoothing):
   """`labels * (1 - s) + s / C`: label distributions `[N, C]` float32, s in [0, 1]."""
   if not label_smoothing:
     return labels
-  return labels * (1. - label_smoothing) + label_smoothing / labels.shape[-1]
+  return labels * (1.0 - label_smoothing) + label_smoothing / labels.shape[-1]
 
 
-def cross_entropy(*, labels, logits, label_smoothing=0.):
+def cross_entropy(*, labels, logits, label_smoothing=0.0):
   """Cross entropy of each example, in nats.
 
   Args:
@@ -55,6 +56,6 @@ def annealing_mask(*, labels, logits, progress):
     `[N]` float32: 1 where the probability of the right class is at most
     1/C + progress * (1 - 1/C).
   """
-  floor = 1. / labels.shape[-1]
+  floor = 1.0 / labels.shape[-1]
   correct = tf.reduce_sum(labels * tf.nn.softmax(logits), axis=-1)
-  return tf.cast(correct <= progress * (1. - floor) + floor, logits.dtype)
+  return tf.cast(correct <= progress * (1.0 - floor) + floor, logits.dtype)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 RESTARTS = 'META_PSEUDO_LABELS_RESTARTS'  # Environment variable: how many there were.
-RESTART_SECONDS = 5.  # Before the first one; each further one waits twice as long.
+RESTART_SECONDS = 5.0  # Before the first one; each further one waits twice as long.
 CONTINUES = 'the same command continues from the newest checkpoint'
 
 
@@ -46,14 +46,16 @@ def run(argv, restart=None):
   except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
     return _restart(config, argv, error, restart)
   except tf.errors.ResourceExhaustedError as error:
-    return _tell(f'out of memory or disk ({one_line(error)}); try a smaller --train_batch_size, '
-                 f'--uda_data or --model_type; {CONTINUES}', 1)
+    return _tell(
+      f'out of memory or disk ({one_line(error)}); try a smaller --train_batch_size, '
+      f'--uda_data or --model_type; {CONTINUES}',
+      1,
+    )
   except OSError as error:
     # The files that saving does not wait for, such as table.json; others are a fault of ours.
     if not config or not str(error.filename).startswith(config.output_dir or '/'):
       raise
-    return _tell(f'{error.filename}: {error.strerror}; the same command continues when that is '
-                 'fixed', 1)
+    return _tell(f'{error.filename}: {error.strerror}; the same command continues when that is fixed', 1)
   except Interrupted as stop:
     return 128 + stop.signal
   except KeyboardInterrupt:
@@ -71,8 +73,9 @@ def _tell(error, status):
 def restart_process(argv):
   """Starts this process anew: after a worker was lost, TensorFlow's own state is of no more use."""
   # What has been trained is not to be removed, and the newest checkpoint is there to continue from.
-  os.execv(sys.executable, [sys.executable, '-m', 'meta_pseudo_labels.main', *argv[1:],
-                            '--noreset_output_dir'])
+  os.execv(
+    sys.executable, [sys.executable, '-m', 'meta_pseudo_labels.main', *argv[1:], '--noreset_output_dir']
+  )
 
 
 def _restart(config, argv, error, restart):
@@ -80,11 +83,16 @@ def _restart(config, argv, error, restart):
   reason = f'{type(error).__name__}: {one_line(error)}'
   made = int(os.environ.get(RESTARTS, '0'))
   if restart is None or config.task not in ('train', 'finetune') or made >= config.max_restarts:
-    return _tell(f'{reason}; restarted {made} times (--max_restarts={config.max_restarts}); '
-                 f'{CONTINUES}', 1)
-  seconds = RESTART_SECONDS * 2 ** made
-  print(f'{reason}: restarting from the newest checkpoint in {seconds:g} s ({made + 1} of '
-        f'{config.max_restarts})', file=sys.stderr, flush=True)
+    return _tell(
+      f'{reason}; restarted {made} times (--max_restarts={config.max_restarts}); {CONTINUES}', 1
+    )
+  seconds = RESTART_SECONDS * 2**made
+  print(
+    f'{reason}: restarting from the newest checkpoint in {seconds:g} s ({made + 1} of '
+    f'{config.max_restarts})',
+    file=sys.stderr,
+    flush=True,
+  )
   time.sleep(seconds)
   os.environ[RESTARTS] = str(made + 1)
   restart(argv)

@@ -1,9 +1,10 @@
-"""Randomness as a pure function of (seed, step, purpose, position): design rule 5.
+"""Randomness as a pure function of (seed, step, purpose, position).
 
 Nothing here keeps state. A run that is resumed at a step draws what the uninterrupted run
 would have drawn, and a replica that needs rows [offset, offset + n) of the global batch draws
 the global batch's numbers and slices them, so that N replicas see what one would see.
 """
+
 import zlib
 
 import tensorflow as tf
@@ -22,17 +23,21 @@ def key(seed, step):
 def _bits(key_, purpose, shape, dtype=tf.uint32):
   """Random integers of all bits, with `key_` as the generator's key and the purpose (int scalar) in its
   counter: the same on every device, compiled or not."""
-  low, high = tf.unstack(tf.bitwise.bitwise_and(tf.cast(key_, tf.int64), 0xffffffff))
+  low, high = tf.unstack(tf.bitwise.bitwise_and(tf.cast(key_, tf.int64), 0xFFFFFFFF))
   packed = tf.bitwise.bitwise_or(low, tf.bitwise.left_shift(high, tf.constant(32, tf.int64)))
   counter = tf.stack([tf.zeros([], tf.int64), tf.cast(purpose, tf.int64)])
   return tf.raw_ops.StatelessRandomUniformFullIntV2(
-      shape=shape, key=tf.bitcast(packed, tf.uint64)[tf.newaxis],
-      counter=tf.bitcast(counter, tf.uint64), alg=PHILOX, dtype=dtype)
+    shape=shape,
+    key=tf.bitcast(packed, tf.uint64)[tf.newaxis],
+    counter=tf.bitcast(counter, tf.uint64),
+    alg=PHILOX,
+    dtype=dtype,
+  )
 
 
 def fold(key_, purpose):
   """A key for one purpose (str or int scalar): independent streams from one step's key."""
-  data = zlib.crc32(purpose.encode()) & 0x7fffffff if isinstance(purpose, str) else purpose
+  data = zlib.crc32(purpose.encode()) & 0x7FFFFFFF if isinstance(purpose, str) else purpose
   return _bits(key_, data, [2], tf.int32)
 
 
@@ -40,7 +45,7 @@ def _fractions(key_, purpose, shape, count, dtype):
   """Multiples of 2^-count in [0, 1), `count` at most 24: exact in float32 and float64, the dtypes."""
   bits = _bits(fold(key_, purpose), 0, shape)
   whole = tf.bitwise.right_shift(bits, tf.constant(32 - count, tf.uint32))
-  return tf.cast(tf.cast(whole, tf.int32), dtype) * tf.constant(2.**-count, dtype)
+  return tf.cast(tf.cast(whole, tf.int32), dtype) * tf.constant(2.0**-count, dtype)
 
 
 def uniform(key_, purpose, shape, minval=0, maxval=1, dtype=tf.float32):
@@ -57,9 +62,9 @@ def uniform(key_, purpose, shape, minval=0, maxval=1, dtype=tf.float32):
 def normal(key_, purpose, shape, dtype=tf.float32):
   """Standard normal draws of `shape` and `dtype` (float32, float64), at most 5.3 from zero."""
   fractions = _fractions(key_, purpose, shape, 23, dtype)
-  return tf.math.ndtri(fractions + tf.constant(2.**-24, dtype))
+  return tf.math.ndtri(fractions + tf.constant(2.0**-24, dtype))
 
 
 def rows(draw, offset, count):
   """Rows [offset, offset + count) of a global draw `[N, ...]`: what one replica needs of it."""
-  return draw[offset:offset + count]
+  return draw[offset : offset + count]

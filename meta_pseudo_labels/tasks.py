@@ -29,15 +29,15 @@ import numpy as np
 EVAL_FOREVER_SECONDS = 30
 # What a training leaves in its folder: what it is to a person, and its name.
 RESULTS = (
-    ('checkpoints', 'ckpt_last'),
-    ('best checkpoint', 'ckpt_best'),
-    ('TensorBoard', 'logs'),
-    ('metrics', 'metrics.jsonl'),
-    ('settings', 'hparams.json'),
-    ('labeled split', 'labeled_split.json'),
-    ('results', 'results.json'),
-    ('picture', 'decision_regions.png'),
-    ('report', 'report.html'),
+  ('checkpoints', 'ckpt_last'),
+  ('best checkpoint', 'ckpt_best'),
+  ('TensorBoard', 'logs'),
+  ('metrics', 'metrics.jsonl'),
+  ('settings', 'hparams.json'),
+  ('labeled split', 'labeled_split.json'),
+  ('results', 'results.json'),
+  ('picture', 'decision_regions.png'),
+  ('report', 'report.html'),
 )
 
 
@@ -74,9 +74,13 @@ def set_up(config, progress, writes=False):
   """
   devices.set_threads(config.intra_op_threads)
   strategy = devices.create_strategy(
-      config.strategy, use_tpu=config.use_tpu, num_virtual_devices=config.num_virtual_devices,
-      master=config.master, tpu_topology=config.tpu_topology,
-      cores_per_replica=config.num_cores_per_replica)
+    config.strategy,
+    use_tpu=config.use_tpu,
+    num_virtual_devices=config.num_virtual_devices,
+    master=config.master,
+    tpu_topology=config.tpu_topology,
+    cores_per_replica=config.num_cores_per_replica,
+  )
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   problem = workers.together(strategy, lambda: build.problem(config, progress.say))
   lines = notes(config)
@@ -84,16 +88,18 @@ def set_up(config, progress, writes=False):
   with contextlib.ExitStack() as stack:
     if writes:
       lines.insert(0, workers.prepare(strategy, lambda: _lock_and_prepare(config, stack)))
-    config = config.replace(
-        output_dir=stack.enter_context(workers.folder(strategy, config.output_dir)))
+    config = config.replace(output_dir=stack.enter_context(workers.folder(strategy, config.output_dir)))
     if not workers.is_chief(strategy):
-      progress.say('worker %d of %d, counted from 0: the chief, worker 0, tells the rest'
-                   % workers.number(strategy))
+      progress.say(
+        'worker %d of %d, counted from 0: the chief, worker 0, tells the rest' % workers.number(strategy)
+      )
       progress = Progress(stack.enter_context(open(os.devnull, 'w', encoding='utf-8')))
     for line in filter(None, lines):
       progress.say(line)
-    progress.say(f'{config.method_name} {config.model_type} on {config.dataset}, '
-                 f'{strategy.num_replicas_in_sync} replica(s)')
+    progress.say(
+      f'{config.method_name} {config.model_type} on {config.dataset}, '
+      f'{strategy.num_replicas_in_sync} replica(s)'
+    )
     yield Setup(config, problem, strategy, progress)
 
 
@@ -107,12 +113,13 @@ def train(config, progress, first_phase=None):
   """Trains, then prints the table and where everything is."""
   with set_up(config, progress, writes=True) as setup:
     config, problem, say = setup.config, setup.problem, setup.progress.say
-    rows = experiment.train_and_compare(
-        config, problem, setup.strategy, setup.progress, first_phase)
+    rows = experiment.train_and_compare(config, problem, setup.strategy, setup.progress, first_phase)
     reported = problem.reported(config.eval_split)
     say('')
-    say(f'{len(problem.split.labeled)} labeled, {len(problem.unlabeled)} unlabeled, '
-        f'{len(problem.evaluated[reported])} {reported} examples of {config.dataset}')
+    say(
+      f'{len(problem.split.labeled)} labeled, {len(problem.unlabeled)} unlabeled, '
+      f'{len(problem.evaluated[reported])} {reported} examples of {config.dataset}'
+    )
     say(experiment.table(rows, reported))
     say('')
     for what, name in RESULTS:
@@ -139,8 +146,12 @@ def evaluate(config, progress):
 def _evaluate(setup, run):
   """Evaluates a Run as `evaluate` says; returns what was printed."""
   say, phase = setup.progress.say, run.current
-  results = {'checkpoint': run.restored, 'phase': phase.name, 'step': phase.method.steps_made,
-             'models': run.evaluate(phase)}
+  results = {
+    'checkpoint': run.restored,
+    'phase': phase.name,
+    'step': phase.method.steps_made,
+    'models': run.evaluate(phase),
+  }
   say(json.dumps(results, indent=2))
   phase, name = document.student(run)
   details = evaluation.details(run.outcomes(phase, name), setup.problem.info.class_names)
@@ -149,8 +160,10 @@ def _evaluate(setup, run):
   for what, png in document.figures(details).items():
     with open(f'{place}_{what}.png', 'wb') as file:
       file.write(png)
-  say(f'expected calibration error of the {name} {100 * details["calibration"]["ece"]:.2f}%; '
-      f'per class, confusions, calibration: {place}.json, {place}_*.png')
+  say(
+    f'expected calibration error of the {name} {100 * details["calibration"]["ece"]:.2f}%; '
+    f'per class, confusions, calibration: {place}.json, {place}_*.png'
+  )
   return results
 
 
@@ -186,10 +199,12 @@ def _trained(config, progress):
   run = Setup(config, problem, strategy, progress).run()
   results = read_json(os.path.join(config.output_dir, 'results.json')) or {}
   path = (results.get('selected') and run.checkpoints.restore_best()) or run.restored
-  reached = run.phases[:int(run.phase) + 1]
+  reached = run.phases[: int(run.phase) + 1]
   model = classifier.take_weights(reached, config.export_weights)
-  progress.say(f'{config.export_weights} weights of {path} (step {reached[-1].method.steps_made} of '
-               f'{reached[-1].name})')
+  progress.say(
+    f'{config.export_weights} weights of {path} (step {reached[-1].method.steps_made} of '
+    f'{reached[-1].name})'
+  )
   return problem, model
 
 
@@ -197,7 +212,8 @@ def _classifier(config, progress):
   """Returns classifier.Classifier of the run in `output_dir`."""
   problem, model = _trained(config, progress)
   return classifier.Classifier(
-      model, problem.views, problem.input_shape, problem.info.class_names, problem.fit)
+    model, problem.views, problem.input_shape, problem.info.class_names, problem.fit
+  )
 
 
 def export(config, progress):
@@ -216,12 +232,15 @@ def select(config, progress):
   path = config.output or os.path.join(config.output_dir, 'selected.json')
   problem, model = _trained(config, progress)
   log_probs = select_images.log_probabilities(
-      model, problem.unlabeled, problem.views, config.eval_batch_size)
+    model, problem.unlabeled, problem.views, config.eval_batch_size
+  )
   positions = select_images.most_probable(np.exp(log_probs), config.select_per_class)
-  splits.write_selection(path, positions, dataset=problem.info.name, count=len(problem.unlabeled),
-                         names=problem.unlabeled_names)
-  progress.say(f'{len(positions)} of {len(problem.unlabeled)} unlabeled examples: '
-               f'--unlabeled_manifest={path}')
+  splits.write_selection(
+    path, positions, dataset=problem.info.name, count=len(problem.unlabeled), names=problem.unlabeled_names
+  )
+  progress.say(
+    f'{len(positions)} of {len(problem.unlabeled)} unlabeled examples: --unlabeled_manifest={path}'
+  )
 
 
 def label(config, progress):
@@ -229,15 +248,20 @@ def label(config, progress):
   config = run_folder.as_trained(config)
   path = config.output or os.path.join(config.output_dir, 'teacher_predictions.npz')
   problem, model = _trained(config, progress)
-  found = teacher_predictions.Predictions(*(
+  found = teacher_predictions.Predictions(
+    *(
       select_images.log_probabilities(model, inputs, problem.views, config.eval_batch_size)
-      for inputs in (problem.labeled[0], problem.unlabeled)))
+      for inputs in (problem.labeled[0], problem.unlabeled)
+    )
+  )
   teacher_predictions.write(path, found, problem.described)
   known = problem.truth >= 0
   right = found.unlabeled.argmax(axis=1)[known] == problem.truth[known]
   accuracy = f' ({100 * right.mean():.2f}% of those with a known label right)' if known.any() else ''
-  progress.say(f'{len(found.labeled)} labeled and {len(found.unlabeled)} unlabeled examples'
-               f'{accuracy}: --teacher_predictions={path}')
+  progress.say(
+    f'{len(found.labeled)} labeled and {len(found.unlabeled)} unlabeled examples'
+    f'{accuracy}: --teacher_predictions={path}'
+  )
 
 
 def predict(config, progress):
@@ -249,33 +273,34 @@ def predict(config, progress):
   else:
     config = run_folder.as_trained(config)
     loaded = _classifier(config, progress)
-  predict_files.write(
-      loaded, paths, output, kind, batch_size=config.eval_batch_size, progress=progress)
+  predict_files.write(loaded, paths, output, kind, batch_size=config.eval_batch_size, progress=progress)
 
 
 def convert(config, progress):
   """Writes the newest checkpoint in the official release's format."""
   config = run_folder.as_trained(config).replace(
-      load_checkpoint=None, mpl_teacher_checkpoint=None, mpl_student_checkpoint=None)
+    load_checkpoint=None, mpl_teacher_checkpoint=None, mpl_student_checkpoint=None
+  )
   newest = conversion.newest(config.output_dir, progress.say)
   phases = build.phases(
-      config, conversion.input_shape(registry.info(config.dataset), config.image_size),
-      len(conversion.class_names(newest)))
+    config,
+    conversion.input_shape(registry.info(config.dataset), config.image_size),
+    len(conversion.class_names(newest)),
+  )
   method = next(phase.method for phase in phases if phase.name == 'train')
   conversion.convert(newest, method, config.output)
-  progress.say(
-      f'{config.output}: the checkpoint of step {method.steps_made} under the release\'s names')
+  progress.say(f"{config.output}: the checkpoint of step {method.steps_made} under the release's names")
 
 
 TASKS = {
-    'train': train,
-    'finetune': finetune,
-    'eval': evaluate,
-    'eval_forever': evaluate_forever,
-    'export': export,
-    'predict': predict,
-    'report': report,
-    'select': select,
-    'label': label,
-    'convert': convert,
+  'train': train,
+  'finetune': finetune,
+  'eval': evaluate,
+  'eval_forever': evaluate_forever,
+  'export': export,
+  'predict': predict,
+  'report': report,
+  'select': select,
+  'label': label,
+  'convert': convert,
 }

@@ -1,4 +1,5 @@
 """Files that are wrong in one way each, for tests/test_bad_requests.py."""
+
 import contextlib
 import gzip
 import json
@@ -12,38 +13,54 @@ from meta_pseudo_labels.data import semi_supervised
 import numpy as np
 import tensorflow as tf
 
-POINTS = dict(train_points=np.zeros([8, 2], np.float32), train_labels=np.arange(8) % 2,
-              test_points=np.zeros([4, 2], np.float32), test_labels=np.arange(4) % 2)
-IMAGES = dict(train_images=np.zeros([8, 9, 9], np.uint8), train_labels=np.arange(8) % 2,
-              test_images=np.zeros([4, 9, 9], np.uint8), test_labels=np.arange(4) % 2)
+POINTS = dict(
+  train_points=np.zeros([8, 2], np.float32),
+  train_labels=np.arange(8) % 2,
+  test_points=np.zeros([4, 2], np.float32),
+  test_labels=np.arange(4) % 2,
+)
+IMAGES = dict(
+  train_images=np.zeros([8, 9, 9], np.uint8),
+  train_labels=np.arange(8) % 2,
+  test_images=np.zeros([4, 9, 9], np.uint8),
+  test_labels=np.arange(4) % 2,
+)
 NAN = np.full([8, 2], np.nan, np.float32)
 # {name: arrays of an .npz file}, each wrong in one way.
 ARRAYS = {
-    'no_arrays': {}, 'no_inputs': dict(train_labels=np.arange(8)),
-    'no_labels': {k: v for k, v in POINTS.items() if k != 'train_labels'},
-    'misnamed': dict(POINTS, trian_points=NAN),
-    'nan_points': dict(POINTS, train_points=NAN), 'nan_test': dict(POINTS, test_points=NAN[:4]),
-    'float64': dict(POINTS, train_points=np.zeros([8, 2])),
-    'other_width': dict(POINTS, test_points=np.zeros([4, 3], np.float32)),
-    'few_labels': dict(POINTS, train_labels=np.arange(7) % 2),
-    'float_labels': dict(POINTS, train_labels=np.arange(8) / 2),
-    'negative_labels': dict(POINTS, train_labels=np.arange(8) - 3),
-    'unknown_labels': dict(POINTS, train_labels=np.full(8, -1)),
-    'one_class': dict(POINTS, train_labels=np.zeros(8, int), test_labels=np.zeros(4, int)),
-    'gap': dict(POINTS, train_labels=np.arange(8) % 2 * 2),
-    'few_names': dict(POINTS, class_names=np.array(['one'])),
-    'same_names': dict(POINTS, class_names=np.array(['one', 'one'])),
-    'pickled': dict(POINTS, class_names=np.array(['one', 2], object)),
-    'empty_array': dict(IMAGES, train_images=np.zeros([0, 9, 9], np.uint8),
-                        train_labels=np.zeros(0, int)),
-    'five_channels': dict(IMAGES, train_images=np.zeros([8, 9, 9, 5], np.uint8)),
-    'cut': None, 'no_zip': None, 'missing': None}
+  'no_arrays': {},
+  'no_inputs': dict(train_labels=np.arange(8)),
+  'no_labels': {k: v for k, v in POINTS.items() if k != 'train_labels'},
+  'misnamed': dict(POINTS, trian_points=NAN),
+  'nan_points': dict(POINTS, train_points=NAN),
+  'nan_test': dict(POINTS, test_points=NAN[:4]),
+  'float64': dict(POINTS, train_points=np.zeros([8, 2])),
+  'other_width': dict(POINTS, test_points=np.zeros([4, 3], np.float32)),
+  'few_labels': dict(POINTS, train_labels=np.arange(7) % 2),
+  'float_labels': dict(POINTS, train_labels=np.arange(8) / 2),
+  'negative_labels': dict(POINTS, train_labels=np.arange(8) - 3),
+  'unknown_labels': dict(POINTS, train_labels=np.full(8, -1)),
+  'one_class': dict(POINTS, train_labels=np.zeros(8, int), test_labels=np.zeros(4, int)),
+  'gap': dict(POINTS, train_labels=np.arange(8) % 2 * 2),
+  'few_names': dict(POINTS, class_names=np.array(['one'])),
+  'same_names': dict(POINTS, class_names=np.array(['one', 'one'])),
+  'pickled': dict(POINTS, class_names=np.array(['one', 2], object)),
+  'empty_array': dict(IMAGES, train_images=np.zeros([0, 9, 9], np.uint8), train_labels=np.zeros(0, int)),
+  'five_channels': dict(IMAGES, train_images=np.zeros([8, 9, 9, 5], np.uint8)),
+  'cut': None,
+  'no_zip': None,
+  'missing': None,
+}
 # {what is done to a copy of a run: how the table says it}.
 DAMAGES = {
-    'all_damaged': 'all its checkpoints cut in half', 'results_damaged': 'results.json cut in half',
-    'hparams_damaged': 'hparams.json cut in half', 'older_version': 'its checkpoint lacks variables',
-    'locked': 'another process is training it', 'data_damaged': 'ckpt-1 cut in half',
-    'empty': 'no checkpoint in it'}
+  'all_damaged': 'all its checkpoints cut in half',
+  'results_damaged': 'results.json cut in half',
+  'hparams_damaged': 'hparams.json cut in half',
+  'older_version': 'its checkpoint lacks variables',
+  'locked': 'another process is training it',
+  'data_damaged': 'ckpt-1 cut in half',
+  'empty': 'no checkpoint in it',
+}
 
 
 def make(folder):
@@ -53,14 +70,18 @@ def make(folder):
   (folder / 'wrong.flags').write_text('--lr\n{}\n')
   (folder / 'deep.json').write_text('[' * 100000)
   (folder / 'other_selection.json').write_text(
-      json.dumps({'dataset': 'digits', 'of': 5, 'positions': [1]}))
+    json.dumps({'dataset': 'digits', 'of': 5, 'positions': [1]})
+  )
   (folder / 'empty').mkdir()
   (folder / 'work').mkdir()
   (folder / 'work' / 'thesis.tex').write_text('years of work')
   (folder / 'repository' / '.git').mkdir(parents=True)
   (folder / 'repository' / 'hparams.json').write_text('{}')
-  for name, text in (('bad_hparams', '{"seed": 5'), ('old_hparams', '{"sead": 5}'),
-                     ('list_hparams', '{"num_labeled": []}')):
+  for name, text in (
+    ('bad_hparams', '{"seed": 5'),
+    ('old_hparams', '{"sead": 5}'),
+    ('list_hparams', '{"num_labeled": []}'),
+  ):
     (folder / name).mkdir()
     (folder / name / 'hparams.json').write_text(text)
   _folders_of_images(folder)
@@ -70,7 +91,7 @@ def make(folder):
       np.savez(folder / f'{name}.npz', **arrays)
   np.savez(folder / 'no_test.npz', **{k: v for k, v in POINTS.items() if 'train' in k})
   content = (folder / 'no_test.npz').read_bytes()
-  (folder / 'cut.npz').write_bytes(content[:len(content) // 2])
+  (folder / 'cut.npz').write_bytes(content[: len(content) // 2])
   (folder / 'no_zip.npz').write_bytes(b'no archive')
   _stored_predictions(folder)
 
@@ -78,17 +99,22 @@ def make(folder):
 def _stored_predictions(folder):
   """Files for reduced_mpl on digits_40 of 8 pixels, each wrong in one way."""
   problem = build.problem(Config(dataset_name='digits_40_mpl', image_size=8))
-  labeled, unlabeled = (np.full([len(of), 10], np.log(.1), np.float32)
-                        for of in (problem.labeled[0], problem.unlabeled))
+  labeled, unlabeled = (
+    np.full([len(of), 10], np.log(0.1), np.float32) for of in (problem.labeled[0], problem.unlabeled)
+  )
   right = dict(labeled=labeled, unlabeled=unlabeled, data=json.dumps(problem.described))
   said = lambda **changes: json.dumps({**problem.described, **changes})
   for name, change in (
-      ('other_images', dict(data=said(inputs='0'))), ('other_data', dict(data='{}')),
-      ('other_classes', dict(data=said(class_names=['a', 'b']))), ('no_json', dict(data='{')),
-      ('three_classes', dict(labeled=labeled[:, :3])), ('few', dict(unlabeled=unlabeled[:9])),
-      ('float64', dict(labeled=labeled.astype(np.float64))),
-      ('probabilities', dict(unlabeled=np.exp(unlabeled))),
-      ('nan', dict(labeled=labeled * np.float32(np.nan)))):
+    ('other_images', dict(data=said(inputs='0'))),
+    ('other_data', dict(data='{}')),
+    ('other_classes', dict(data=said(class_names=['a', 'b']))),
+    ('no_json', dict(data='{')),
+    ('three_classes', dict(labeled=labeled[:, :3])),
+    ('few', dict(unlabeled=unlabeled[:9])),
+    ('float64', dict(labeled=labeled.astype(np.float64))),
+    ('probabilities', dict(unlabeled=np.exp(unlabeled))),
+    ('nan', dict(labeled=labeled * np.float32(np.nan))),
+  ):
     np.savez(folder / f'{name}_predictions.npz', **{**right, **change})
 
 
@@ -118,11 +144,14 @@ def _folders_of_images(folder):
 
 
 def _flat_files(folder):
-  names = [f'{split}-{what}-ubyte' for split in ('train', 't10k')
-           for what in ('images-idx3', 'labels-idx1')]
-  for kind, content in (('wrong', b'no idx file at all'),
-                        ('negative', bytes([0, 0, 8, 3, *[255] * 8, 0, 0, 0, 28]) + bytes(28)),
-                        ('short', bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28]))):
+  names = [
+    f'{split}-{what}-ubyte' for split in ('train', 't10k') for what in ('images-idx3', 'labels-idx1')
+  ]
+  for kind, content in (
+    ('wrong', b'no idx file at all'),
+    ('negative', bytes([0, 0, 8, 3, *[255] * 8, 0, 0, 0, 28]) + bytes(28)),
+    ('short', bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28])),
+  ):
     (folder / f'idx_{kind}').mkdir()
     for name in names:
       (folder / f'idx_{kind}' / name).write_bytes(content)
@@ -133,13 +162,14 @@ def _flat_files(folder):
     (folder / f'cifar_{kind}').mkdir()
     for number in range(1, 1 + count):
       (folder / f'cifar_{kind}' / f'data_batch_{number}.bin').write_bytes(
-          bytes(3073 if kind == 'part' else 3000))
+        bytes(3073 if kind == 'part' else 3000)
+      )
 
 
 @contextlib.contextmanager
 def damaged(run, how):
   """Within it a run's folder is damaged, or used by another."""
-  cut = lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+  cut = lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   if how == 'all_damaged':
     for path in run.glob('ckpt_*/ckpt-*'):
       cut(path)
@@ -160,8 +190,12 @@ def damaged(run, how):
 
 def without_others_words(line):
   """The line with ... for what differs between versions and machines."""
-  for pattern in (r'(?<=process )\d+', r'(?<=One of )JPEG, .*(?= required)',
-                  r'(?<=no TPU answers \().*(?=\); use)', r'(?<=not JSON \().*(?=\); restore)',
-                  r'(?<=cannot be loaded \().*(?=\); give)'):
+  for pattern in (
+    r'(?<=process )\d+',
+    r'(?<=One of )JPEG, .*(?= required)',
+    r'(?<=no TPU answers \().*(?=\); use)',
+    r'(?<=not JSON \().*(?=\); restore)',
+    r'(?<=cannot be loaded \().*(?=\); give)',
+  ):
     line = re.sub(pattern, '...', line)
   return line

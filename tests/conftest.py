@@ -1,4 +1,5 @@
 """Four CPU devices for every test, before TensorFlow touches one: strategies run in-process."""
+
 import meta_pseudo_labels
 from meta_pseudo_labels.distribution import devices
 

@@ -4,6 +4,7 @@
 
 writes that table anew from what the program says; without it, the test fails where they differ.
 """
+
 import pathlib
 import re
 import shutil
@@ -15,21 +16,35 @@ import bad_inputs
 import pytest
 
 DOC = pathlib.Path(__file__).resolve().parents[1] / 'docs' / 'bad_requests.md'
-HEAD = '''# Bad requests and bad inputs
+HEAD = """# Bad requests and bad inputs
 
 What the program answers, in one line on stderr, and its exit status: 2 where the request has to be
 changed, 1 where a run failed. `tests/test_bad_requests.py` makes every one of these requests and
 compares; `--write-table` writes this file. DIR stands for a folder; `...` for what
 differs between versions and machines. In front of each request stand
 `--dataset_name=digits_40_mpl --output_dir=DIR/new`, which a later flag replaces.
-'''
-BASE = ['main', '--dataset_name=digits_40_mpl', '--output_dir=DIR/new', '--image_size=8',
-        '--model_type=mlp-8x1', '--strategy=one_device']
-RUN = ['--dataset_name=two_moons_6_mpl', '--label_seed=1', '--train_batch_size=4', '--uda_data=2',
-       '--num_train_steps=2', '--save_every=1', '--log_every=1', '--eval_batch_size=700']
+"""
+BASE = [
+  'main',
+  '--dataset_name=digits_40_mpl',
+  '--output_dir=DIR/new',
+  '--image_size=8',
+  '--model_type=mlp-8x1',
+  '--strategy=one_device',
+]
+RUN = [
+  '--dataset_name=two_moons_6_mpl',
+  '--label_seed=1',
+  '--train_batch_size=4',
+  '--uda_data=2',
+  '--num_train_steps=2',
+  '--save_every=1',
+  '--log_every=1',
+  '--eval_batch_size=700',
+]
 
 # Requests: flags behind BASE. 'folder', 'npz' and 'run' are filled in by the sections below.
-FLAGS = '''
+FLAGS = """
 --uda_dat=7
 --zzzzzz
 --uda_data=many
@@ -91,8 +106,8 @@ train
 --flagfile=DIR/itself.flags
 --flagfile=DIR/image.flags
 --flagfile=DIR/wrong.flags
-'''
-SETTINGS = '''
+"""
+SETTINGS = """
 --dataset_name=digits_5000_mpl
 --num_labeled=3 --label_seed=0
 --num_validation=5000
@@ -134,8 +149,8 @@ SETTINGS = '''
 --method=reduced_mpl --teacher_predictions=DIR/float64_predictions.npz
 --method=reduced_mpl --teacher_predictions=DIR/probabilities_predictions.npz
 --method=reduced_mpl --teacher_predictions=DIR/nan_predictions.npz
-'''
-FOLDERS = '''
+"""
+FOLDERS = """
 --dataset_name=folder
 --dataset_name=folder --data_dir=/no/such
 --dataset_name=folder --data_dir=DIR/image.flags
@@ -158,9 +173,9 @@ FOLDERS = '''
 --dataset_name=imagenet_10_percent_mpl --data_dir=/no/such
 --dataset_name=imagenet_10_percent_mpl --data_dir=DIR/empty
 --dataset_name=imagenet_heldout --data_dir=/no/such
-'''
+"""
 ARRAYS = tuple(bad_inputs.ARRAYS)
-FOLDER_FLAGS = '''
+FOLDER_FLAGS = """
 --output_dir=/proc/nothing/here
 --output_dir=DIR/image.flags
 --output_dir=DIR/image.flags/below
@@ -188,22 +203,35 @@ FOLDER_FLAGS = '''
 --load_checkpoint=DIR/empty
 --load_checkpoint=DIR/image.flags
 --mpl_teacher_checkpoint=/no/such
-'''
+"""
 # Of a run in DIR/run (two moons), each with RUN's settings and what has been done to a copy of it.
 RUNS = (
-    ('--lr=3 --weight_decay=0.1', None), ('--num_labeled=8', None), ('--seed=4', None),
-    ('--dataset_name=digits_40_mpl', None), ('--model_type=mlp-4x1', None),
-    ('--method=uda', None), ('--optim_type=lars', None), ('--augment_stddev=0.2', None),
-    ('--task_mode=export --model_type=wrn-10-1', None),
-    ('--task_mode=export --export_dir=DIR/work', None),
-    ('--task_mode=export --export_weights=teacher', None),
-    ('--task_mode=label --output=/no/such/predictions.npz', None),
-    ('--task_mode=predict --input=DIR/images', None),
-    ('--task_mode=eval', 'all_damaged'), ('--task_mode=export', 'all_damaged'), ('', 'all_damaged'),
-    ('', 'results_damaged'), ('', 'hparams_damaged'), ('', 'older_version'), ('', 'locked'),
-    ('--output_dir=DIR/new --load_checkpoint=DIR/run/ckpt_last/ckpt-1', 'data_damaged'),
-    ('--output_dir=DIR/new --load_checkpoint=DIR/run/ckpt_last/ckpt-2 --model_type=mlp-4x1', None),
-    ('convert', 'all_damaged'), ('convert', 'hparams_damaged'), ('convert', 'empty'))
+  ('--lr=3 --weight_decay=0.1', None),
+  ('--num_labeled=8', None),
+  ('--seed=4', None),
+  ('--dataset_name=digits_40_mpl', None),
+  ('--model_type=mlp-4x1', None),
+  ('--method=uda', None),
+  ('--optim_type=lars', None),
+  ('--augment_stddev=0.2', None),
+  ('--task_mode=export --model_type=wrn-10-1', None),
+  ('--task_mode=export --export_dir=DIR/work', None),
+  ('--task_mode=export --export_weights=teacher', None),
+  ('--task_mode=label --output=/no/such/predictions.npz', None),
+  ('--task_mode=predict --input=DIR/images', None),
+  ('--task_mode=eval', 'all_damaged'),
+  ('--task_mode=export', 'all_damaged'),
+  ('', 'all_damaged'),
+  ('', 'results_damaged'),
+  ('', 'hparams_damaged'),
+  ('', 'older_version'),
+  ('', 'locked'),
+  ('--output_dir=DIR/new --load_checkpoint=DIR/run/ckpt_last/ckpt-1', 'data_damaged'),
+  ('--output_dir=DIR/new --load_checkpoint=DIR/run/ckpt_last/ckpt-2 --model_type=mlp-4x1', None),
+  ('convert', 'all_damaged'),
+  ('convert', 'hparams_damaged'),
+  ('convert', 'empty'),
+)
 
 
 @pytest.fixture(name='inputs', scope='module')
@@ -224,7 +252,7 @@ def answered(capsys, folder, argv, program=main.run):
   error = capsys.readouterr().err
   lines = [line for line in error.splitlines() if not re.match(r'[WI]\d{4} |\d{4}-\d\d-\d\d ', line)]
   assert len(lines) == 1 and lines[0].startswith('error: '), f'{argv}: {error}'
-  line = lines[0][len('error: '):].replace(str(folder), 'DIR')
+  line = lines[0][len('error: ') :].replace(str(folder), 'DIR')
   return status, bad_inputs.without_others_words(line)
 
 
@@ -245,9 +273,12 @@ def row(request, line, status):
 
 def of_runs(capsys, folder):
   """Rows about a run that is there already, whole or damaged."""
-  rows = ['\n## Of a run that is there, whole or damaged\n',
-          f'The run in DIR/run was made by `{" ".join(RUN)}`, which stands before each request.\n',
-          '| request | the run | answer | status |', '|---|---|---|---|']
+  rows = [
+    '\n## Of a run that is there, whole or damaged\n',
+    f'The run in DIR/run was made by `{" ".join(RUN)}`, which stands before each request.\n',
+    '| request | the run | answer | status |',
+    '|---|---|---|---|',
+  ]
   shutil.copytree(folder / 'run', folder / 'kept')
   for request, damage in RUNS:
     shutil.rmtree(folder / 'run')
@@ -257,8 +288,7 @@ def of_runs(capsys, folder):
         request = 'python -m meta_pseudo_labels.convert --output_dir=DIR/run --to=DIR/out'
         status, line = answered(capsys, folder, request.split()[3:], convert.main)
       else:
-        status, line = answered(
-            capsys, folder, [*BASE, *RUN, '--output_dir=DIR/run', *request.split()])
+        status, line = answered(capsys, folder, [*BASE, *RUN, '--output_dir=DIR/run', *request.split()])
     assert status in (1, 2), (request, damage)
     first, rest = row(request or '(the same again)', line, status).split(' | ', 1)
     rows.append(f'{first} | {bad_inputs.DAMAGES.get(damage, "")} | {rest}')
@@ -271,9 +301,12 @@ def test_every_bad_request_is_answered_in_one_line(inputs, capsys, request, monk
   arrays = [f'--dataset_name=npz --data_dir=DIR/{name}.npz' for name in ARRAYS]
   rows = [HEAD]
   for title, requests in (
-      ('Flags and values', split(FLAGS)), ('Settings that do not go together', split(SETTINGS)),
-      ('Folders of data', split(FOLDERS)), ('Arrays in a .npz file', arrays),
-      ('Tasks, output folders, checkpoints to start from', split(FOLDER_FLAGS))):
+    ('Flags and values', split(FLAGS)),
+    ('Settings that do not go together', split(SETTINGS)),
+    ('Folders of data', split(FOLDERS)),
+    ('Arrays in a .npz file', arrays),
+    ('Tasks, output folders, checkpoints to start from', split(FOLDER_FLAGS)),
+  ):
     rows += section(capsys, inputs, title, requests)
   rows += of_runs(capsys, inputs)
   text = '\n'.join(rows) + '\n'

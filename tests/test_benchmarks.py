@@ -1,24 +1,25 @@
 """The benchmark programs: their statistics by hand, and each one once on tiny settings."""
+
 import json
 import pathlib
 import time
 
-import numpy as np
-import pytest
-
-CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 from meta_pseudo_labels import config
 from meta_pseudo_labels.optim import optimizers
 
 import augment
 import digits
+import numpy as np
 import op_times
 import predict as predict_benchmark
+import pytest
 import scaling
 import step
 import step_cost
 import study
 import tensorflow as tf
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def line(dataset, setting, seed, **accuracy):
@@ -26,12 +27,19 @@ def line(dataset, setting, seed, **accuracy):
 
 
 def test_the_study_s_table_pairs_by_seed_and_by_kind_of_labels():
-  runs = dict([
-      line('d', 'MPL 0', 0, student=.90, teacher=.80), line('d', 'MPL 0', 1, student=.92),
-      line('d', 'soft 1', 0, student=.91), line('d', 'soft 1', 1, student=.95),
-      line('d', 'soft 1', 2, student=.10),  # Without a partner: in the mean, not in the pairs.
-      line('d', 'sampled 0', 0, student=.50), line('d', 'sampled 0', 1, student=.50),
-      line('d', 'sampled 1', 0, student=.40), line('d', 'sampled 1', 1, student=.40)])
+  runs = dict(
+    [
+      line('d', 'MPL 0', 0, student=0.90, teacher=0.80),
+      line('d', 'MPL 0', 1, student=0.92),
+      line('d', 'soft 1', 0, student=0.91),
+      line('d', 'soft 1', 1, student=0.95),
+      line('d', 'soft 1', 2, student=0.10),  # Without a partner: in the mean, not in the pairs.
+      line('d', 'sampled 0', 0, student=0.50),
+      line('d', 'sampled 0', 1, student=0.50),
+      line('d', 'sampled 1', 0, student=0.40),
+      line('d', 'sampled 1', 1, student=0.40),
+    ]
+  )
   table = study.table(runs)
   assert '**d**' in table
   # Differences 1 and 3: mean 2, standard error 1, and t(.975, 1 degree of freedom) = 12.706.
@@ -43,8 +51,14 @@ def test_the_study_s_table_pairs_by_seed_and_by_kind_of_labels():
 
 def test_the_study_runs_each_setting_once(tmp_path, capsys):
   recipe = CHECKOUT / 'flags' / 'two_moons.flags'
-  argv = [f'--recipe={recipe}', f'--output={tmp_path}/out.jsonl', '--datasets=two_moons_6',
-          '--seeds=3-3', '--num_train_steps=4', '--uda_data=2']
+  argv = [
+    f'--recipe={recipe}',
+    f'--output={tmp_path}/out.jsonl',
+    '--datasets=two_moons_6',
+    '--seeds=3-3',
+    '--num_train_steps=4',
+    '--uda_data=2',
+  ]
   args = study.parse([*argv, '--settings=UDA,sampled 1'])
   study.work(args, 0)
   study.work(args, 0)  # Nothing is left to do.
@@ -59,8 +73,8 @@ def test_the_study_runs_each_setting_once(tmp_path, capsys):
 
 def test_settings_that_change_the_method():
   class Method:
-    mpl_weight = 2.
-    student_optimizer, teacher_optimizer = None, optimizers.Momentum(.5, nesterov=False)
+    mpl_weight = 2.0
+    student_optimizer, teacher_optimizer = None, optimizers.Momentum(0.5, nesterov=False)
 
     def set_optimizers(self, student, teacher):
       self.teacher_optimizer = teacher
@@ -72,12 +86,13 @@ def test_settings_that_change_the_method():
   study.late(method, settings)
   assert [float(method.mpl_weight(tf.constant(step))) for step in (0, 4, 5)] == [0, 0, 24]
   study.patient(method, settings)
-  optimizer, value = method.teacher_optimizer, tf.Variable([1.], name='w')
+  optimizer, value = method.teacher_optimizer, tf.Variable([1.0], name='w')
   optimizer.build([value])
   seen = []
-  for number, gradient in enumerate([4., 8., 0., 4., 40.]):
-    (new,), slots = optimizer.update([tf.constant([gradient])], [value], optimizer.slot_values(),
-                                     tf.constant(number))
+  for number, gradient in enumerate([4.0, 8.0, 0.0, 4.0, 40.0]):
+    (new,), slots = optimizer.update(
+      [tf.constant([gradient])], [value], optimizer.slot_values(), tf.constant(number)
+    )
     value.assign(new)
     optimizer.assign_slots(slots)
     seen.append((float(new[0]), float(slots['momentum'][0][0]), float(slots['gathered'][0][0])))
@@ -93,29 +108,39 @@ def test_an_unknown_setting_is_refused(capsys):
 
 
 def test_bad_requests_are_one_line(tmp_path, capsys):
-  for argv, words in ((['--methods=udda'], "--methods: unknown 'udda'; use some of release, soft"),
-                      (['--rounds=0'], '--rounds=0: must be a whole number, 1 or more'),
-                      (['--image_size=big'], '--image_size=big: must be')):
+  for argv, words in (
+    (['--methods=udda'], "--methods: unknown 'udda'; use some of release, soft"),
+    (['--rounds=0'], '--rounds=0: must be a whole number, 1 or more'),
+    (['--image_size=big'], '--image_size=big: must be'),
+  ):
     with pytest.raises(SystemExit) as stop:
       step_cost.main(argv)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and words in error and error.count('\n') == 1
   with pytest.raises(SystemExit) as stop:
     study.main([f'--output={tmp_path}/out.jsonl', '--datasets=digitz', '--part=0', '--seeds=0-0'])
-  assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: unknown dataset")
+  assert stop.value.code == 2 and capsys.readouterr().err.startswith('error: unknown dataset')
 
 
 def test_the_summary_of_digits_by_hand():
-  tables = [{'MPL student': 90., 'UDA': 89.}, {'MPL student': 94., 'UDA': 89.}]
+  tables = [{'MPL student': 90.0, 'UDA': 89.0}, {'MPL student': 94.0, 'UDA': 89.0}]
   text = '\n'.join(digits.summary(tables))
   assert 'MPL student   92.00 +- 2.83' in text
   assert '+3.00 +- 2.00' in text  # 1 and 5: standard deviation 2.83, standard error 2.
 
 
 def test_step_costs_are_ratios_to_the_first(capsys, monkeypatch):
-  monkeypatch.setattr(step_cost, 'SECONDS_A_TURN', 0.)
-  step_cost.main(['--methods=release,uda,uda+input', '--rounds=2', '--model_type=mlp-8x1',
-                  '--image_size=8', '--train_batch_size=2', '--uda_data=1'])
+  monkeypatch.setattr(step_cost, 'SECONDS_A_TURN', 0.0)
+  step_cost.main(
+    [
+      '--methods=release,uda,uda+input',
+      '--rounds=2',
+      '--model_type=mlp-8x1',
+      '--image_size=8',
+      '--train_batch_size=2',
+      '--uda_data=1',
+    ]
+  )
   lines = capsys.readouterr().out.splitlines()
   assert lines[1].split() == 'release 1.000 of release (1.000 to 1.000)'.split()
   assert lines[2].startswith('uda') and 0 < float(lines[2].split()[1])
@@ -123,8 +148,9 @@ def test_step_costs_are_ratios_to_the_first(capsys, monkeypatch):
 
 
 def test_predict_is_a_ratio_to_the_bare_network(capsys):
-  predict_benchmark.main(['--images=30', '--rounds=1', '--model_type=mlp-8x1', '--image_size=8',
-                          '--eval_batch_size=8'])
+  predict_benchmark.main(
+    ['--images=30', '--rounds=1', '--model_type=mlp-8x1', '--image_size=8', '--eval_batch_size=8']
+  )
   lines = capsys.readouterr().out.splitlines()
   assert lines[1].startswith('predict makes ') and 0 < float(lines[1].split()[2])
   for argv, words in ((['--images=0'], '--images=0: must be'), (['--model_type=x'], '--model_type=x')):
@@ -169,13 +195,13 @@ SMALL = ['--model_type=wrn-10-1', '--image_size=8', '--uda_data=1']
 
 
 def test_a_step_s_share_of_the_peak(monkeypatch):
-  monkeypatch.setattr(step, 'SECONDS', 0.)
+  monkeypatch.setattr(step, 'SECONDS', 0.0)
   monkeypatch.setattr(step, 'PEAK_SIZES', (8, 16))
   found = step.measure('uda', 3, False, [*SMALL, '--train_batch_size=2'])
   assert len(found['seconds']) == len(found['peaks']) == 3 and found['first'] > 0
   assert 0 < found['before'] <= found['most'] < 100
   # 12.5, 50 and 25 % of the peaks of their rounds; 25 % is the middle.
-  text = step.line(dict(found, operations=1e9, seconds=[4., 1., 2.], peaks=[2e9, 2e9, 2e9]))
+  text = step.line(dict(found, operations=1e9, seconds=[4.0, 1.0, 2.0], peaks=[2e9, 2e9, 2e9]))
   assert '2.000 s for 1 GFLOP: 25 % of 2 GFLOP/s (12 to 50)' in text
 
 
@@ -192,16 +218,26 @@ def test_where_a_step_s_time_goes():
   found = op_times.by_kind(lambda: float(work()), calls=2)
   assert 0 < sum(found.values()) <= (time.perf_counter() - began) / 2
   assert min(found['convolutions'], found['batch norm']) > 0 and set(found) == {
-      'convolutions', 'batch norm', op_times.REST}
+    'convolutions',
+    'batch norm',
+    op_times.REST,
+  }
 
 
 def test_the_profile_in_words():
-  text = step.profile_line({'kinds': {'convolutions': .5, 'products': .25, 'the rest': 2.},
-                            'operations': 1.5e9, 'peaks': [4e9]})
-  assert text == ('convolutions 0.500 s, products 0.250 s, the rest 2.000 s; convolutions and products '
-                  'alone: 50 % of the peak')
+  text = step.profile_line(
+    {
+      'kinds': {'convolutions': 0.5, 'products': 0.25, 'the rest': 2.0},
+      'operations': 1.5e9,
+      'peaks': [4e9],
+    }
+  )
+  assert text == (
+    'convolutions 0.500 s, products 0.250 s, the rest 2.000 s; convolutions and products '
+    'alone: 50 % of the peak'
+  )
 
 
 def test_scaling_measures_replicas(monkeypatch):
-  monkeypatch.setattr(scaling, 'SECONDS', 0.)
+  monkeypatch.setattr(scaling, 'SECONDS', 0.0)
   assert scaling.measure('uda', 4, [*SMALL, '--train_batch_size=4']) > 0

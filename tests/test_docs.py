@@ -4,6 +4,7 @@ Every fenced block says its language: `sh` for commands, `python`, or `text` for
 `<!-- needs: REASON -->` before a block says that no test can run it. Every other command is in
 COMMANDS, with what is put behind it to make it small, and is run as it stands, in the document's order.
 """
+
 import csv
 import os
 import pathlib
@@ -18,41 +19,51 @@ import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCUMENTS = ('README.md', 'CONTRIBUTING.md', 'SECURITY.md',
-             *(f'docs/{path.name}' for path in sorted((ROOT / 'docs').glob('*.md'))))
-BLOCK = re.compile(r'(?:^<!-- needs: (?P<needs>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$',
-                   re.DOTALL | re.MULTILINE)
+DOCUMENTS = (
+  'README.md',
+  'CONTRIBUTING.md',
+  'SECURITY.md',
+  *(f'docs/{path.name}' for path in sorted((ROOT / 'docs').glob('*.md'))),
+)
+BLOCK = re.compile(
+  r'(?:^<!-- needs: (?P<needs>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$',
+  re.DOTALL | re.MULTILINE,
+)
 FOLDER = '--data_dir=images --output_dir=runs/mine'
 SMALL_STEPS = '--num_train_steps=2 --save_every=2'
-SMALL_FOLDER = ('--image_size=16 --model_type=wrn-10-1 --train_batch_size=4 --uda_data=1 '
-                '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8 '
-                '--mpl_feedback=release')
+SMALL_FOLDER = (
+  '--image_size=16 --model_type=wrn-10-1 --train_batch_size=4 --uda_data=1 '
+  '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8 '
+  '--mpl_feedback=release'
+)
 COMMANDS = {
-    'README.md': {
-        './run_gpu.sh': (f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --baselines= '
-                          '--mpl_feedback=release'),
-        './tests/run.sh': 'tests/test_losses.py -q',
-        './run_gpu.sh flags/two_moons_mpl.flags': f'{SMALL_STEPS} --num_seeds=1 --baselines=supervised',
-        f'./run_gpu.sh flags/folder_mpl.flags {FOLDER}': SMALL_FOLDER,
-        f'./run_gpu.sh flags/folder_mpl.flags {FOLDER} --task_mode=predict --input=photos': SMALL_FOLDER,
-    },
-    'CONTRIBUTING.md': {
-        './tests/run.sh tests/test_losses.py -q': '--collect-only',
-        'ruff check': '--no-cache',
-        'python tools/parity.py tests/golden/case6.npz': '',
-        'python benchmarks/study.py --recipe=flags/study_digits.flags --output=study.jsonl': (
-            '--datasets=digits_20 --seeds=0 --settings=supervised --num_train_steps=2'),
-        'python benchmarks/study.py --output=study.jsonl --table': '',
-    },
-    'docs/serving.md': {  # Of the run that the README's commands made.
-        'python -m meta_pseudo_labels.main --task_mode=predict --output_dir=runs/mine --input=photos': '',
-        'python -m meta_pseudo_labels.main --task_mode=export --output_dir=runs/mine': '',
-        'saved_model_cli show --dir runs/mine/saved_model --tag_set serve': '',
-        'saved_model_cli show --dir runs/mine/saved_model --tag_set serve --signature_def images': '',
-        'python -c \'import numpy as np; np.save("black.npy", np.zeros([1, 32, 32, 3], np.uint8))\'': '',
-        'saved_model_cli run --dir runs/mine/saved_model --tag_set serve --signature_def images '
-        '--inputs images=black.npy': '',
-    },
+  'README.md': {
+    './run_gpu.sh': (
+      f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --baselines= --mpl_feedback=release'
+    ),
+    './tests/run.sh': 'tests/test_losses.py -q',
+    './run_gpu.sh flags/two_moons_mpl.flags': f'{SMALL_STEPS} --num_seeds=1 --baselines=supervised',
+    f'./run_gpu.sh flags/folder_mpl.flags {FOLDER}': SMALL_FOLDER,
+    f'./run_gpu.sh flags/folder_mpl.flags {FOLDER} --task_mode=predict --input=photos': SMALL_FOLDER,
+  },
+  'CONTRIBUTING.md': {
+    './tests/run.sh tests/test_losses.py -q': '--collect-only',
+    'ruff check': '--no-cache',
+    'python tools/parity.py tests/golden/case6.npz': '',
+    'python benchmarks/study.py --recipe=flags/study_digits.flags --output=study.jsonl': (
+      '--datasets=digits_20 --seeds=0 --settings=supervised --num_train_steps=2'
+    ),
+    'python benchmarks/study.py --output=study.jsonl --table': '',
+  },
+  'docs/serving.md': {  # Of the run that the README's commands made.
+    'python -m meta_pseudo_labels.main --task_mode=predict --output_dir=runs/mine --input=photos': '',
+    'python -m meta_pseudo_labels.main --task_mode=export --output_dir=runs/mine': '',
+    'saved_model_cli show --dir runs/mine/saved_model --tag_set serve': '',
+    'saved_model_cli show --dir runs/mine/saved_model --tag_set serve --signature_def images': '',
+    'python -c \'import numpy as np; np.save("black.npy", np.zeros([1, 32, 32, 3], np.uint8))\'': '',
+    'saved_model_cli run --dir runs/mine/saved_model --tag_set serve --signature_def images '
+    '--inputs images=black.npy': '',
+  },
 }
 PYTHON = ('README.md', 'docs/python.md', 'docs/serving.md')  # Their Python is run by tests below.
 
@@ -83,8 +94,9 @@ def untested(text, commands, python=False):
     elif block['needs']:
       continue
     elif block['language'] == 'sh':
-      found += [f'{line!r}: neither run nor marked' for line in commands_in(block['text'])
-                if line not in commands]
+      found += [
+        f'{line!r}: neither run nor marked' for line in commands_in(block['text']) if line not in commands
+      ]
     elif block['language'] == 'python' and not python:
       found.append(f'Python {first!r}: neither run nor marked')
   return found
@@ -95,8 +107,12 @@ def test_every_block_is_run_or_says_why_not(name):
   text, commands = read(name), COMMANDS.get(name, {})
   assert len(re.findall('^```', text, re.MULTILINE)) == 2 * len(BLOCK.findall(text))
   assert untested(text, commands, name in PYTHON) == []
-  there = [line for block in BLOCK.finditer(text) if block['language'] == 'sh' and not block['needs']
-           for line in commands_in(block['text'])]
+  there = [
+    line
+    for block in BLOCK.finditer(text)
+    if block['language'] == 'sh' and not block['needs']
+    for line in commands_in(block['text'])
+  ]
   assert there == list(commands)  # In the document's order, too.
 
 
@@ -105,15 +121,18 @@ def test_files_that_are_named_exist(name):
   """Marked commands, and those within sentences, name recipes, programs and documents."""
   text = read(name)
   named = set(re.findall(r'\b((?:flags|benchmarks|tests|docs)/[\w./]+\.(?:flags|py|sh|md|png))\b', text))
-  named |= {str(pathlib.PurePosixPath(name).parent / link)
-            for link in re.findall(r'\]\(([\w./]+)(?:#[\w-]+)?\)', text)}
+  named |= {
+    str(pathlib.PurePosixPath(name).parent / link)
+    for link in re.findall(r'\]\(([\w./]+)(?:#[\w-]+)?\)', text)
+  }
   assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
 def test_what_is_neither_run_nor_marked_is_seen():
   assert untested('```sh\nls  # all\nrm \\\n  x\n```\n', {'ls'}) == ["'rm    x': neither run nor marked"]
   assert untested('<!-- needs: a TPU -->\n```sh\nls\n```\n\n```sh\nls\n```\n', {}) == [
-      "'ls': neither run nor marked"]
+    "'ls': neither run nor marked"
+  ]
   assert untested('```\nls\n```\n', {'ls'}) == ["``` before 'ls': write ```sh, ```python or ```text"]
   assert untested('```python\nx\n```\n```text\nx\n```\n', {}) == ["Python 'x': neither run nor marked"]
   assert untested('```python\nx\n```\n', {}, python=True) == []
@@ -121,8 +140,11 @@ def test_what_is_neither_run_nor_marked_is_seen():
 
 def blocks(name, language):
   """The unmarked blocks of a language in a file."""
-  return [block['text'] for block in BLOCK.finditer(read(name))
-          if block['language'] == language and not block['needs']]
+  return [
+    block['text']
+    for block in BLOCK.finditer(read(name))
+    if block['language'] == language and not block['needs']
+  ]
 
 
 @pytest.mark.parametrize('name, count', [('README.md', 1), ('docs/python.md', 6)])
@@ -131,8 +153,14 @@ def test_the_python_blocks_run(tmp_path, name, count):
   assert len(found) == count
   (tmp_path / 'example.py').write_text('\n'.join(found))
   result = subprocess.run(
-      [sys.executable, 'example.py'], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-      env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=False)
+    [sys.executable, 'example.py'],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    check=False,
+  )
   assert result.returncode == 0, result.stderr[-3000:]
   if name == 'docs/python.md':
     assert (tmp_path / 'student.weights.h5').exists() and "'mpl/dot_product'" in result.stdout
@@ -141,13 +169,18 @@ def test_the_python_blocks_run(tmp_path, name, count):
 def make_images(root):
   """The README's folder of images, without test images, and `photos` to be classified."""
   random = np.random.RandomState(0)
-  for place, count in (('images/labeled/cat', 10), ('images/labeled/a dog', 10),
-                       ('images/unlabeled/more', 20), ('photos', 5)):
+  for place, count in (
+    ('images/labeled/cat', 10),
+    ('images/labeled/a dog', 10),
+    ('images/unlabeled/more', 20),
+    ('photos', 5),
+  ):
     (root / place).mkdir(parents=True)
     for number in range(count):
       size = *random.randint(20, 60, 2), 3
       Image.fromarray(random.randint(0, 256, size).astype(np.uint8)).save(
-          root / place / f'{number}.{"jpg" if number % 2 else "png"}')
+        root / place / f'{number}.{"jpg" if number % 2 else "png"}'
+      )
   shutil.copy(root / 'photos/1.jpg', root / 'photo.jpg')
 
 
@@ -156,8 +189,15 @@ def make_checkout(root):
   root.mkdir()
   (root / 'tests').mkdir()
   requirements = ('requirements.txt', 'requirements-test.txt')
-  for name in ('environment.sh', 'run_gpu.sh', 'pyproject.toml', 'flags', 'benchmarks',
-               'meta_pseudo_labels', *requirements):
+  for name in (
+    'environment.sh',
+    'run_gpu.sh',
+    'pyproject.toml',
+    'flags',
+    'benchmarks',
+    'meta_pseudo_labels',
+    *requirements,
+  ):
     (root / name).symlink_to(ROOT / name)
   for path in (ROOT / 'tests').iterdir():  # A folder of its own: run.sh looks for the checkout above it.
     (root / 'tests' / path.name).symlink_to(path)
@@ -166,23 +206,32 @@ def make_checkout(root):
   python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
   python.chmod(0o755)
   (root / '.venv' / '.requirements').write_text(
-      '# Python %d.%d\n' % sys.version_info[:2]
-      + ''.join((ROOT / name).read_text() for name in requirements))
+    '# Python %d.%d\n' % sys.version_info[:2] + ''.join((ROOT / name).read_text() for name in requirements)
+  )
 
 
 def run_commands(name, checkout):
   """Runs a document's commands in a checkout; returns {command: what it printed}."""
-  environment = {name: value for name, value in os.environ.items()
-                 if name not in ('VENV', 'PYTHON', 'PYTHONPATH')}
+  environment = {
+    name: value for name, value in os.environ.items() if name not in ('VENV', 'PYTHON', 'PYTHONPATH')
+  }
   environment['PATH'] = os.pathsep.join(
-      [str(checkout / '.venv/bin'), os.path.dirname(sys.executable), environment['PATH']])
+    [str(checkout / '.venv/bin'), os.path.dirname(sys.executable), environment['PATH']]
+  )
   printed = {}
   for command, more in COMMANDS[name].items():
     if command.startswith('ruff') and not shutil.which('ruff', path=environment['PATH']):
       continue
     result = subprocess.run(
-        f'{command} {more}', shell=True, cwd=checkout, capture_output=True, text=True, timeout=300,
-        env={**environment, 'PIP_NO_INDEX': '1'}, check=False)
+      f'{command} {more}',
+      shell=True,
+      cwd=checkout,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      env={**environment, 'PIP_NO_INDEX': '1'},
+      check=False,
+    )
     assert result.returncode == 0, f'{command}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}'
     printed[command] = result.stdout
   return printed
@@ -213,8 +262,9 @@ def test_the_readmes_commands_lead_from_images_to_predictions(checkout, readme):
   assert '5 images in' in predicted and 'runs/mine/predictions.csv' in predicted
   with open(checkout / 'runs' / 'mine' / 'predictions.csv', encoding='utf-8') as file:
     rows = list(csv.DictReader(file))
-  assert [row['path'] for row in rows] == [f'photos/{number}' for number in (
-      '0.png', '1.jpg', '2.png', '3.jpg', '4.png')]
+  assert [row['path'] for row in rows] == [
+    f'photos/{number}' for number in ('0.png', '1.jpg', '2.png', '3.jpg', '4.png')
+  ]
   assert {row['class'] for row in rows} <= {'cat', 'a dog'}
   assert 'MPL student' in readme['./run_gpu.sh'] and ' passed' in readme['./tests/run.sh']
   assert (checkout / 'runs/two_moons_mpl/decision_regions.png').exists()
@@ -223,13 +273,15 @@ def test_the_readmes_commands_lead_from_images_to_predictions(checkout, readme):
 @pytest.mark.usefixtures('readme')
 def test_servings_commands_and_python(checkout):
   printed = run_commands('docs/serving.md', checkout)
-  shown, signature, classified = [text for command, text in printed.items()
-                                  if command.startswith('saved_model_cli')]
+  shown, signature, classified = [
+    text for command, text in printed.items() if command.startswith('saved_model_cli')
+  ]
   assert all(name in shown for name in ('"serving_default"', '"images"', '"logits"'))
   assert 'top_5_probabilities' in signature and 'Result for output key probabilities' in classified
-  code, = blocks('docs/serving.md', 'python')
-  result = subprocess.run([sys.executable, '-c', code], cwd=checkout, capture_output=True, text=True,
-                          timeout=300, check=False)
+  (code,) = blocks('docs/serving.md', 'python')
+  result = subprocess.run(
+    [sys.executable, '-c', code], cwd=checkout, capture_output=True, text=True, timeout=300, check=False
+  )
   assert result.returncode == 0, result.stderr[-3000:]
   assert result.stdout.startswith(('cat [', 'a dog ['))
 

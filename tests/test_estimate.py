@@ -1,45 +1,48 @@
 """benchmarks/estimate.py: its counts against published ones, against every product in a traced step's
 graph, and by hand."""
+
 import dataclasses
 import math
 import pathlib
 
-from meta_pseudo_labels import methods
+from meta_pseudo_labels import build, methods
+from meta_pseudo_labels.config import Config
 
+import estimate  # noqa: E402 pylint: disable=wrong-import-position
 import pytest
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-from meta_pseudo_labels import build
-from meta_pseudo_labels.config import Config
 
-import estimate  # noqa: E402 pylint: disable=wrong-import-position
-
-
-@pytest.mark.parametrize('name, size, classes, parameters, multiply_adds', [
+@pytest.mark.parametrize(
+  'name, size, classes, parameters, multiply_adds',
+  [
     ('wrn-28-2', 32, 10, 1.47e6, None),
     ('resnet-50', 224, 1000, 25.6e6, 4.1e9),  # He et al. 2016; torchvision's table: 4.09e9.
-    ('efficientnet-b0', 224, 1000, 5.3e6, .39e9),  # Tan and Le 2019; b1 too.
-    ('efficientnet-b1', 240, 1000, 7.8e6, .70e9)])
+    ('efficientnet-b0', 224, 1000, 5.3e6, 0.39e9),  # Tan and Le 2019; b1 too.
+    ('efficientnet-b1', 240, 1000, 7.8e6, 0.70e9),
+  ],
+)
 def test_networks_are_of_the_published_sizes(name, size, classes, parameters, multiply_adds):
   found = estimate.network(name, (size, size, 3), classes)
-  assert found.parameters == pytest.approx(parameters, rel=.01)
+  assert found.parameters == pytest.approx(parameters, rel=0.01)
   if multiply_adds:
-    assert found.flops / 2 == pytest.approx(multiply_adds, rel=.03)
+    assert found.flops / 2 == pytest.approx(multiply_adds, rel=0.03)
 
 
 def test_a_step_of_wrn_28_2_is_490_gflop():
   """Issue 6's number, for batch 16, U 7 and the release's feedback."""
   config = estimate.read(ROOT / 'flags/cifar10_4000_mpl.flags', ['--train_batch_size=16'])
-  assert estimate.estimate(config).step_flops == pytest.approx(490e9, rel=.01)
+  assert estimate.estimate(config).step_flops == pytest.approx(490e9, rel=0.01)
 
 
 def test_a_small_network_by_hand():
   """Two dense layers: 4 x 4 pixels to 8, 8 to 10."""
   found = estimate.network('mlp-8x1', (4, 4, 1), 10)
   assert found == estimate.Network(
-      16 * 8 + 8 + 8 * 10 + 10, 16 * 8 + 8 + 8 * 10 + 10, 2 * (16 * 8 + 8 * 10), 8 + 8 + 10)
+    16 * 8 + 8 + 8 * 10 + 10, 16 * 8 + 8 + 8 * 10 + 10, 2 * (16 * 8 + 8 * 10), 8 + 8 + 10
+  )
 
 
 def products(function):
@@ -68,33 +71,42 @@ def products(function):
   return total
 
 
-@pytest.mark.parametrize('name', [
-    'supervised', 'uda', 'pseudo_labels', 'release', 'sampled', 'argmax', 'soft', 'sampled_dot'])
+@pytest.mark.parametrize(
+  'name', ['supervised', 'uda', 'pseudo_labels', 'release', 'sampled', 'argmax', 'soft', 'sampled_dot']
+)
 def test_a_steps_count_is_that_of_its_graph(name):
   config = Config(
-      dataset_name='cifar10', model_type='wrn-10-1', image_size=8, train_batch_size=6, uda_data=1,
-      method=name if name in ('supervised', 'uda', 'pseudo_labels') else 'mpl')
+    dataset_name='cifar10',
+    model_type='wrn-10-1',
+    image_size=8,
+    train_batch_size=6,
+    uda_data=1,
+    method=name if name in ('supervised', 'uda', 'pseudo_labels') else 'mpl',
+  )
   if config.method == 'mpl':
     config = config.replace(mpl_feedback=name)
   shape = (8, 8, 3)
-  method = build.method(config, student=build.model(config, 1, shape, 10),
-                               teacher=build.model(config, 0, shape, 10))
+  method = build.method(
+    config, student=build.model(config, 1, shape, 10), teacher=build.model(config, 0, shape, 10)
+  )
   views = tf.zeros([6, *shape])
   step = tf.function(method.train_step, autograph=False).get_concrete_function(
-      (views, tf.range(6), views, views))
+    (views, tf.range(6), views, views)
+  )
   expected = estimate.estimate(config).step_flops
   # The first layer's gradient by the images is not taken: here about a hundredth of all.
-  assert .98 * expected < products(step) <= expected
+  assert 0.98 * expected < products(step) <= expected
 
 
 @pytest.mark.parametrize('method', ['supervised', 'uda', 'pseudo_labels', 'mpl'])
-@pytest.mark.parametrize('changes', [dict(), dict(optim_type='rmsprop', finetune_steps=1),
-                                     dict(optim_type='sgd')])
+@pytest.mark.parametrize(
+  'changes', [dict(), dict(optim_type='rmsprop', finetune_steps=1), dict(optim_type='sgd')]
+)
 def test_fixed_memory_is_that_of_a_runs_variables(method, changes):
   """Gradients apart, which are no variables: one set a method, two in MPL."""
   from meta_pseudo_labels import build
-  config = Config(dataset_name='digits', method=method, model_type='mlp-8x1', image_size=4,
-                             **changes)
+
+  config = Config(dataset_name='digits', method=method, model_type='mlp-8x1', image_size=4, **changes)
   phases = build.phases(config, (4, 4, 1), 10)
   held = {}
   for phase in phases:
@@ -103,50 +115,60 @@ def test_fixed_memory_is_that_of_a_runs_variables(method, changes):
       held.update({id(v): v for v in tf.Module.variables.fget(owner) if v.shape.rank})
   found = estimate.estimate(config)
   gradients = (2 if method == 'mpl' else 1) * found.network.parameters
-  assert found.fixed_bytes == 4 * (
-      sum(v.shape.num_elements() for v in held.values()) + gradients)
+  assert found.fixed_bytes == 4 * (sum(v.shape.num_elements() for v in held.values()) + gradients)
 
 
 def test_hours_and_devices_by_hand():
   net = estimate.Network(0, 0, 0, 0)
-  found = estimate.Estimate(net, 0., 3.6e18, 4e9, 50e9, 12, True)
-  device = estimate.Device('', 1, 20., 100., 50.)
-  assert estimate.hours(found, device, .5, 4) == 5  # 1e15 FLOP/s peak/10 * .5 * 4 = 2e14; 18,000 s.
+  found = estimate.Estimate(net, 0.0, 3.6e18, 4e9, 50e9, 12, True)
+  device = estimate.Device('', 1, 20.0, 100.0, 50.0)
+  assert estimate.hours(found, device, 0.5, 4) == 5  # 1e15 FLOP/s peak/10 * .5 * 4 = 2e14; 18,000 s.
   # 18 GB usable, 14 free: 50 GB take four of them, and four divide a batch of 12.
   assert estimate.devices_needed(found, device) == 4
-  assert estimate.cell(found, device, .5) == '5.00 on 4'
+  assert estimate.cell(found, device, 0.5) == '5.00 on 4'
   # In float32 they are 100 GB: eight, and the next divisor of 12.
   assert estimate.devices_needed(found, dataclasses.replace(device, has_bfloat16=False)) == 12
-  several = estimate.Device('', 2, 20., 100., 50.)
-  assert estimate.cell(found, several, .5) == 'needs 4 (10.0)'
-  small = estimate.Device('', 1, 4., 100., 50.)
-  assert estimate.cell(found, small, .5) == 'too large (20.0)'
+  several = estimate.Device('', 2, 20.0, 100.0, 50.0)
+  assert estimate.cell(found, several, 0.5) == 'needs 4 (10.0)'
+  small = estimate.Device('', 1, 4.0, 100.0, 50.0)
+  assert estimate.cell(found, small, 0.5) == 'too large (20.0)'
   # 4.4 GB usable, .4 free: 125 devices and more, of which 12 images occupy 192 in 16 parts each.
   shared = dataclasses.replace(found, cores_per_replica=16)
-  near = estimate.Device('', 1, 4.4 / .9, 100., 50.)
+  near = estimate.Device('', 1, 4.4 / 0.9, 100.0, 50.0)
   assert estimate.devices_needed(shared, near) is None
   assert estimate.devices_needed(shared, dataclasses.replace(near, splits_images=True)) == 192
-  assert estimate.cell(found, estimate.Device('', 16, 20., 100., 50.), .5) == '-'
-  assert [estimate.number(value) for value in (0, .01234, 1.234, 123.4, 12345.)] == [
-      '<0.001', '0.0123', '1.23', '123', '12,300']
+  assert estimate.cell(found, estimate.Device('', 16, 20.0, 100.0, 50.0), 0.5) == '-'
+  assert [estimate.number(value) for value in (0, 0.01234, 1.234, 123.4, 12345.0)] == [
+    '<0.001',
+    '0.0123',
+    '1.23',
+    '123',
+    '12,300',
+  ]
 
 
 def test_the_table_of_two_recipes(capsys):
-  estimate.main([f'{ROOT}/flags/{name}.flags' for name in ('two_moons_uda', 'digits_supervised')] + [
-      '--device=a100,cpu', '--num_train_steps=10'])
+  estimate.main(
+    [f'{ROOT}/flags/{name}.flags' for name in ('two_moons_uda', 'digits_supervised')]
+    + ['--device=a100,cpu', '--num_train_steps=10']
+  )
   lines = capsys.readouterr().out.splitlines()
   assert lines[0].endswith('| h a100 | h cpu |') and lines[2].startswith('| two_moons_uda | <0.001')
   assert lines[3].startswith('| digits_supervised | 0.0776 |')
   assert 'Computed, not measured' in '\n'.join(lines)
 
 
-@pytest.mark.parametrize('argv, words', [
+@pytest.mark.parametrize(
+  'argv, words',
+  [
     ([], 'no recipe: name one or more'),
     (['flags/none.flags'], '--flagfile=flags/none.flags: No such file'),
     (['x', '--device=a10'], "--device: unknown 'a10'; use some of cpu, t4, a100"),
     (['x', '--utilization=35'], '--utilization=35: must be above 0 and at most 1'),
     (['x', '--utilization=x'], '--utilization=x: must be above 0'),
-    ([f'{ROOT}/flags/digits_uda.flags', '--uda_dat=3'], "did you mean '--uda_data'?")])
+    ([f'{ROOT}/flags/digits_uda.flags', '--uda_dat=3'], "did you mean '--uda_data'?"),
+  ],
+)
 def test_bad_requests_are_one_line(argv, words, capsys):
   with pytest.raises(SystemExit) as stop:
     estimate.main(argv)
@@ -160,8 +182,8 @@ def test_the_tables_of_the_docs_are_what_is_computed():
   assert len(starts) == 2
   for start in starts:
     length = next(i for i, line in enumerate(lines[start:]) if not line.startswith('|'))
-    shown = lines[start:start + length]
+    shown = lines[start : start + length]
     names = [line.split(' | ')[0].lstrip('| ') for line in shown[2:]]
     devices = [cell[2:] for cell in shown[0].strip('| ').split(' | ') if cell.startswith('h ')]
     found = {name: estimate.estimate(estimate.read(ROOT / f'flags/{name}.flags')) for name in names}
-    assert estimate.table(found, devices, .35) == shown
+    assert estimate.table(found, devices, 0.35) == shown

@@ -1,4 +1,5 @@
 """The project as pip installs it, far from the checkout: a wheel, its command, its version; and ruff."""
+
 import inspect
 import os
 import pathlib
@@ -14,23 +15,39 @@ import meta_pseudo_labels
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SOURCES = ('pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'requirements.txt',
-           'requirements-test.txt')
+SOURCES = (
+  'pyproject.toml',
+  'MANIFEST.in',
+  'README.md',
+  'LICENSE',
+  'requirements.txt',
+  'requirements-test.txt',
+)
 
 
 def run(*command, cwd, **changes):
   """Runs a command without this checkout's PYTHONPATH; the result has returncode, stdout, stderr."""
   environment = {**os.environ, 'PIP_NO_INDEX': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1', **changes}
   environment.pop('PYTHONPATH', None)
-  return subprocess.run([str(word) for word in command], cwd=cwd, env=environment, text=True,
-                        capture_output=True, timeout=300, check=False)
+  return subprocess.run(
+    [str(word) for word in command],
+    cwd=cwd,
+    env=environment,
+    text=True,
+    capture_output=True,
+    timeout=300,
+    check=False,
+  )
 
 
 def requirements(name):
   """Names (lower case, with dashes) of the packages in a file of requirements."""
   lines = (ROOT / name).read_text(encoding='utf-8').splitlines()
-  return {re.match(r'[\w-]+', line).group().lower().replace('_', '-')
-          for line in lines if line and not line.startswith('#')}
+  return {
+    re.match(r'[\w-]+', line).group().lower().replace('_', '-')
+    for line in lines
+    if line and not line.startswith('#')
+  }
 
 
 @pytest.fixture(name='wheel', scope='module')
@@ -41,12 +58,23 @@ def fixture_wheel(tmp_path_factory):
   copy.mkdir()
   for name in SOURCES:
     shutil.copy(ROOT / name, copy / name)
-  shutil.copytree(ROOT / 'meta_pseudo_labels', copy / 'meta_pseudo_labels',
-                  ignore=shutil.ignore_patterns('__pycache__'))
-  result = run(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-w', folder,
-               copy, cwd=folder)
+  shutil.copytree(
+    ROOT / 'meta_pseudo_labels', copy / 'meta_pseudo_labels', ignore=shutil.ignore_patterns('__pycache__')
+  )
+  result = run(
+    sys.executable,
+    '-m',
+    'pip',
+    'wheel',
+    '--no-deps',
+    '--no-build-isolation',
+    '-w',
+    folder,
+    copy,
+    cwd=folder,
+  )
   assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-  found, = folder.glob('*.whl')
+  (found,) = folder.glob('*.whl')
   return found
 
 
@@ -57,8 +85,9 @@ def fixture_venv(tmp_path_factory, wheel):
   assert run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd='/').returncode == 0
   site = next(folder.glob('lib/python*/site-packages'))
   # After the venv's own packages, which therefore win.
-  (site / 'seen.pth').write_text(''.join(
-      f'{sysconfig.get_path(kind)}\n' for kind in ('purelib', 'platlib')))
+  (site / 'seen.pth').write_text(
+    ''.join(f'{sysconfig.get_path(kind)}\n' for kind in ('purelib', 'platlib'))
+  )
   result = run(folder / 'bin/python', '-m', 'pip', 'install', '--no-deps', wheel, cwd='/')
   assert result.returncode == 0, result.stderr
   return folder / 'bin'
@@ -67,17 +96,24 @@ def fixture_venv(tmp_path_factory, wheel):
 def test_the_command_trains_far_from_the_checkout(venv, tmp_path):
   (tmp_path / 'meta_pseudo_labels').mkdir()  # Not to be taken for the package.
   (tmp_path / 'meta_pseudo_labels/__init__.py').write_text('raise ImportError("not this one")')
-  result = run(venv / 'meta-pseudo-labels', f'--flagfile={ROOT}/flags/two_moons_supervised.flags',
-               '--num_train_steps=20', '--output_dir=out', cwd=tmp_path)
+  result = run(
+    venv / 'meta-pseudo-labels',
+    f'--flagfile={ROOT}/flags/two_moons_supervised.flags',
+    '--num_train_steps=20',
+    '--output_dir=out',
+    cwd=tmp_path,
+  )
   assert result.returncode == 0, result.stderr[-3000:]
   assert re.search(r'^supervised +20 +\d+ +\d+\.\d\d%$', result.stdout, re.MULTILINE), result.stdout
   assert (tmp_path / 'out/results.json').exists()
 
 
 def test_what_is_imported_is_what_was_installed(venv, tmp_path):
-  script = ('import os, importlib.metadata as m, meta_pseudo_labels as p\n'
-            'print(p.__file__, p.__version__, m.version("meta-pseudo-labels"))\n'
-            'print(os.path.exists(os.path.join(os.path.dirname(p.__file__), "py.typed")))')
+  script = (
+    'import os, importlib.metadata as m, meta_pseudo_labels as p\n'
+    'print(p.__file__, p.__version__, m.version("meta-pseudo-labels"))\n'
+    'print(os.path.exists(os.path.join(os.path.dirname(p.__file__), "py.typed")))'
+  )
   result = run(venv / 'python', '-c', script, cwd=tmp_path)
   version = meta_pseudo_labels.__version__
   place = next(venv.parent.glob('lib/python*/site-packages')) / 'meta_pseudo_labels/__init__.py'
@@ -86,8 +122,9 @@ def test_what_is_imported_is_what_was_installed(venv, tmp_path):
 
 @pytest.mark.parametrize('flag, word', [('--uda_dat=7', 'uda_data'), ('--lr=-1', 'must be 0 or more')])
 def test_the_commands_status_is_mains(venv, tmp_path, flag, word):
-  result = run(venv / 'meta-pseudo-labels', '--dataset_name=digits_40_mpl', '--output_dir=out', flag,
-               cwd=tmp_path)
+  result = run(
+    venv / 'meta-pseudo-labels', '--dataset_name=digits_40_mpl', '--output_dir=out', flag, cwd=tmp_path
+  )
   assert result.returncode == 2
   error = result.stderr.splitlines()[-1]  # Before it TensorFlow may tell of the machine.
   assert result.stdout == '' and error.startswith('error: --') and word in error
@@ -99,15 +136,19 @@ def test_the_wheel_holds_the_package_and_its_dependencies_alone(wheel):
     names = set(file.namelist())
     metadata = next(name for name in names if name.endswith('.dist-info/METADATA'))
     lines = file.read(metadata).decode().splitlines()
-  package = {str(path.relative_to(ROOT)) for path in (ROOT / 'meta_pseudo_labels').rglob('*')
-             if path.is_file() and '__pycache__' not in path.parts}
+  package = {
+    str(path.relative_to(ROOT))
+    for path in (ROOT / 'meta_pseudo_labels').rglob('*')
+    if path.is_file() and '__pycache__' not in path.parts
+  }
   assert {name for name in names if '.dist-info/' not in name} == package
   assert any(name.endswith('/LICENSE') for name in names)
   needed = [line.split(':', 1)[1].strip() for line in lines if line.startswith('Requires-Dist:')]
   found = {'': set(), 'test': set()}
   for line in needed:
     found['test' if 'extra ==' in line else ''].add(
-        re.match(r'[\w-]+', line).group().lower().replace('_', '-'))
+      re.match(r'[\w-]+', line).group().lower().replace('_', '-')
+    )
   assert found == {'': requirements('requirements.txt'), 'test': requirements('requirements-test.txt')}
   assert 'Requires-Python: <3.14,>=3.9' in lines
   assert f'Version: {meta_pseudo_labels.__version__}' in lines
@@ -132,15 +173,28 @@ def test_what_the_package_exports_says_its_types():
   """py.typed promises them: of every argument, wherever among the parents a constructor stands."""
   optimizers = meta_pseudo_labels.optimizers
   functions = [optimizers.build, optimizers.get, optimizers.LearningRate.__call__]
-  for class_ in (meta_pseudo_labels.MetaPseudoLabels, meta_pseudo_labels.PseudoLabels,
-                 meta_pseudo_labels.UDA, meta_pseudo_labels.Supervised, optimizers.SGD,
-                 optimizers.Momentum, optimizers.RMSProp,
-                 optimizers.LARS, optimizers.Adam):
-    functions += [getattr(parent, name) for parent in class_.__mro__
-                  for name in ('__init__', 'compile', 'build', 'update') if name in vars(parent)
-                  and parent.__module__.startswith('meta_pseudo_labels')]
+  for class_ in (
+    meta_pseudo_labels.MetaPseudoLabels,
+    meta_pseudo_labels.PseudoLabels,
+    meta_pseudo_labels.UDA,
+    meta_pseudo_labels.Supervised,
+    optimizers.SGD,
+    optimizers.Momentum,
+    optimizers.RMSProp,
+    optimizers.LARS,
+    optimizers.Adam,
+  ):
+    functions += [
+      getattr(parent, name)
+      for parent in class_.__mro__
+      for name in ('__init__', 'compile', 'build', 'update')
+      if name in vars(parent) and parent.__module__.startswith('meta_pseudo_labels')
+    ]
   assert len(functions) > 15
-  untyped = {f'{function.__qualname__}: {name}' for function in functions
-             for name, argument in inspect.signature(function).parameters.items()
-             if name != 'self' and argument.annotation is argument.empty}
+  untyped = {
+    f'{function.__qualname__}: {name}'
+    for function in functions
+    for name, argument in inspect.signature(function).parameters.items()
+    if name != 'self' and argument.annotation is argument.empty
+  }
   assert not untyped

@@ -2,6 +2,7 @@
 
 The stub prints what it was given, so that these tests need no TensorFlow and no network.
 """
+
 import json
 import os
 import pathlib
@@ -70,8 +71,15 @@ def environment(**changes):
 def run(script, *arguments, cwd=None, **changes):
   """Runs a launcher to its end; the result has returncode, stdout and stderr (str)."""
   return subprocess.run(
-      [BASH, str(script), *arguments], cwd=cwd or script.parent, env=environment(**changes),
-      stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+    [BASH, str(script), *arguments],
+    cwd=cwd or script.parent,
+    env=environment(**changes),
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
 
 
 def refused(result, *words):
@@ -121,8 +129,7 @@ def test_the_default_run(ready):
   assert result.returncode == 0
   assert result.stderr == ''  # the environment is there: nothing is made or installed again
   seen = json.loads(result.stdout)
-  assert seen['argv'] == [
-      f'--flagfile={ready}/flags/digits_mpl.flags', '--output_dir=runs/digits_mpl']
+  assert seen['argv'] == [f'--flagfile={ready}/flags/digits_mpl.flags', '--output_dir=runs/digits_mpl']
   assert seen['prefix'] == str(ready / '.venv')
   assert seen['environ']['TF_CPP_MIN_LOG_LEVEL'] == '2'
 
@@ -130,8 +137,11 @@ def test_the_default_run(ready):
 def test_flags_alone_go_with_the_default_flagfile(ready):
   seen = json.loads(run(ready / 'run_gpu.sh', '--seed=4', '--name=a b').stdout)
   assert seen['argv'] == [
-      f'--flagfile={ready}/flags/digits_mpl.flags', '--output_dir=runs/digits_mpl', '--seed=4',
-      '--name=a b']
+    f'--flagfile={ready}/flags/digits_mpl.flags',
+    '--output_dir=runs/digits_mpl',
+    '--seed=4',
+    '--name=a b',
+  ]
 
 
 @pytest.mark.parametrize('first', ['my.flags', '--flagfile=my.flags'])
@@ -142,8 +152,14 @@ def test_paths_stay_relative_to_the_callers_folder(ready, tmp_path, first):
   if sys.version_info >= (3, 11):
     (tmp_path / 'meta_pseudo_labels').mkdir()
     (tmp_path / 'meta_pseudo_labels/__init__.py').write_text('raise ImportError("not this one")')
-  result = run(ready / 'run_gpu.sh', first, '--data_dir=data', cwd=tmp_path, PYTHONPATH='/other',
-               TF_CPP_MIN_LOG_LEVEL='0')
+  result = run(
+    ready / 'run_gpu.sh',
+    first,
+    '--data_dir=data',
+    cwd=tmp_path,
+    PYTHONPATH='/other',
+    TF_CPP_MIN_LOG_LEVEL='0',
+  )
   assert result.returncode == 0, result.stderr
   seen = json.loads(result.stdout)
   assert seen['cwd'] == str(tmp_path)
@@ -152,9 +168,15 @@ def test_paths_stay_relative_to_the_callers_folder(ready, tmp_path, first):
   assert seen['environ']['TF_CPP_MIN_LOG_LEVEL'] == '0'
 
 
-@pytest.mark.parametrize('arguments, text', [
-    (['my.flags', '--output_dir=x'], ''), (['my.flags', '--output_dir', 'x'], ''),
-    (['my.flags', '-output_dir=x'], ''), (['my.flags'], '--seed=1\n--output_dir=x\n')])
+@pytest.mark.parametrize(
+  'arguments, text',
+  [
+    (['my.flags', '--output_dir=x'], ''),
+    (['my.flags', '--output_dir', 'x'], ''),
+    (['my.flags', '-output_dir=x'], ''),
+    (['my.flags'], '--seed=1\n--output_dir=x\n'),
+  ],
+)
 def test_a_given_output_dir_is_kept(ready, tmp_path, arguments, text):
   (tmp_path / 'my.flags').write_text(text)
   seen = json.loads(run(ready / 'run_gpu.sh', *arguments, cwd=tmp_path).stdout)
@@ -169,8 +191,13 @@ def test_a_signal_reaches_python(ready):
   # A shell's background jobs ignore SIGINT, and so would a run of these tests in one.
   heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
   with subprocess.Popen(
-      [BASH, str(ready / 'run_gpu.sh'), '--wait'], env=environment(), text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed) as process:
+    [BASH, str(ready / 'run_gpu.sh'), '--wait'],
+    env=environment(),
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    preexec_fn=heed,
+  ) as process:
     assert json.loads(process.stdout.readline())['pid'] == process.pid  # bash has become python
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -217,11 +244,14 @@ def test_a_folder_that_is_no_environment_is_left_alone(bare, tmp_path):
   assert (tmp_path / 'mine/precious').read_text() == 'x'
 
 
-@pytest.mark.parametrize('there, expected', [
+@pytest.mark.parametrize(
+  'there, expected',
+  [
     (None, '.venv-tpu'),
     ('%d.%d' % sys.version_info[:2], '.venv-tpu'),
-    ('3.9' if sys.version_info[:2] != (3, 9) else '3.10',
-     '.venv-tpu-%d.%d' % sys.version_info[:2])])
+    ('3.9' if sys.version_info[:2] != (3, 9) else '3.10', '.venv-tpu-%d.%d' % sys.version_info[:2]),
+  ],
+)
 def test_another_minor_version_gets_its_own_environment(bare, there, expected):
   if there:  # all that is asked of an environment's python here is its version
     python = bare / '.venv-tpu/bin/python'
@@ -239,9 +269,10 @@ def test_tpu_dry_run_prints_the_command_and_makes_nothing(bare):
   assert f'{bare}/.venv-tpu' in environment_line and sys.executable in environment_line
   assert tensorflow_line.startswith('tensorflow:')
   assert command.split(None, 1)[1] == (
-      'python -m meta_pseudo_labels.main '
-      f'--flagfile={bare}/flags/digits_mpl.flags --output_dir=runs/digits_mpl --seed=4 '
-      '--name=a\\ b --use_tpu --strategy=tpu')
+    'python -m meta_pseudo_labels.main '
+    f'--flagfile={bare}/flags/digits_mpl.flags --output_dir=runs/digits_mpl --seed=4 '
+    '--name=a\\ b --use_tpu --strategy=tpu'
+  )
   assert not list(bare.glob('.venv*'))
 
 
@@ -251,13 +282,15 @@ def test_tpu_keeps_the_systems_tensorflow(bare):
   (bare / 'requirements.txt').write_text(lines)
   empty = bare.parent / 'empty'
   subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(empty)], check=True)
-  assert refused(run(bare / 'run_tpu.sh', PYTHON=str(empty / 'bin/python')), 'no TensorFlow',
-                 'tpu-vm-tf-2.15.1-pjrt')
+  assert refused(
+    run(bare / 'run_tpu.sh', PYTHON=str(empty / 'bin/python')), 'no TensorFlow', 'tpu-vm-tf-2.15.1-pjrt'
+  )
 
   site = bare.parent / 'site'
   (site / 'tensorflow-2.15.1.dist-info').mkdir(parents=True)
   (site / 'tensorflow-2.15.1.dist-info/METADATA').write_text(
-      'Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.15.1\n')
+    'Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.15.1\n'
+  )
   result = run(bare / 'run_tpu.sh', PYTHONPATH=str(site))
   assert result.returncode == 0, result.stderr  # pip has no index here: it asked for nothing more
   seen = json.loads(result.stdout)
@@ -268,9 +301,14 @@ def test_tpu_keeps_the_systems_tensorflow(bare):
   assert installed.endswith('\n# nothing for tests\n')
 
 
-@pytest.mark.parametrize('arguments, expected', [
-    ([], ['tests']), (['-q', '-k', 'loss'], ['tests', '-q', '-k', 'loss']),
-    (['-q', 'tests/run.sh::test_one'], ['-q', 'tests/run.sh::test_one'])])
+@pytest.mark.parametrize(
+  'arguments, expected',
+  [
+    ([], ['tests']),
+    (['-q', '-k', 'loss'], ['tests', '-q', '-k', 'loss']),
+    (['-q', 'tests/run.sh::test_one'], ['-q', 'tests/run.sh::test_one']),
+  ],
+)
 def test_tests_run_sh(ready, tmp_path, arguments, expected):
   result = run(ready / 'tests/run.sh', *arguments, cwd=tmp_path)
   assert result.returncode == 0, result.stderr

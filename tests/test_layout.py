@@ -2,6 +2,7 @@
 
 The imports are read with `ast`, wherever in a file they stand, so nothing has to be importable.
 """
+
 import ast
 import pathlib
 
@@ -13,22 +14,22 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Lowest first. A file imports from the packages and files on the lines below its own, and within its
 # own package. '' is the package itself, which hands out the public names.
 LAYERS = (
-    'errors rng losses',
-    'files',
-    'config',
-    'distribution',
-    'optim',
-    'models',
-    'data',
-    'methods',
-    'checkpoints',
-    'build',
-    'training',
-    'inference report',
-    'experiment',
-    'tasks',
-    'main',
-    '__main__',
+  'errors rng losses',
+  'files',
+  'config',
+  'distribution',
+  'optim',
+  'models',
+  'data',
+  'methods',
+  'checkpoints',
+  'build',
+  'training',
+  'inference report',
+  'experiment',
+  'tasks',
+  'main',
+  '__main__',
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line.split()}
 LEVEL[''] = LEVEL['methods']
@@ -74,7 +75,7 @@ def imported_names(name, tree, is_package):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      base = package[:len(package) - node.level + 1] if node.level else []
+      base = package[: len(package) - node.level + 1] if node.level else []
       base = '.'.join(base + ([node.module] if node.module else []))
       yield from (f'{base}.{alias.name}' for alias in node.names)
 
@@ -102,12 +103,21 @@ def room(name):
 
 def upward_imports(graph):
   """One line for each import that does not go to a lower layer."""
-  lines = [f'{name or PACKAGE}: no place in LAYERS of tests/test_layout.py; give it one'
-           for name in graph if room(name) not in LEVEL]
-  lines += [f'{name or PACKAGE} imports {target or PACKAGE}, which is not below it'
-            for name, targets in graph.items() for target in sorted(targets)
-            if room(name) in LEVEL and room(target) in LEVEL and room(name) != room(target)
-            and LEVEL[room(target)] >= LEVEL[room(name)] and name]
+  lines = [
+    f'{name or PACKAGE}: no place in LAYERS of tests/test_layout.py; give it one'
+    for name in graph
+    if room(name) not in LEVEL
+  ]
+  lines += [
+    f'{name or PACKAGE} imports {target or PACKAGE}, which is not below it'
+    for name, targets in graph.items()
+    for target in sorted(targets)
+    if room(name) in LEVEL
+    and room(target) in LEVEL
+    and room(name) != room(target)
+    and LEVEL[room(target)] >= LEVEL[room(name)]
+    and name
+  ]
   return lines
 
 
@@ -117,7 +127,7 @@ def find_cycle(graph):
 
   def visit(name, path):
     if name in path:
-      return path[path.index(name):] + [name]
+      return path[path.index(name) :] + [name]
     if name in done:
       return []
     for target in sorted(graph.get(name, ())):
@@ -160,16 +170,24 @@ def test_flags_stop_at_the_command_line(modules):
 
 def test_config_stays_at_the_top(modules):
   # RandAugment's names are facts that the flags share with the operations.
-  users = [name for name, targets in dependencies(modules).items()
-           if room(name) != 'config' and {'config', 'config.validation'} & targets]
+  users = [
+    name
+    for name, targets in dependencies(modules).items()
+    if room(name) != 'config' and {'config', 'config.validation'} & targets
+  ]
   assert [name for name in users if room(name) not in MAY_IMPORT_CONFIG] == []
 
 
 def test_files_and_functions_are_short():
-  paths = [path for folder in (PACKAGE, 'tests', 'tools', 'benchmarks') for path in (ROOT / folder).rglob('*.py')]
+  paths = [
+    path for folder in (PACKAGE, 'tests', 'tools', 'benchmarks') for path in (ROOT / folder).rglob('*.py')
+  ]
   assert len(paths) > 80
-  assert [line for path in sorted(paths)
-          for line in too_long(str(path.relative_to(ROOT)), path.read_text(encoding='utf-8'))] == []
+  assert [
+    line
+    for path in sorted(paths)
+    for line in too_long(str(path.relative_to(ROOT)), path.read_text(encoding='utf-8'))
+  ] == []
 
 
 def test_what_is_too_long_is_seen():
@@ -177,7 +195,9 @@ def test_what_is_too_long_is_seen():
   assert too_long('a.py', f'def f():\n{body}\n' * 6) == []
   assert too_long('a.py', f'def f():\n{body}  x = 2\n') == ['a.py: f has 61 lines']
   assert too_long('a.py', 'class C:\n  async def g(self):\n    def h():\n' + '      x = 1\n' * 60) == [
-      'a.py: g has 62 lines', 'a.py: h has 61 lines']
+    'a.py: g has 62 lines',
+    'a.py: h has 61 lines',
+  ]
   assert too_long('a.py', 'x = 1\n' * 401) == ['a.py: 401 lines']
 
 
@@ -192,22 +212,28 @@ def test_config_needs_no_tensorflow(modules):
 @pytest.fixture(name='house')
 def _house(tmp_path):
   """A function that builds a small package from {file: text} and reads it."""
+
   def build(files):
     for name, text in files.items():
       path = tmp_path / PACKAGE / name
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_text(text)
     return read_modules(tmp_path)
+
   return build
 
 
-@pytest.mark.parametrize('line', [
+@pytest.mark.parametrize(
+  'line',
+  [
     'from meta_pseudo_labels import losses',
     'from meta_pseudo_labels.losses import cross_entropy',
     'import meta_pseudo_labels.losses as l',
     'from . import losses',
     'from .losses import cross_entropy',
-    'def late():\n  from meta_pseudo_labels import losses'])
+    'def late():\n  from meta_pseudo_labels import losses',
+  ],
+)
 def test_upward_import_is_seen_in_every_form(house, line):
   modules = house({'__init__.py': '', 'losses.py': 'cross_entropy = 1', 'rng.py': line})
   assert upward_imports(dependencies(modules)) == ['rng imports losses, which is not below it']
@@ -215,43 +241,61 @@ def test_upward_import_is_seen_in_every_form(house, line):
 
 @pytest.mark.parametrize('line', ['from ..losses import f', 'from .. import losses'])
 def test_relative_imports_from_a_subpackage(house, line):
-  modules = house({'__init__.py': '', 'losses.py': '', 'models/__init__.py': '',
-                   'models/layers.py': line})
+  modules = house({'__init__.py': '', 'losses.py': '', 'models/__init__.py': '', 'models/layers.py': line})
   assert dependencies(modules)['models.layers'] == {'losses'}
 
 
 def test_relative_import_in_a_subpackages_init(house):
-  modules = house({'__init__.py': '', 'models/__init__.py': 'from . import mlp',
-                   'models/mlp.py': ''})
+  modules = house({'__init__.py': '', 'models/__init__.py': 'from . import mlp', 'models/mlp.py': ''})
   assert dependencies(modules)['models'] == {'models.mlp'}
 
 
 def test_strangers_are_seen(house):
-  modules = house({'__init__.py': '', 'losses.py': '', 'misc.py': '',
-                   'rng.py': 'import meta_pseudo_labels as mpl'})
+  modules = house(
+    {'__init__.py': '', 'losses.py': '', 'misc.py': '', 'rng.py': 'import meta_pseudo_labels as mpl'}
+  )
   assert upward_imports(dependencies(modules)) == [
-      'misc: no place in LAYERS of tests/test_layout.py; give it one',
-      'rng imports meta_pseudo_labels, which is not below it']
+    'misc: no place in LAYERS of tests/test_layout.py; give it one',
+    'rng imports meta_pseudo_labels, which is not below it',
+  ]
 
 
 def test_a_package_is_a_layer(house):
-  modules = house({'__init__.py': '', 'data/__init__.py': '', 'models/__init__.py': '',
-                   'models/mlp.py': 'from meta_pseudo_labels.data import splits',
-                   'data/splits.py': 'from meta_pseudo_labels.data import storage',
-                   'data/storage.py': 'from meta_pseudo_labels.models import mlp'})
-  assert upward_imports(dependencies(modules)) == [
-      'models.mlp imports data.splits, which is not below it']
+  modules = house(
+    {
+      '__init__.py': '',
+      'data/__init__.py': '',
+      'models/__init__.py': '',
+      'models/mlp.py': 'from meta_pseudo_labels.data import splits',
+      'data/splits.py': 'from meta_pseudo_labels.data import storage',
+      'data/storage.py': 'from meta_pseudo_labels.models import mlp',
+    }
+  )
+  assert upward_imports(dependencies(modules)) == ['models.mlp imports data.splits, which is not below it']
 
 
 def test_circle_is_seen(house):
-  modules = house({'__init__.py': '', 'a.py': 'from meta_pseudo_labels import b',
-                   'b.py': 'from meta_pseudo_labels.c import x', 'c.py': 'from . import a, d',
-                   'd.py': ''})
+  modules = house(
+    {
+      '__init__.py': '',
+      'a.py': 'from meta_pseudo_labels import b',
+      'b.py': 'from meta_pseudo_labels.c import x',
+      'c.py': 'from . import a, d',
+      'd.py': '',
+    }
+  )
   assert find_cycle(dependencies(modules)) == ['a', 'b', 'c', 'a']
 
 
-@pytest.mark.parametrize('line', [
-    'from absl import flags', 'import absl.flags', 'from absl.flags import DEFINE_string',
-    'import tensorflow as tf\ntf.compat.v1.flags.FLAGS', 'def f(FLAGS_):\n  return FLAGS.seed'])
+@pytest.mark.parametrize(
+  'line',
+  [
+    'from absl import flags',
+    'import absl.flags',
+    'from absl.flags import DEFINE_string',
+    'import tensorflow as tf\ntf.compat.v1.flags.FLAGS',
+    'def f(FLAGS_):\n  return FLAGS.seed',
+  ],
+)
 def test_flag_reader_is_seen(house, line):
   assert flag_readers(house({'train.py': line, 'rng.py': 'from absl import logging'})) == ['train']

@@ -1,4 +1,5 @@
 """Losses against numbers worked out by hand."""
+
 import math
 
 from meta_pseudo_labels import losses
@@ -7,54 +8,62 @@ import numpy as np
 import tensorflow as tf
 
 # softmax of these logits is (.25, .75) and (.5, .5).
-LOGITS = tf.constant([[0., math.log(3.)], [1., 1.]])
+LOGITS = tf.constant([[0.0, math.log(3.0)], [1.0, 1.0]])
 
 
 def test_smoothing_spreads_over_all_classes():
-  smoothed = losses.smooth(tf.constant([[0., 1., 0., 0.]]), .2)
-  np.testing.assert_allclose(smoothed, [[.05, .85, .05, .05]], rtol=1e-6)
+  smoothed = losses.smooth(tf.constant([[0.0, 1.0, 0.0, 0.0]]), 0.2)
+  np.testing.assert_allclose(smoothed, [[0.05, 0.85, 0.05, 0.05]], rtol=1e-6)
 
 
 def test_cross_entropy_of_one_hot_soft_and_smoothed_labels():
-  one_hot = tf.constant([[1., 0.], [0., 1.]])
-  np.testing.assert_allclose(losses.cross_entropy(labels=one_hot, logits=LOGITS),
-                             [math.log(4), math.log(2)], rtol=1e-6)
-  soft = tf.constant([[.5, .5], [.1, .9]])
+  one_hot = tf.constant([[1.0, 0.0], [0.0, 1.0]])
   np.testing.assert_allclose(
-      losses.cross_entropy(labels=soft, logits=LOGITS),
-      [.5 * math.log(4) + .5 * math.log(4 / 3), math.log(2)], rtol=1e-6)
+    losses.cross_entropy(labels=one_hot, logits=LOGITS), [math.log(4), math.log(2)], rtol=1e-6
+  )
+  soft = tf.constant([[0.5, 0.5], [0.1, 0.9]])
   np.testing.assert_allclose(
-      losses.cross_entropy(labels=one_hot, logits=LOGITS, label_smoothing=.2)[0],
-      .9 * math.log(4) + .1 * math.log(4 / 3), rtol=1e-6)
+    losses.cross_entropy(labels=soft, logits=LOGITS),
+    [0.5 * math.log(4) + 0.5 * math.log(4 / 3), math.log(2)],
+    rtol=1e-6,
+  )
+  np.testing.assert_allclose(
+    losses.cross_entropy(labels=one_hot, logits=LOGITS, label_smoothing=0.2)[0],
+    0.9 * math.log(4) + 0.1 * math.log(4 / 3),
+    rtol=1e-6,
+  )
 
 
 def test_consistency_masks_after_the_temperature():
   # At temperature .5 the probabilities (.25, .75) become (.1, .9).
   augmented = tf.zeros([2, 2])
-  found, mask = losses.consistency(original_logits=LOGITS, augmented_logits=augmented,
-                                   temperature=.5, threshold=.89)
+  found, mask = losses.consistency(
+    original_logits=LOGITS, augmented_logits=augmented, temperature=0.5, threshold=0.89
+  )
   np.testing.assert_array_equal(mask, [1, 0])
   np.testing.assert_allclose(found, [math.log(2), 0], rtol=1e-6)
-  _, mask = losses.consistency(original_logits=LOGITS, augmented_logits=augmented,
-                               temperature=1., threshold=.76)
+  _, mask = losses.consistency(
+    original_logits=LOGITS, augmented_logits=augmented, temperature=1.0, threshold=0.76
+  )
   np.testing.assert_array_equal(mask, [0, 0])
 
 
 def test_consistency_has_no_gradient_through_its_targets():
-  original, augmented = tf.Variable(LOGITS), tf.Variable(LOGITS + 1. * tf.constant([1., 0.]))
+  original, augmented = tf.Variable(LOGITS), tf.Variable(LOGITS + 1.0 * tf.constant([1.0, 0.0]))
   with tf.GradientTape() as tape:
-    loss, _ = losses.consistency(original_logits=original, augmented_logits=augmented,
-                                 temperature=1., threshold=0.)
+    loss, _ = losses.consistency(
+      original_logits=original, augmented_logits=augmented, temperature=1.0, threshold=0.0
+    )
     loss = tf.reduce_sum(loss)
   to_original, to_augmented = tape.gradient(loss, [original, augmented])
   assert to_original is None
-  assert np.abs(to_augmented).max() > .01
+  assert np.abs(to_augmented).max() > 0.01
 
 
 def test_annealing_mask_keeps_what_is_not_yet_known():
-  labels = tf.constant([[0., 1.], [0., 1.]])
+  labels = tf.constant([[0.0, 1.0], [0.0, 1.0]])
   # Half-way the threshold is .5 + .5 * .5 = .75; probabilities of the right class .75 and .5.
-  found = losses.annealing_mask(labels=labels, logits=LOGITS, progress=.49)
+  found = losses.annealing_mask(labels=labels, logits=LOGITS, progress=0.49)
   np.testing.assert_array_equal(found, [0, 1])
-  found = losses.annealing_mask(labels=labels, logits=LOGITS, progress=.51)
+  found = losses.annealing_mask(labels=labels, logits=LOGITS, progress=0.51)
   np.testing.assert_array_equal(found, [1, 1])

@@ -1,4 +1,5 @@
 """One's own images through the command line: folders and .npz files, from training to resuming."""
+
 import csv
 import json
 import os
@@ -15,9 +16,19 @@ import pytest
 from PIL import Image
 
 COLORS = {'blue': (40, 60, 200), 'green': (30, 190, 60), 'red': (210, 50, 40)}
-SMALL = ['--train_batch_size=6', '--uda_data=1', '--num_train_steps=4', '--save_every=2',
-         '--log_every=2', '--mpl_feedback=soft', '--uda_steps=2', '--strategy=one_device',
-         '--eval_batch_size=16', '--model_type=mlp-8x1', '--mpl_student_lr_wait_steps=0']
+SMALL = [
+  '--train_batch_size=6',
+  '--uda_data=1',
+  '--num_train_steps=4',
+  '--save_every=2',
+  '--log_every=2',
+  '--mpl_feedback=soft',
+  '--uda_steps=2',
+  '--strategy=one_device',
+  '--eval_batch_size=16',
+  '--model_type=mlp-8x1',
+  '--mpl_student_lr_wait_steps=0',
+]
 
 
 def picture(color, random):
@@ -42,13 +53,20 @@ def make_folder(root, test=True):
     picture(color, random).save(root / 'unlabeled' / 'more' / f'{number:03d}.jpg')
 
 
-@pytest.mark.parametrize('flags', [
-    ['--image_size=8', '--model_type=wrn-10-1'],
-    ['--image_size=12', '--views=resized_crop', '--cache']])
+@pytest.mark.parametrize(
+  'flags',
+  [['--image_size=8', '--model_type=wrn-10-1'], ['--image_size=12', '--views=resized_crop', '--cache']],
+)
 def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, monkeypatch, flags):
   make_folder(tmp_path / 'images')
-  argv = ['main', '--dataset_name=folder_mpl', f'--data_dir={tmp_path}/images',
-          f'--output_dir={tmp_path}/run', *SMALL, *flags]
+  argv = [
+    'main',
+    '--dataset_name=folder_mpl',
+    f'--data_dir={tmp_path}/images',
+    f'--output_dir={tmp_path}/run',
+    *SMALL,
+    *flags,
+  ]
   # Stopped at the checkpoint of step 2, and gone on with.
   with monkeypatch.context() as patch:
     save = saver.Checkpoints.save
@@ -63,7 +81,8 @@ def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, mon
   printed = capsys.readouterr().out
   assert 'Going on from step 2 of train' in printed
   assert '36 labeled images in 3 classes (12 to 12 each), 100 unlabeled, 0 validation, 60 test' in (
-      printed)
+    printed
+  )
   # A fifth of the labeled images is held out, and selects.
   assert '29 labeled, 129 unlabeled, 60 test examples of folder' in printed
   assert 'best on the validation split at step' in printed
@@ -84,7 +103,8 @@ def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, mon
   assert right == found['models']['student']['top1']
   # A file more or less among the labeled ones, and it is not the same run.
   (tmp_path / 'images' / 'labeled' / 'red' / '00.jpg').rename(
-      tmp_path / 'images' / 'labeled' / 'red' / '99.jpg')
+    tmp_path / 'images' / 'labeled' / 'red' / '99.jpg'
+  )
   capsys.readouterr()
   assert main.run(argv) == 2
   assert 'was trained with other data (' in capsys.readouterr().err
@@ -92,18 +112,35 @@ def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, mon
 
 def test_a_folder_without_test_images_reports_on_validation(tmp_path, capsys):
   make_folder(tmp_path / 'images', test=False)
-  assert main.run(['main', '--dataset_name=folder_uda', f'--data_dir={tmp_path}/images',
-                   f'--output_dir={tmp_path}/run', *SMALL, '--image_size=8']) == 0
+  assert (
+    main.run(
+      [
+        'main',
+        '--dataset_name=folder_uda',
+        f'--data_dir={tmp_path}/images',
+        f'--output_dir={tmp_path}/run',
+        *SMALL,
+        '--image_size=8',
+      ]
+    )
+    == 0
+  )
   assert '7 validation examples of folder' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('flags, line', [
+@pytest.mark.parametrize(
+  'flags, line',
+  [
     (['--dataset_name=folder'], '--dataset_name=folder: --data_dir must say where the data are'),
     (['--dataset_name=folder', '--data_dir=/no/such'], "'/no/such' is not a folder"),
     (['--dataset_name=npz', '--data_dir=/no/such.npz'], 'cannot read /no/such.npz as a .npz file'),
-    (['--dataset_name=imagenet_10_percent_mpl', '--data_dir=/no/such'], "there is no folder"),
-    (['--dataset_name=digits_40', '--views=resized_crop'],
-     '--views=resized_crop: not for digits; leave it out, or --views=pad_crop')])
+    (['--dataset_name=imagenet_10_percent_mpl', '--data_dir=/no/such'], 'there is no folder'),
+    (
+      ['--dataset_name=digits_40', '--views=resized_crop'],
+      '--views=resized_crop: not for digits; leave it out, or --views=pad_crop',
+    ),
+  ],
+)
 def test_what_cannot_be_read_is_one_line(tmp_path, capsys, flags, line):
   assert main.run(['main', f'--output_dir={tmp_path}/run', *SMALL, *flags]) == 2
   error = capsys.readouterr().err
@@ -113,8 +150,15 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys, flags, line):
 def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, capsys):
   make_folder(tmp_path / 'images')
   (tmp_path / 'images' / 'unlabeled' / 'bad.jpg').write_bytes(b'no image')
-  argv = ['main', '--dataset_name=folder', f'--data_dir={tmp_path}/images',
-          f'--output_dir={tmp_path}/run', *SMALL, '--image_size=8', '--num_train_steps=1']
+  argv = [
+    'main',
+    '--dataset_name=folder',
+    f'--data_dir={tmp_path}/images',
+    f'--output_dir={tmp_path}/run',
+    *SMALL,
+    '--image_size=8',
+    '--num_train_steps=1',
+  ]
   assert main.run(argv) == 2
   error = capsys.readouterr().err
   assert 'unlabeled/bad.jpg' in error and len(error.strip().splitlines()) == 1
@@ -123,30 +167,45 @@ def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('size', [16, 96])
-@pytest.mark.parametrize('flags, mirrored, colored', [
-    ([], True, True), (['--noflip'], False, True),
+@pytest.mark.parametrize(
+  'flags, mirrored, colored',
+  [
+    ([], True, True),
+    (['--noflip'], False, True),
     (['--augment_ops=Identity,ShearX', '--flip'], True, False),
     (['--noflip', '--augment_ops=Identity'], False, False),
-])
+  ],
+)
 def test_views_as_asked_for(tmp_path, size, flags, mirrored, colored):
   """Images that are black on the left and orange on the right, in both recipes (pad_crop, and
   resized_crop from 96 pixels on): what is mirrored has it the other way, and without operations on
   colors there is only orange of some brightness, and grey that fills."""
   image = np.zeros([size, size, 3], np.uint8)
-  image[:, size // 2:] = (200, 100, 0)
+  image[:, size // 2 :] = (200, 100, 0)
   for split, count in (('labeled', 12), ('test', 2)):
     for number in range(count):
       (tmp_path / split / str(number % 2)).mkdir(parents=True, exist_ok=True)
       Image.fromarray(image).save(tmp_path / split / str(number % 2) / f'{number}.png')
-  problem = build.problem(parse([
-      'main', '--dataset_name=folder_mpl', f'--data_dir={tmp_path}', f'--image_size={size}',
-      f'--output_dir={tmp_path}/run', '--num_validation=2', *flags]))
+  problem = build.problem(
+    parse(
+      [
+        'main',
+        '--dataset_name=folder_mpl',
+        f'--data_dir={tmp_path}',
+        f'--image_size={size}',
+        f'--output_dir={tmp_path}/run',
+        '--num_validation=2',
+        *flags,
+      ]
+    )
+  )
   batches = iter(problem.train_batches(batch_size=4, uda_data=8, seed=0))
   original, augmented = (
-      np.concatenate(views) * problem.views.std + problem.views.mean
-      for views in zip(*(next(batches)[2:4] for _ in range(4))))
+    np.concatenate(views) * problem.views.std + problem.views.mean
+    for views in zip(*(next(batches)[2:4] for _ in range(4)))
+  )
   red = original[..., 0].mean(1)
-  rise = red[:, -size // 4:].mean(1) - red[:, :size // 4].mean(1)
+  rise = red[:, -size // 4 :].mean(1) - red[:, : size // 4].mean(1)
   assert (rise > 20).any() and (rise < -20).any() == mirrored
   red, green, blue = np.moveaxis(augmented, 3, 0)
   grey = np.maximum(abs(red - green), abs(green - blue)) < 3
@@ -159,9 +218,28 @@ def test_an_npz_file_trains(tmp_path, capsys, kind):
   random = np.random.RandomState(0)
   shape, dtype = ([9, 9], np.uint8) if kind == 'images' else ([5], np.float32)
   draw = lambda count: random.randint(0, 256, [count, *shape]).astype(dtype)
-  np.savez(tmp_path / 'data.npz', **{
-      f'train_{kind}': draw(40), 'train_labels': np.arange(40) % 4,
-      f'unlabeled_{kind}': draw(30), f'test_{kind}': draw(16), 'test_labels': np.arange(16) % 4})
-  assert main.run(['main', '--dataset_name=npz_20_mpl', f'--data_dir={tmp_path}/data.npz',
-                   f'--output_dir={tmp_path}/run', *SMALL, '--label_seed=0', '--image_size=9']) == 0
+  np.savez(
+    tmp_path / 'data.npz',
+    **{
+      f'train_{kind}': draw(40),
+      'train_labels': np.arange(40) % 4,
+      f'unlabeled_{kind}': draw(30),
+      f'test_{kind}': draw(16),
+      'test_labels': np.arange(16) % 4,
+    },
+  )
+  assert (
+    main.run(
+      [
+        'main',
+        '--dataset_name=npz_20_mpl',
+        f'--data_dir={tmp_path}/data.npz',
+        f'--output_dir={tmp_path}/run',
+        *SMALL,
+        '--label_seed=0',
+        '--image_size=9',
+      ]
+    )
+    == 0
+  )
   assert '20 labeled, 62 unlabeled, 16 test examples of npz' in capsys.readouterr().out

@@ -1,4 +1,5 @@
 """The command that compares our steps with the release's numbers, on files that are at hand."""
+
 import pathlib
 
 import numpy as np
@@ -8,10 +9,17 @@ import pytest
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / 'tests/golden'
 
 
-@pytest.mark.parametrize('case', [
-    'case1_lowthr_intended', 'case2_lowthr', 'case3', 'case6',
+@pytest.mark.parametrize(
+  'case',
+  [
+    'case1_lowthr_intended',
+    'case2_lowthr',
+    'case3',
+    'case6',
     pytest.param('case1_intended', marks=pytest.mark.slow),
-    pytest.param('case2', marks=pytest.mark.slow)])
+    pytest.param('case2', marks=pytest.mark.slow),
+  ],
+)
 def test_all_quantities_are_within_tolerance(case):
   assert parity.main([str(GOLDEN / f'{case}.npz')]) == 0
 

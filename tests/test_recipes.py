@@ -1,5 +1,6 @@
 """Every recipe (flags/*.flags) is valid, built and makes a step on stand-in data; the release's two
 commands train with their own networks."""
+
 import dataclasses
 import functools
 import itertools
@@ -36,25 +37,33 @@ STUDIES = ('study_digits', 'study_fashion_mnist')  # Whose method benchmarks/stu
 # (rate of a single network or of MPL's teacher, rate of MPL's student) at the end of the warm-up, by
 # hand: the flags' rates per 256 examples, times the labeled batch.
 RATES = {
-    'two_moons': (2.1 * 6 / 256, 2.1 * 6 / 256),
-    'digits': (.4 * 32 / 256, .8 * 32 / 256),
-    'study_digits': (.8 * 16 / 256, 1.6 * 16 / 256),
-    'study_fashion_mnist': (.4 * 32 / 256, .8 * 32 / 256),
-    'cifar10': (.1 / 2, .1 / 2), 'cifar100': (.1 / 2, .1 / 2), 'svhn': (.1 / 2, .1 / 2),
-    'imagenet_10_percent': (.15 * 4, .1 * 4),
-    'imagenet_extra': (.15 * 16, .1 * 16),
-    'efficientnet': (.15 * 8, .1 * 8),
-    'folder': (.24 / 8, .24 / 8)}
+  'two_moons': (2.1 * 6 / 256, 2.1 * 6 / 256),
+  'digits': (0.4 * 32 / 256, 0.8 * 32 / 256),
+  'study_digits': (0.8 * 16 / 256, 1.6 * 16 / 256),
+  'study_fashion_mnist': (0.4 * 32 / 256, 0.8 * 32 / 256),
+  'cifar10': (0.1 / 2, 0.1 / 2),
+  'cifar100': (0.1 / 2, 0.1 / 2),
+  'svhn': (0.1 / 2, 0.1 / 2),
+  'imagenet_10_percent': (0.15 * 4, 0.1 * 4),
+  'imagenet_extra': (0.15 * 16, 0.1 * 16),
+  'efficientnet': (0.15 * 8, 0.1 * 8),
+  'folder': (0.24 / 8, 0.24 / 8),
+}
 PARAMETERS = {  # Of the networks at their data sets' numbers of classes.
-    ('wrn-28-2', 10): 1.47e6, ('wrn-28-8', 100): 23.4e6, ('resnet-50', 1000): 25.6e6,
-    ('efficientnet-l2', 1000): 480e6, ('efficientnet-b6-mpl', 1000): 317e6}
+  ('wrn-28-2', 10): 1.47e6,
+  ('wrn-28-8', 100): 23.4e6,
+  ('resnet-50', 1000): 25.6e6,
+  ('efficientnet-l2', 1000): 480e6,
+  ('efficientnet-b6-mpl', 1000): 317e6,
+}
 
 
 def head(path):
   """A flagfile's comment at its start, in one line."""
   lines = path.read_text(encoding='utf-8').splitlines()
-  return ' '.join(line.lstrip('# ') for line in itertools.takewhile(
-      lambda line: line.startswith('#'), lines))
+  return ' '.join(
+    line.lstrip('# ') for line in itertools.takewhile(lambda line: line.startswith('#'), lines)
+  )
 
 
 def is_recipe(path):
@@ -69,8 +78,10 @@ def parse(name):
   """A recipe's valid Config."""
   config = parse(['main', f'--flagfile={FLAGFILES}/{name}.flags'])
   if name in STUDIES:
-    config = config.replace(method='mpl', dataset_name={
-        'study_digits': 'digits_40', 'study_fashion_mnist': 'fashion_mnist_40'}[name])
+    config = config.replace(
+      method='mpl',
+      dataset_name={'study_digits': 'digits_40', 'study_fashion_mnist': 'fashion_mnist_40'}[name],
+    )
   validate(config)
   return config
 
@@ -83,8 +94,7 @@ def test_head_comments_say_what_they_must():
         assert words in text, f'{path.name}: no {words}'
       assert re.search(r'Not run with this program yet\.|Run 20\d\d-\d\d-\d\d', text), path.name
   for name in RELEASE:
-    assert 'GOING ON AFTER AN INTERRUPTION: add --noreset_output_dir' in head(
-        FLAGFILES / f'{name}.flags')
+    assert 'GOING ON AFTER AN INTERRUPTION: add --noreset_output_dir' in head(FLAGFILES / f'{name}.flags')
 
 
 def test_what_is_shared_is_included_somewhere():
@@ -112,19 +122,30 @@ def test_recipes_are_named_after_what_they_do():
 
 def test_the_finetune_recipes_are_the_releases_commands_and_a_finetune():
   for name in RELEASE:
-    changed = {field.name for field in dataclasses.fields(Config) if getattr(
-        parse(name), field.name) != getattr(parse(f'{name}_finetune'), field.name)}
+    changed = {
+      field.name
+      for field in dataclasses.fields(Config)
+      if getattr(parse(name), field.name) != getattr(parse(f'{name}_finetune'), field.name)
+    }
     assert changed <= {  # lr and num_warmup_steps: which MPL does not read.
-        'output_dir', 'reset_output_dir', 'running_local_dev', 'use_tpu', 'finetune_steps', 'lr',
-        'num_warmup_steps', 'eval_batch_size'}
+      'output_dir',
+      'reset_output_dir',
+      'running_local_dev',
+      'use_tpu',
+      'finetune_steps',
+      'lr',
+      'num_warmup_steps',
+      'eval_batch_size',
+    }
 
 
 def random_images(info, *, count, size, extra=0):
   """`storage.Data` of noise in memory, its labels one class after the other."""
   rng = np.random.RandomState(0)
   draw = lambda n: storage.Examples(
-      rng.randint(256, size=(n, size, size, info.image_shape[-1])).astype(np.uint8),
-      np.arange(n, dtype=np.int32) % info.num_classes)
+    rng.randint(256, size=(n, size, size, info.image_shape[-1])).astype(np.uint8),
+    np.arange(n, dtype=np.int32) % info.num_classes,
+  )
   unlabeled = draw(extra) if extra else None
   return storage.Data(train=draw(count), test=draw(20), unlabeled_extra=unlabeled)
 
@@ -147,19 +168,20 @@ def fixture_stand_ins(tmp_path_factory):
   for prefix, count in (('ten_percent', 1000), ('train', 8), ('validation', 4)):
     with tf.io.TFRecordWriter(f'{root}/shards/{prefix}-00000-of-00001') as writer:
       for label in range(count):
-        features = {'image/encoded': tf.train.Feature(bytes_list=tf.train.BytesList(
-            value=[jpeg()])), 'image/class/label': tf.train.Feature(
-                int64_list=tf.train.Int64List(value=[label + 1]))}
-        writer.write(tf.train.Example(features=tf.train.Features(
-            feature=features)).SerializeToString())
+        features = {
+          'image/encoded': tf.train.Feature(bytes_list=tf.train.BytesList(value=[jpeg()])),
+          'image/class/label': tf.train.Feature(int64_list=tf.train.Int64List(value=[label + 1])),
+        }
+        writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
   folders = {'folder': f'{root}/folder', 'imagenet_10_percent': f'{root}/shards'}
   load = registry.load
 
   def stand_in_for(info, *args, **kwargs):
     if info.name in ('cifar10', 'cifar100', 'svhn', 'fashion_mnist'):
       count = {'cifar100': 10100, 'fashion_mnist': 100}.get(info.name, 4100)
-      return random_images(info, count=count, size=info.image_shape[0],
-                           extra=50 if info.name == 'svhn' else 0)
+      return random_images(
+        info, count=count, size=info.image_shape[0], extra=50 if info.name == 'svhn' else 0
+      )
     return load(info, *args, **kwargs)
 
   @functools.cache
@@ -170,11 +192,20 @@ def fixture_stand_ins(tmp_path_factory):
     return problem, next(iter(problem.train_batches(batch_size=2, seed=0, uda_data=1)))
 
   # The fields that data depend on.
-  return lambda config: build(Config(
-      dataset_name=config.dataset, num_labeled=config.labeled_count, label_seed=config.label_seed,
-      image_size=config.image_size, views=config.views, use_bfloat16=config.use_bfloat16,
-      augment_magnitude=config.augment_magnitude, use_augment=config.use_augment,
-      model_type=config.model_type, augment_stddev=config.augment_stddev))
+  return lambda config: build(
+    Config(
+      dataset_name=config.dataset,
+      num_labeled=config.labeled_count,
+      label_seed=config.label_seed,
+      image_size=config.image_size,
+      views=config.views,
+      use_bfloat16=config.use_bfloat16,
+      augment_magnitude=config.augment_magnitude,
+      use_augment=config.use_augment,
+      model_type=config.model_type,
+      augment_stddev=config.augment_stddev,
+    )
+  )
 
 
 def check_network(config, name):
@@ -183,10 +214,17 @@ def check_network(config, name):
   found = estimate.estimate(config)
   parameters = found.network.parameters
   expected = PARAMETERS.get((config.model_type, estimate.inputs(config)[1]), parameters)
-  assert parameters == pytest.approx(expected, rel=.01)
+  assert parameters == pytest.approx(expected, rel=0.01)
   text = head(FLAGFILES / f'{name}.flags')
-  hours = [f'{words} {estimate.cell(found, estimate.DEVICES[device], .35)}' for words, device in (
-      ('two CPU cores', 'cpu'), ('A100', 'a100'), ('TPU v3-8', 'v3-8'), ('TPU v3-2048', 'v3-2048'))]
+  hours = [
+    f'{words} {estimate.cell(found, estimate.DEVICES[device], 0.35)}'
+    for words, device in (
+      ('two CPU cores', 'cpu'),
+      ('A100', 'a100'),
+      ('TPU v3-8', 'v3-8'),
+      ('TPU v3-2048', 'v3-2048'),
+    )
+  ]
   words = re.search(r'Hours: (.*?) \(computed, at 35 % of the peak', text).group(1).split('; ')
   assert words and set(words) <= set(hours)
 
@@ -198,9 +236,14 @@ def check_rates(config, name, method):
   expected = [(method.student_optimizer, single, 0, config.num_warmup_steps)]
   if config.method_name in ('mpl', 'reduced_mpl'):
     expected = [
-        (method.student_optimizer, student, config.mpl_student_lr_wait_steps,
-         config.mpl_student_lr_warmup_steps),
-        (method.teacher_optimizer, single, 0, config.mpl_teacher_lr_warmup_steps)]
+      (
+        method.student_optimizer,
+        student,
+        config.mpl_student_lr_wait_steps,
+        config.mpl_student_lr_warmup_steps,
+      ),
+      (method.teacher_optimizer, single, 0, config.mpl_teacher_lr_warmup_steps),
+    ]
   for optimizer, base, wait, warmup in expected:
     rate = lambda step, optimizer=optimizer: float(optimizer.rate(tf.constant(step)))
     assert rate(0) == pytest.approx(0 if wait else base / max(1, warmup))
@@ -227,12 +270,16 @@ def test_recipe(name, stand_ins, one_device):
     shape = (config.image_size, config.image_size, 3)
   check_network(config, name)
   if problem.input_shape != shape:  # An MLP takes one size alone.
-    problem = dataclasses.replace(problem, views=dataclasses.replace(
-        problem.views, eval_size=config.image_size))
+    problem = dataclasses.replace(
+      problem, views=dataclasses.replace(problem.views, eval_size=config.image_size)
+    )
   with one_device.scope():
     phases = build.phases(config.replace(model_type='mlp-8x1'), problem)
-  names = ['teacher'] * (config.method_name == 'pseudo_labels') + ['train'] + (
-      ['finetune'] * bool(config.finetune_steps))
+  names = (
+    ['teacher'] * (config.method_name == 'pseudo_labels')
+    + ['train']
+    + (['finetune'] * bool(config.finetune_steps))
+  )
   assert [phase.name for phase in phases] == names
   phase = phases[names.index('train')]
   assert (phase.num_steps, phase.batch_size) == (config.num_train_steps, config.train_batch_size)
@@ -259,10 +306,22 @@ def write_cifar10(folder, *, train_records, test_records):
 def test_cifar10_4000_mpl_starts_training(tmp_path, capsys):
   write_cifar10(tmp_path, train_records=4100, test_records=50)
   run = tmp_path / 'run'
-  assert main.run([
-      'main', f'--flagfile={FLAGFILES}/cifar10_4000_mpl.flags', f'--data_dir={tmp_path}',
-      f'--output_dir={run}', '--num_train_steps=1', '--train_batch_size=2',
-      '--uda_data=1', '--eval_batch_size=50', '--strategy=one_device']) == 0
+  assert (
+    main.run(
+      [
+        'main',
+        f'--flagfile={FLAGFILES}/cifar10_4000_mpl.flags',
+        f'--data_dir={tmp_path}',
+        f'--output_dir={run}',
+        '--num_train_steps=1',
+        '--train_batch_size=2',
+        '--uda_data=1',
+        '--eval_batch_size=50',
+        '--strategy=one_device',
+      ]
+    )
+    == 0
+  )
   printed = capsys.readouterr().out
   assert '4000 labeled, 4100 unlabeled, 50 test examples of cifar10' in printed
   results = json.loads((run / 'results.json').read_text())
@@ -280,17 +339,31 @@ def stand_in(config, num_classes):
   """A Problem of random images and the recipe's number of classes."""
   rng = np.random.RandomState(0)
   size = config.image_size
-  info = dataclasses.replace(registry.info('cifar10'), name='stand-in',
-                             class_names=tuple(map(str, range(num_classes))))
+  info = dataclasses.replace(
+    registry.info('cifar10'), name='stand-in', class_names=tuple(map(str, range(num_classes)))
+  )
   images = rng.randint(256, size=(8, size, size, 3)).astype(np.uint8)
   labels = rng.randint(num_classes, size=8).astype(np.int32)
-  views = PadCrop(mean=info.mean, std=info.std, flip=info.flip, ops=info.augment_ops,
-                            magnitude=config.augment_magnitude, dtype=tf.bfloat16)
+  views = PadCrop(
+    mean=info.mean,
+    std=info.std,
+    flip=info.flip,
+    ops=info.augment_ops,
+    magnitude=config.augment_magnitude,
+    dtype=tf.bfloat16,
+  )
   # By hand, as no draw would take eight images for a thousand classes.
   split = splits.Split(np.arange(4), np.arange(8), np.arange(0))
   return semi_supervised.Problem(
-      info=info, split=split, inputs=images, labels=labels, unlabeled=images, truth=labels,
-      evaluated={'test': storage.Examples(images, labels)}, views=views)
+    info=info,
+    split=split,
+    inputs=images,
+    labels=labels,
+    unlabeled=images,
+    truth=labels,
+    evaluated={'test': storage.Examples(images, labels)},
+    views=views,
+  )
 
 
 def test_imagenet_10_percent_mpl_starts_training(one_device):
@@ -309,7 +382,8 @@ def test_imagenet_10_percent_mpl_starts_training(one_device):
   logs = one_device.run(method.train_step, args=(data,))
   assert logs['global_step'] == 1 and logs['lr/student'] == 0
   assert 6 < logs['cross_entropy/teacher_on_l'] < 9  # About log(1000) before the first step.
-  moved = {v.name: np.any(v.numpy() != value) for v, value in zip(
-      method.teacher.trainable_variables, before)}
+  moved = {
+    v.name: np.any(v.numpy() != value) for v, value in zip(method.teacher.trainable_variables, before)
+  }
   # In the first of 5,000 warm-up steps a gamma, 1, moves by less than float32 can tell.
   assert [name for name, did in moved.items() if not did and '/gamma' not in name] == []

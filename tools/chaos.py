@@ -7,6 +7,7 @@ and the best checkpoint, every line of metrics.jsonl, the last evaluation, the l
 seconds may differ. Without flags it trains the digits recipe with fewer steps. --intra_op_threads=1
 is part of that recipe: with more threads a sum may be taken in another order, killed or not.
 """
+
 import argparse
 import json
 import os
@@ -19,19 +20,29 @@ import tempfile
 import time
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
-DIGITS = [f'--flagfile={CHECKOUT}/flags/digits_mpl.flags', '--baselines=uda', '--num_train_steps=120',
-          '--finetune_steps=40', '--save_every=5', '--log_every=5', '--num_validation=100',
-          '--keep_checkpoints=2']
-STARTING = 8.  # Seconds that a start takes, about.
+DIGITS = [
+  f'--flagfile={CHECKOUT}/flags/digits_mpl.flags',
+  '--baselines=uda',
+  '--num_train_steps=120',
+  '--finetune_steps=40',
+  '--save_every=5',
+  '--log_every=5',
+  '--num_validation=100',
+  '--keep_checkpoints=2',
+]
+STARTING = 8.0  # Seconds that a start takes, about.
 SAVES = ('ckpt_last', 'ckpt_best')
 
 
 def start(folder, flags, log):
   """The process of a run in a folder; its output goes to the file `log`."""
   return subprocess.Popen(
-      [sys.executable, '-m', 'meta_pseudo_labels.main', *flags, f'--output_dir={folder}'],
-      cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT,
-      env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'})
+    [sys.executable, '-m', 'meta_pseudo_labels.main', *flags, f'--output_dir={folder}'],
+    cwd=CHECKOUT,
+    stdout=log,
+    stderr=subprocess.STDOUT,
+    env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'},
+  )
 
 
 def changed(folder, what):
@@ -50,8 +61,9 @@ def kill_once(folder, flags, log, number, rng, seconds):
   process = start(folder, flags, log)
   what = ('saving', 'evaluating', 'training', 'starting')[number % 4]
   # A save or an evaluation takes tens of milliseconds.
-  wait = rng.uniform(0, {'saving': .03, 'evaluating': .05, 'training': seconds,
-                         'starting': STARTING}[what])
+  wait = rng.uniform(
+    0, {'saving': 0.03, 'evaluating': 0.05, 'training': seconds, 'starting': STARTING}[what]
+  )
   began, skip = time.time(), 0 if what == 'starting' else rng.randint(1, 3)
   before = changed(folder, what)
   while process.poll() is None and skip:
@@ -59,10 +71,10 @@ def kill_once(folder, flags, log, number, rng, seconds):
     if now != before and now:
       skip -= 1
     before = now
-    time.sleep(.001)
+    time.sleep(0.001)
   end = time.time() + wait
   while process.poll() is None and time.time() < end:
-    time.sleep(.001)
+    time.sleep(0.001)
   if process.poll() is not None:
     if process.returncode:
       raise SystemExit(f'the run ended with status {process.returncode}: see {log.name}')
@@ -82,12 +94,18 @@ def without_seconds(value):
 def tensors(folder):
   """{name: bytes} of the newest checkpoint in a folder, but for the seconds."""
   import tensorflow as tf
+
   path = tf.train.latest_checkpoint(str(folder))
   reader = tf.train.load_checkpoint(path)
-  found = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
-           if not name.startswith(('seconds/', '_CHECKPOINTABLE'))}
-  return {'newest': os.path.basename(path), **{
-      name: value if isinstance(value, bytes) else value.tobytes() for name, value in found.items()}}
+  found = {
+    name: reader.get_tensor(name)
+    for name in reader.get_variable_to_shape_map()
+    if not name.startswith(('seconds/', '_CHECKPOINTABLE'))
+  }
+  return {
+    'newest': os.path.basename(path),
+    **{name: value if isinstance(value, bytes) else value.tobytes() for name, value in found.items()},
+  }
 
 
 def state(folder):
@@ -113,7 +131,7 @@ def run(kills, seed, flags, folder, say=print):
       raise SystemExit(f'the run fails by itself: see {log.name}')
     seconds = time.time() - began
     say(f'whole: {seconds:.0f} s')
-    lifetime = max(0., seconds - STARTING) / (kills + 1)
+    lifetime = max(0.0, seconds - STARTING) / (kills + 1)
     while killed < kills:
       how = kill_once(folder / 'killed', flags, log, killed, rng, lifetime)
       if how is None:
@@ -131,8 +149,9 @@ def run(kills, seed, flags, folder, say=print):
 
 def main():
   """The command line: 0 if both runs end alike, else 1."""
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--kills', type=int, default=20)
   parser.add_argument('--seed', type=int, default=0, help='of the moments')
   args, flags = parser.parse_known_args()

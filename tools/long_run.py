@@ -5,6 +5,7 @@
 Prints the resident memory at step 5,000 and at the end, and ends with status 1 if it has grown by
 more than 5 %, or if a line of metrics.jsonl or an event is missing.
 """
+
 import argparse
 import json
 import os
@@ -20,10 +21,20 @@ from meta_pseudo_labels.training.run import Run
 import tensorflow as tf
 
 FIRST, MOST = 5000, 1.05
-FLAGS = ['--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x2', '--label_seed=1', '--uda_data=4',
-         '--train_batch_size=6', '--mpl_feedback=soft', '--save_every=1000', '--log_every=10',
-         '--mpl_student_lr_wait_steps=0', '--intra_op_threads=1', '--strategy=one_device',
-         '--eval_batch_size=1000']
+FLAGS = [
+  '--dataset_name=two_moons_6_mpl',
+  '--model_type=mlp-8x2',
+  '--label_seed=1',
+  '--uda_data=4',
+  '--train_batch_size=6',
+  '--mpl_feedback=soft',
+  '--save_every=1000',
+  '--log_every=10',
+  '--mpl_student_lr_wait_steps=0',
+  '--intra_op_threads=1',
+  '--strategy=one_device',
+  '--eval_batch_size=1000',
+]
 
 
 def resident():
@@ -44,8 +55,9 @@ def events(folder):
 
 def main():
   """The command line: 0 if memory and records are as they should be."""
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--steps', type=int, default=100_000)
   steps = parser.parse_args().steps
   memory, save = {}, Run._save
@@ -64,9 +76,13 @@ def main():
     whole = [line['step'] for line in lines if line['kind'] == 'train'] == wanted
     whole = whole and events(folder / 'logs' / 'train') == wanted
   growth = memory[steps] / memory[FIRST]
-  print('memory in MB: ' + ', '.join(
-      f'{memory[step]:.1f} at step {step}' for step in sorted({FIRST, *range(
-          20000, steps, 20000), steps})) + f'; {100 * (growth - 1):+.1f} %')
+  print(
+    'memory in MB: '
+    + ', '.join(
+      f'{memory[step]:.1f} at step {step}' for step in sorted({FIRST, *range(20000, steps, 20000), steps})
+    )
+    + f'; {100 * (growth - 1):+.1f} %'
+  )
   print('metrics.jsonl and events are ' + ('whole' if whole else 'not whole'))
   return 0 if whole and growth <= MOST else 1
 

@@ -6,6 +6,7 @@ Everything comes from the file: the method, model and flags from its `meta`, ini
 inputs by the rules in tests/golden/README.md. One line a quantity: largest absolute and relative
 difference, the tolerance, ok or not. Exit status 1 when any is out, 2 when a file is no such file.
 """
+
 import argparse
 import json
 import os
@@ -26,24 +27,24 @@ import tensorflow as tf
 
 # The tolerances that tests/golden/README.md gives for another implementation.
 TOLERANCES = {
-    'step0_rtol': (1e-5, 'losses and rates of step 0'),
-    'logits_atol': (1e-4, 'logits of step 0'),
-    'gradient_rtol': (5e-3, 'norm of the gradient of each variable in step 0'),
-    'after1_atol': (1e-5, 'weights after the first step'),
-    'loss_rtol': (1e-4, 'losses of the later steps'),
-    'dot_atol': (1e-3, 'dot products, which are small differences'),
-    'final_atol': (1e-3, 'weights and averages after the last step'),
-    'slot_atol': (5e-2, 'optimizer slots after the last step'),
-    # Two runs of the release itself differ by 4e-3 here and by 5e-5 in the weights, which may
-    # differ by 1e-3 for another implementation.
-    'eval_atol': (5e-2, 'logits of the evaluation batch after the last step'),
+  'step0_rtol': (1e-5, 'losses and rates of step 0'),
+  'logits_atol': (1e-4, 'logits of step 0'),
+  'gradient_rtol': (5e-3, 'norm of the gradient of each variable in step 0'),
+  'after1_atol': (1e-5, 'weights after the first step'),
+  'loss_rtol': (1e-4, 'losses of the later steps'),
+  'dot_atol': (1e-3, 'dot products, which are small differences'),
+  'final_atol': (1e-3, 'weights and averages after the last step'),
+  'slot_atol': (5e-2, 'optimizer slots after the last step'),
+  # Two runs of the release itself differ by 4e-3 here and by 5e-5 in the weights, which may
+  # differ by 1e-3 for another implementation.
+  'eval_atol': (5e-2, 'logits of the evaluation batch after the last step'),
 }
 SMALL_GRADIENT = 1e-4  # Norms below it are rounding.
 
 
 def initial_value(name, shape):
   """The initial value of the release's variable `name`: float32 of `shape`."""
-  rng = np.random.RandomState(zlib.crc32(name.encode()) & 0xffffffff)
+  rng = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)
   kind = name.rsplit('/', 1)[-1]
   if kind in ('kernel', 'depthwise_kernel') and len(shape) == 4:
     fan_out = shape[0] * shape[1] * shape[-1]
@@ -51,7 +52,7 @@ def initial_value(name, shape):
   if kind == 'kernel':
     bound = 1 / np.sqrt(shape[-1])
     return rng.uniform(-bound, bound, shape).astype(np.float32)
-  noise = .1 * rng.standard_normal(shape)
+  noise = 0.1 * rng.standard_normal(shape)
   if kind == 'gamma':
     return (1 + noise).astype(np.float32)
   if kind == 'moving_variance':
@@ -69,9 +70,8 @@ def inputs(params, step):
   labels = rng.randint(params['num_classes'], size=batch)
   shape = [batch * params['uda_data'], size, size, 3]
   original = rng.standard_normal(shape).astype(np.float32)
-  augmented = original + .3 * rng.standard_normal(shape)
-  return (labeled.astype(np.float32), labels.astype(np.int32), original,
-          augmented.astype(np.float32))
+  augmented = original + 0.3 * rng.standard_normal(shape)
+  return (labeled.astype(np.float32), labels.astype(np.int32), original, augmented.astype(np.float32))
 
 
 class Comparison:
@@ -92,13 +92,14 @@ class Comparison:
     absolute = np.abs(ours - theirs)
     relative = absolute / np.maximum(np.abs(theirs), 1e-30)
     # A relative tolerance cannot ask for more than float32 can hold near zero.
-    within = (absolute <= limit * np.abs(theirs) + 1e-7 if tolerance.endswith('rtol')
-              else absolute <= limit)
+    within = absolute <= limit * np.abs(theirs) + 1e-7 if tolerance.endswith('rtol') else absolute <= limit
     ok = bool(np.all(within))
     self.ok &= ok
-    print(f'  {what:44} abs {np.max(absolute, initial=0):8.1e} '
-          f'rel {np.max(np.where(absolute > 1e-7, relative, 0), initial=0):8.1e} '
-          f'{tolerance} {limit:.0e} {"ok" if ok else "NOT OK"}')
+    print(
+      f'  {what:44} abs {np.max(absolute, initial=0):8.1e} '
+      f'rel {np.max(np.where(absolute > 1e-7, relative, 0), initial=0):8.1e} '
+      f'{tolerance} {limit:.0e} {"ok" if ok else "NOT OK"}'
+    )
 
 
 class Replay:
@@ -112,17 +113,18 @@ class Replay:
     self.config = Config(**{**flags, 'mpl_feedback': 'release', 'output_dir': '.'})
     size = self.params['image_size']
     shape = (size, size, 3)
-    make = lambda number: build.model(
-        self.config, number, shape, self.params['num_classes'])
+    make = lambda number: build.model(self.config, number, shape, self.params['num_classes'])
     self.models = {'model': make(0)}
     if self.config.method_name == 'mpl':
       self.models['teacher'] = make(1)
     self.method = build.method(
-        self.config, student=self.models['model'], teacher=self.models.get('teacher'))
+      self.config, student=self.models['model'], teacher=self.models.get('teacher')
+    )
     for scope, model in self.models.items():
       for variable in model.variables:
-        variable.assign(initial_value(
-            release_format.release_name(variable, scope), variable.shape.as_list()))
+        variable.assign(
+          initial_value(release_format.release_name(variable, scope), variable.shape.as_list())
+        )
     self.captured = {}
     self.method.apply_update = self._capture_update
     self.method.forward = self._capture_forward
@@ -136,8 +138,11 @@ class Replay:
   def _capture_update(self, model, optimizer, gradients):
     scope = 'teacher' if model is self.models.get('teacher') else 'model'
     decayed = optimizers.add_weight_decay(
-        gradients, [tf.convert_to_tensor(v) for v in model.trainable_variables],
-        [v.name for v in model.trainable_variables], self.config.weight_decay)
+      gradients,
+      [tf.convert_to_tensor(v) for v in model.trainable_variables],
+      [v.name for v in model.trainable_variables],
+      self.config.weight_decay,
+    )
     self.captured[f'gradients/{scope}'] = decayed
     update = type(self.method).apply_update(self.method, model, optimizer, gradients)
     self.captured[f'grad_norm/{scope}'] = update.norm
@@ -159,8 +164,11 @@ def compare_variables(compare, replay, moment, tolerances):
   groups = {}
   for index, name in enumerate(golden['vars/names'].tolist()):
     name = name.decode() if isinstance(name, bytes) else name
-    kind = ('slots' if name.rsplit('/', 1)[-1] in (
-        'Momentum', 'LARSOptimizer', 'RMSProp', 'RMSProp_1') else name.split('/')[0])
+    kind = (
+      'slots'
+      if name.rsplit('/', 1)[-1] in ('Momentum', 'LARSOptimizer', 'RMSProp', 'RMSProp_1')
+      else name.split('/')[0]
+    )
     if name == 'cross_entropy_old':
       continue  # The release's way of handing a value on; ours needs no variable for it.
     if name == 'moving_dot_product' and moment != 'init':
@@ -172,39 +180,47 @@ def compare_variables(compare, replay, moment, tolerances):
     flat = ours[name].numpy().astype(np.float64).ravel()
     samples = [flat[(k * flat.size) // 8] for k in range(8)]
     # The mean of squares and the samples together say as much as the stored data can.
-    groups.setdefault(kind, []).append((
+    groups.setdefault(kind, []).append(
+      (
         samples + [flat.sum() / flat.size],
-        golden[f'{moment}/samples'][index].tolist() + [golden[f'{moment}/sum'][index] / flat.size]))
+        golden[f'{moment}/samples'][index].tolist() + [golden[f'{moment}/sum'][index] / flat.size],
+      )
+    )
   for kind, pairs in groups.items():
     mine, theirs = zip(*pairs)
-    compare(f'{moment}: {len(pairs)} x {kind}', mine, theirs,
-            tolerances.get(kind, tolerances['weights']))
+    compare(f'{moment}: {len(pairs)} x {kind}', mine, theirs, tolerances.get(kind, tolerances['weights']))
 
 
 def compare_step(compare, golden, step, logs, captured):
   """One step's logs and, in step 0, logits and gradients."""
   tolerance = 'step0_rtol' if step == 0 else 'loss_rtol'
   for key in [k for k in golden.files if k.startswith('log/')]:
-    name, theirs = key[len('log/'):], golden[key][step]
+    name, theirs = key[len('log/') :], golden[key][step]
     if name == 'uda/l_ratio' and 'derived/l_ratio_step_before' in golden.files:
       theirs = golden['derived/l_ratio_step_before'][step]  # The logged one is a race.
-    if f'derived/{name[len("mpl/"):]}_this_step' in golden.files:
+    if f'derived/{name[len("mpl/") :]}_this_step' in golden.files:
       # What the release logs depends on when it happens to read `cross_entropy_old`.
-      theirs = golden[f'derived/{name[len("mpl/"):]}_this_step'][step]
+      theirs = golden[f'derived/{name[len("mpl/") :]}_this_step'][step]
     if name not in logs:
       compare.ok = False
       print(f'  step {step} {name}: NOT among our logs')
       continue
     dot = name.startswith('mpl/')
     loose = name == 'loss/grad_norm'
-    compare(f'step {step} {name}', logs[name].numpy(), theirs,
-            'dot_atol' if dot else 'gradient_rtol' if loose else tolerance)
+    compare(
+      f'step {step} {name}',
+      logs[name].numpy(),
+      theirs,
+      'dot_atol' if dot else 'gradient_rtol' if loose else tolerance,
+    )
   if step:
     return
-  pairs = {'extra/logits/all': ['uda/labeled+original+augmented'],
-           'extra/logits/student_on_u_aug_and_l': ['student/augmented+labeled'],
-           'extra/logits/student_on_l_new': ['student/labeled'],
-           'extra/logits/student': ['student/labeled']}
+  pairs = {
+    'extra/logits/all': ['uda/labeled+original+augmented'],
+    'extra/logits/student_on_u_aug_and_l': ['student/augmented+labeled'],
+    'extra/logits/student_on_l_new': ['student/labeled'],
+    'extra/logits/student': ['student/labeled'],
+  }
   for key, names in pairs.items():
     if key in golden.files:
       ours = next(captured[name] for name in names if name in captured)
@@ -214,16 +230,17 @@ def compare_step(compare, golden, step, logs, captured):
       mine = np.array([np.linalg.norm(g.numpy()) for g in captured[f'gradients/{scope}']])
       theirs = np.sqrt(golden[f'step0/grads/{scope}/sumsq'])
       large = theirs >= SMALL_GRADIENT
-      compare(f'step 0 gradients of {scope} ({large.sum()})', mine[large], theirs[large],
-              'gradient_rtol')
+      compare(f'step 0 gradients of {scope} ({large.sum()})', mine[large], theirs[large], 'gradient_rtol')
 
 
 def run(path, tolerances):
   """Compares one file; True when all is within tolerance."""
   golden = np.load(path, allow_pickle=False)
   replay = Replay(golden)
-  print(f'{path}: {replay.config.method_name} {replay.config.model_type} '
-        f'{replay.config.optim_type} {replay.config.lr_decay_type}')
+  print(
+    f'{path}: {replay.config.method_name} {replay.config.model_type} '
+    f'{replay.config.optim_type} {replay.config.lr_decay_type}'
+  )
   compare = Comparison(tolerances)
   tight = {'weights': 'after1_atol', 'slots': 'slot_atol', 'ema': 'after1_atol'}
   loose = {'weights': 'final_atol', 'slots': 'slot_atol', 'ema': 'final_atol'}
@@ -238,11 +255,9 @@ def run(path, tolerances):
   size = replay.params['image_size']
   batch = np.random.RandomState(7).standard_normal([8, size, size, 3]).astype(np.float32)
   student = replay.method.student
-  compare('eval/model_logits', student(batch, training=False), golden['eval/model_logits'],
-          'eval_atol')
+  compare('eval/model_logits', student(batch, training=False), golden['eval/model_logits'], 'eval_atol')
   with replay.method.average.applied():
-    compare('eval/ema_logits', student(batch, training=False), golden['eval/ema_logits'],
-            'eval_atol')
+    compare('eval/ema_logits', student(batch, training=False), golden['eval/ema_logits'], 'eval_atol')
   return compare.ok
 
 

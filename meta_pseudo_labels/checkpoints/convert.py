@@ -26,7 +26,7 @@ def class_names(path):
     return json.loads(tf.train.load_variable(path, IDENTITY))['class_names']
   except tf.errors.NotFoundError as error:
     raise UserError(
-        f'{path}: does not say which classes it has, as checkpoints of earlier versions; train again'
+      f'{path}: does not say which classes it has, as checkpoints of earlier versions; train again'
     ) from error
 
 
@@ -38,8 +38,9 @@ def input_shape(info, image_size):
   """
   if info.image_shape is None and info.default_channels is None:
     raise UserError(
-        '--output_dir: a run on a .npz file cannot be written in the release\'s format; only that '
-        'file says what shape its arrays have')
+      "--output_dir: a run on a .npz file cannot be written in the release's format; only that "
+      'file says what shape its arrays have'
+    )
   if info.kind == 'points':
     return info.image_shape
   return image_size, image_size, info.default_channels or info.image_shape[-1]

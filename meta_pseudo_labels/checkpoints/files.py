@@ -1,4 +1,5 @@
 """Checkpoints as files: which ones a folder has, and whether they are whole."""
+
 import errno
 import os
 import re
@@ -24,11 +25,13 @@ def newest_whole(folder, say=lambda line: None):
       check(path)
       return path
     except OSError as error:
-      older = paths[number + 1:number + 2]
+      older = paths[number + 1 : number + 2]
       say(f'{path} is damaged ({one_line(error)})' + (f': going on from {older[0]}' if older else ''))
   if paths:
-    raise UserError(f'{folder}: all {len(paths)} checkpoints there are damaged; restore them, or '
-                    'start again with --reset_output_dir or another --output_dir')
+    raise UserError(
+      f'{folder}: all {len(paths)} checkpoints there are damaged; restore them, or '
+      'start again with --reset_output_dir or another --output_dir'
+    )
   return None
 
 

@@ -10,6 +10,7 @@ The release (TensorFlow 1) stores variables by name:
 
 and <name> is what we call the variable too. `names` is this map; `load` and `write` go by it.
 """
+
 import collections
 import dataclasses
 import os
@@ -24,9 +25,10 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 # What TensorFlow 1 appends to a variable's name for the slots of the release's optimizers.
 SLOT_SUFFIXES = {
-    optimizers.Momentum: {'momentum': 'Momentum'},
-    optimizers.LARS: {'momentum': 'LARSOptimizer'},
-    optimizers.RMSProp: {'rms': 'RMSProp', 'momentum': 'RMSProp_1'}}
+  optimizers.Momentum: {'momentum': 'Momentum'},
+  optimizers.LARS: {'momentum': 'LARSOptimizer'},
+  optimizers.RMSProp: {'rms': 'RMSProp', 'momentum': 'RMSProp_1'},
+}
 # Not weights: a checkpoint that shares no more than these with a run is of another model.
 SCALARS = ('global_step', 'moving_dot_product', 'cross_entropy_old')
 # Where each role's weights may be in a checkpoint, the first place first. An average comes before
@@ -60,16 +62,19 @@ def names(method):
       found.update({release_name(v, scope): v for v in model.variables})
       found.update(_slots(getattr(method, f'{role}_optimizer', None), model, scope))
   averaged = [v for v in method.student.variables if v.dtype.is_floating]
-  found.update({release_name(v, 'ema/model'): average
-                for v, average in zip(averaged, method.average.averages)})
+  found.update(
+    {release_name(v, 'ema/model'): average for v, average in zip(averaged, method.average.averages)}
+  )
   return found
 
 
 def _slots(optimizer, model, scope):
   """{release's name: slot variable} of an optimizer, {} of None."""
-  return {f'{release_name(v, scope)}/{suffix}': value
-          for slot, suffix in SLOT_SUFFIXES.get(type(optimizer), {}).items()
-          for v, value in zip(model.trainable_variables, optimizer.slots[slot])}
+  return {
+    f'{release_name(v, scope)}/{suffix}': value
+    for slot, suffix in SLOT_SUFFIXES.get(type(optimizer), {}).items()
+    for v, value in zip(model.trainable_variables, optimizer.slots[slot])
+  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Report:
     wrong_shape: (name, the checkpoint's shape, ours).
     unused: names in it that nobody asked for.
   """
+
   path: str
   found: List[str]
   missing: List[str]
@@ -94,9 +100,10 @@ class Report:
     shapes = [f'{name} ({theirs} in it, {ours} here)' for name, theirs, ours in self.wrong_shape]
     lines = [f'{self.path}: loaded {_counts(self.found) or "nothing"}']
     for what, found, examples in (
-        ('not in it, left as they were', self.missing, self.missing),
-        ('of another shape', [name for name, _, _ in self.wrong_shape], shapes),
-        ('in it and not used', self.unused, self.unused)):
+      ('not in it, left as they were', self.missing, self.missing),
+      ('of another shape', [name for name, _, _ in self.wrong_shape], shapes),
+      ('in it and not used', self.unused, self.unused),
+    ):
       if found:
         rest = f', and {len(found) - EXAMPLES} more' if len(found) > EXAMPLES else ''
         lines.append(f'  {what}: {_counts(found)} ({", ".join(examples[:EXAMPLES])}{rest})')
@@ -107,11 +114,13 @@ def _counts(found):
   """'90 teacher, 90 student, global_step' of names."""
   suffixes = [suffix for slots in SLOT_SUFFIXES.values() for suffix in slots.values()]
   groups = {'teacher': 'teacher', 'model': 'student', 'ema': 'average'}
-  kind = lambda name: 'optimizer slots' if name.rsplit('/', 1)[-1] in suffixes else (
-      groups.get(name.split('/')[0], 'other'))
+  kind = lambda name: (
+    'optimizer slots' if name.rsplit('/', 1)[-1] in suffixes else (groups.get(name.split('/')[0], 'other'))
+  )
   counts = collections.Counter(kind(name) for name in found if name not in SCALARS)
-  return ', '.join([f'{count} {what}' for what, count in counts.items()]
-                   + [name for name in SCALARS if name in found])
+  return ', '.join(
+    [f'{count} {what}' for what, count in counts.items()] + [name for name in SCALARS if name in found]
+  )
 
 
 def open_checkpoint(path):
@@ -124,9 +133,11 @@ def open_checkpoint(path):
   if tf.io.gfile.isdir(path):
     state = tf.train.get_checkpoint_state(path)
     if state is None:
-      raise UserError(f'{path}: a folder without a `checkpoint` file that names the newest one; '
-                      'give the path of a checkpoint without .index, such as '
-                      f'{os.path.join(path, "ckpt-1000")}')
+      raise UserError(
+        f'{path}: a folder without a `checkpoint` file that names the newest one; '
+        'give the path of a checkpoint without .index, such as '
+        f'{os.path.join(path, "ckpt-1000")}'
+      )
     prefix = os.path.join(path, os.path.basename(state.model_checkpoint_path))
     if not tf.io.gfile.exists(f'{prefix}.index'):
       prefix = state.model_checkpoint_path
@@ -138,10 +149,14 @@ def open_checkpoint(path):
   except (tf.errors.OpError, ValueError, RuntimeError):
     pass  # Its reasons speak of tables and slices.
   if prefix != path:
-    raise UserError(f'{path}: its `checkpoint` file names {prefix}, which is not there; give the '
-                    'path of a checkpoint without .index')
-  raise UserError(f'{path}: no checkpoint there; give its path without .index or '
-                  '.data-00000-of-00001, or a folder with a `checkpoint` file')
+    raise UserError(
+      f'{path}: its `checkpoint` file names {prefix}, which is not there; give the '
+      'path of a checkpoint without .index'
+    )
+  raise UserError(
+    f'{path}: no checkpoint there; give its path without .index or '
+    '.data-00000-of-00001, or a folder with a `checkpoint` file'
+  )
 
 
 def _tensor(path, reader, key):
@@ -149,8 +164,9 @@ def _tensor(path, reader, key):
   try:
     return reader.get_tensor(key)
   except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-    raise UserError(f'{path}: damaged ({" ".join(str(error).split())[:200]}); copy it again, its '
-                    '.data files too') from error
+    raise UserError(
+      f'{path}: damaged ({" ".join(str(error).split())[:200]}); copy it again, its .data files too'
+    ) from error
 
 
 def stored_keys(path, reader, method=None):
@@ -166,13 +182,14 @@ def stored_keys(path, reader, method=None):
   shapes = reader.get_variable_to_shape_map()
   if OBJECT_GRAPH not in shapes:
     return {name: name for name in shapes}
-  graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-      _tensor(path, reader, OBJECT_GRAPH))
+  graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(_tensor(path, reader, OBJECT_GRAPH))
   phases = {child.local_name: child.node_id for child in graph.nodes[0].children}
   if method is None or 'train' not in phases:
-    raise UserError(f'{path}: stores objects (tf.train.Checkpoint), not names, and is not of a '
-                    'run of this program; give one that tf.compat.v1.train.Saver or '
-                    '`python -m meta_pseudo_labels.convert` wrote')
+    raise UserError(
+      f'{path}: stores objects (tf.train.Checkpoint), not names, and is not of a '
+      'run of this program; give one that tf.compat.v1.train.Saver or '
+      '`python -m meta_pseudo_labels.convert` wrote'
+    )
   keys, seen, pending = {}, {}, [(phases['train'], method)]
   while pending:
     number, ours = pending.pop()
@@ -182,8 +199,11 @@ def stored_keys(path, reader, method=None):
     node = graph.nodes[number]
     keys.update({id(ours): attribute.checkpoint_key for attribute in node.attributes})
     children = tf.train.TrackableView.children(ours)
-    pending += [(child.node_id, children[child.local_name]) for child in node.children
-                if child.local_name in children]
+    pending += [
+      (child.node_id, children[child.local_name])
+      for child in node.children
+      if child.local_name in children
+    ]
   return {name: keys[id(v)] for name, v in names(method).items() if id(v) in keys}
 
 
@@ -191,12 +211,16 @@ def compare(path, variables, method=None):
   """The Report of a checkpoint about `variables`; changes nothing. Arguments as of `load`."""
   reader = open_checkpoint(path)
   keys, shapes = stored_keys(path, reader, method), reader.get_variable_to_shape_map()
-  pairs = {name: (tuple(shapes[keys[name]]), tuple(v.shape))
-           for name, v in variables.items() if name in keys}
-  return Report(path=path, found=[name for name, (theirs, ours) in pairs.items() if theirs == ours],
-                missing=[name for name in variables if name not in pairs],
-                wrong_shape=[(name, *both) for name, both in pairs.items() if both[0] != both[1]],
-                unused=sorted(set(keys) - set(variables)))
+  pairs = {
+    name: (tuple(shapes[keys[name]]), tuple(v.shape)) for name, v in variables.items() if name in keys
+  }
+  return Report(
+    path=path,
+    found=[name for name, (theirs, ours) in pairs.items() if theirs == ours],
+    missing=[name for name in variables if name not in pairs],
+    wrong_shape=[(name, *both) for name, both in pairs.items() if both[0] != both[1]],
+    unused=sorted(set(keys) - set(variables)),
+  )
 
 
 def load(path, variables, method=None):
@@ -218,14 +242,18 @@ def load(path, variables, method=None):
   report = compare(path, variables, method)
   if report.wrong_shape:
     first, theirs, ours = report.wrong_shape[0]
-    raise UserError(f'{path}: {len(report.wrong_shape)} variable(s) have another shape, such as '
-                    f'{first}: {theirs} in it, {ours} here; give the model_type, image_size and '
-                    'dataset that it was trained with')
+    raise UserError(
+      f'{path}: {len(report.wrong_shape)} variable(s) have another shape, such as '
+      f'{first}: {theirs} in it, {ours} here; give the model_type, image_size and '
+      'dataset that it was trained with'
+    )
   if not set(report.found) - set(SCALARS):
-    raise UserError(f'{path}: has none of the {len(variables)} variables, such as '
-                    f'{next(name for name in variables if name not in SCALARS)}, but '
-                    f'{len(report.unused)} others such as {", ".join(report.unused[:EXAMPLES])}; '
-                    'give the model_type that it was trained with')
+    raise UserError(
+      f'{path}: has none of the {len(variables)} variables, such as '
+      f'{next(name for name in variables if name not in SCALARS)}, but '
+      f'{len(report.unused)} others such as {", ".join(report.unused[:EXAMPLES])}; '
+      'give the model_type that it was trained with'
+    )
   reader = open_checkpoint(path)
   keys = stored_keys(path, reader, method)
   for name in report.found:
@@ -246,8 +274,7 @@ def load_role(path, method, role):
   """
   keys = stored_keys(path, open_checkpoint(path), method)
   in_place = lambda place: {release_name(v, place): v for v in getattr(method, role).variables}
-  place = next((place for place in PLACES[role] if keys.keys() & in_place(place).keys()),
-               PLACES[role][-1])
+  place = next((place for place in PLACES[role] if keys.keys() & in_place(place).keys()), PLACES[role][-1])
   report = load(path, in_place(place), method)
   if role == 'student':
     # The average of a student that has not moved yet.
@@ -278,8 +305,10 @@ def start_from(config, method):
   if config.load_checkpoint:
     flag = f'--load_checkpoint={config.load_checkpoint}'
     if config.method_name == 'pseudo_labels':
-      raise UserError(f'{flag}: pseudo_labels trains its teacher first, with nothing from a '
-                      'checkpoint; leave the flag out, or use --method=mpl')
+      raise UserError(
+        f'{flag}: pseudo_labels trains its teacher first, with nothing from a '
+        'checkpoint; leave the flag out, or use --method=mpl'
+      )
     variables = names(method)
     if config.load_checkpoint_and_restart_global_step:
       del variables['global_step']
@@ -290,8 +319,9 @@ def start_from(config, method):
     if not path:
       continue
     if config.method_name != 'mpl':
-      raise UserError(f'--{name}={path}: is for the method mpl, not {config.method_name}; use '
-                      '--load_checkpoint')
+      raise UserError(
+        f'--{name}={path}: is for the method mpl, not {config.method_name}; use --load_checkpoint'
+      )
     report, place = _under_flag(name, load_role, path, method, role)
     lines += [f'--{name}: the {role} from {place}/...'] + report.lines()
   return lines
@@ -319,8 +349,13 @@ def write(path, method):
     tensors = {'cross_entropy_old': tf.zeros([]), 'moving_dot_product': tf.zeros([]), **tensors}
   try:
     tf.io.gfile.makedirs(os.path.dirname(path) or '.')
-    tf.raw_ops.SaveV2(prefix=path, tensor_names=list(tensors), tensors=list(tensors.values()),
-                      shape_and_slices=[''] * len(tensors))
+    tf.raw_ops.SaveV2(
+      prefix=path,
+      tensor_names=list(tensors),
+      tensors=list(tensors.values()),
+      shape_and_slices=[''] * len(tensors),
+    )
   except (tf.errors.OpError, OSError) as error:
-    raise UserError(f'{path}: cannot be written ({" ".join(str(error).split())[:200]}); give a '
-                    'path that can') from error
+    raise UserError(
+      f'{path}: cannot be written ({" ".join(str(error).split())[:200]}); give a path that can'
+    ) from error

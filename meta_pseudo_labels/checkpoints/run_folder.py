@@ -16,10 +16,30 @@ from meta_pseudo_labels.files import write_text
 MARKER = '.meta_pseudo_labels'
 LOCK = '.lock'
 # What runs write. A folder without a marker (older runs) is ours if it holds nothing else.
-OURS = ('.lock', 'ckpt_last', 'ckpt_best', 'logs', 'metrics.jsonl', 'hparams.json',
-        'labeled_split.json', 'results.json', 'table.json', 'decision_regions.png', 'baselines',
-        'seed_*', 'eval_*.json', 'eval_*.png', 'predictions.csv', 'predictions.jsonl', 'selected.json',
-        'teacher_predictions.npz', 'saved_model', 'report*', '*.tmp', '*.partial')
+OURS = (
+  '.lock',
+  'ckpt_last',
+  'ckpt_best',
+  'logs',
+  'metrics.jsonl',
+  'hparams.json',
+  'labeled_split.json',
+  'results.json',
+  'table.json',
+  'decision_regions.png',
+  'baselines',
+  'seed_*',
+  'eval_*.json',
+  'eval_*.png',
+  'predictions.csv',
+  'predictions.jsonl',
+  'selected.json',
+  'teacher_predictions.npz',
+  'saved_model',
+  'report*',
+  '*.tmp',
+  '*.partial',
+)
 
 
 def mark(folder):
@@ -53,8 +73,10 @@ def lock(folder):
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       file.seek(0)
-      raise UserError(f'--output_dir={folder}: process {file.read().decode().strip()} is '
-                      'writing there; wait for its end, stop it, or give another folder') from None
+      raise UserError(
+        f'--output_dir={folder}: process {file.read().decode().strip()} is '
+        'writing there; wait for its end, stop it, or give another folder'
+      ) from None
     except OSError as error:
       if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
         raise cannot_be_written(folder, error) from error
@@ -67,8 +89,7 @@ def lock(folder):
 
 def cannot_be_written(folder, error):
   """The UserError for an OSError met in the folder."""
-  return UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give a folder '
-                   'that can')
+  return UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give a folder that can')
 
 
 def reset(folder, data_dir=None, teacher_predictions=None):
@@ -90,8 +111,9 @@ def reset(folder, data_dir=None, teacher_predictions=None):
     return ''
   reason = _why_not(folder, names, data_dir, teacher_predictions)
   if reason:
-    raise UserError(f'--reset_output_dir: {folder} {reason}; it is left as it is: give another '
-                    '--output_dir')
+    raise UserError(
+      f'--reset_output_dir: {folder} {reason}; it is left as it is: give another --output_dir'
+    )
   count, size = 0, 0
   try:
     for name in names:
@@ -104,8 +126,9 @@ def reset(folder, data_dir=None, teacher_predictions=None):
         os.remove(path)
   except OSError as error:
     raise cannot_be_written(folder, error) from error
-  return (f'--reset_output_dir: removed {count} file(s), {size / 1e6:.1f} MB, from {folder}: '
-          + ', '.join(names))
+  return f'--reset_output_dir: removed {count} file(s), {size / 1e6:.1f} MB, from {folder}: ' + ', '.join(
+    names
+  )
 
 
 def _files(path):
@@ -153,8 +176,7 @@ def prepare_folder(config):
   folder = config.output_dir
   path = os.path.join(folder, 'hparams.json')
   predictions = config.teacher_predictions if config.reads_predictions else None
-  removed = (reset(folder, config.data_dir, predictions)
-             if config.reset_output_dir else '')
+  removed = reset(folder, config.data_dir, predictions) if config.reset_output_dir else ''
   try:
     mark(folder)
     if os.path.isfile(path):
@@ -170,23 +192,32 @@ def refuse_other_run(before, now):
   """Raises UserError, with the differences, if `now` would compute something else than `before`."""
   names = sorted(name for name, flag in FLAGS_BY_NAME.items() if not flag.may_change)
   names += DERIVED
-  differences = [f'{name} {getattr(before, name)} -> {getattr(now, name)}' for name in names
-                 if getattr(before, name) != getattr(now, name)]
+  differences = [
+    f'{name} {getattr(before, name)} -> {getattr(now, name)}'
+    for name in names
+    if getattr(before, name) != getattr(now, name)
+  ]
   if differences:
-    raise UserError(f'--output_dir={now.output_dir}: holds a run with other settings '
-                    f'({"; ".join(differences)}); give another folder, the same settings, or '
-                    + ('--reset_output_dir' if now.task in ('train', 'finetune') else
-                       'none: the run there knows its own'))
+    raise UserError(
+      f'--output_dir={now.output_dir}: holds a run with other settings '
+      f'({"; ".join(differences)}); give another folder, the same settings, or '
+      + (
+        '--reset_output_dir' if now.task in ('train', 'finetune') else 'none: the run there knows its own'
+      )
+    )
 
 
 def refuse_other_data(folder, before, now):
   """Raises UserError if two `Problem.identity` differ, with what differs."""
   if before != now:
     before, now = json.loads(before), json.loads(now)
-    names = ', '.join(name.replace('_', ' ') for name in sorted({*before, *now})
-                      if before.get(name) != now.get(name))
-    raise UserError(f'--output_dir={folder}: its checkpoint was trained with other data ({names} '
-                    'differ); give another folder, the same data, or --reset_output_dir')
+    names = ', '.join(
+      name.replace('_', ' ') for name in sorted({*before, *now}) if before.get(name) != now.get(name)
+    )
+    raise UserError(
+      f'--output_dir={folder}: its checkpoint was trained with other data ({names} '
+      'differ); give another folder, the same data, or --reset_output_dir'
+    )
 
 
 def as_trained(config):
@@ -202,14 +233,20 @@ def as_trained(config):
     with open(path, 'rb') as file:
       trained = from_json(file.read(), path)
   except OSError as error:
-    raise UserError(f'--output_dir={config.output_dir}: no run there (hparams.json: '
-                    f'{error.strerror}), which --task_mode={config.task} needs; train '
-                    'first') from None
-  trained = trained.replace(**{name: getattr(config, name) for name, flag in FLAGS_BY_NAME.items()
-                               if flag.per_command})
+    raise UserError(
+      f'--output_dir={config.output_dir}: no run there (hparams.json: '
+      f'{error.strerror}), which --task_mode={config.task} needs; train '
+      'first'
+    ) from None
+  trained = trained.replace(
+    **{name: getattr(config, name) for name, flag in FLAGS_BY_NAME.items() if flag.per_command}
+  )
   defaults = Config()
-  stated = {name: getattr(config, name) for name in FLAGS_BY_NAME
-            if getattr(config, name) != getattr(defaults, name)}
+  stated = {
+    name: getattr(config, name)
+    for name in FLAGS_BY_NAME
+    if getattr(config, name) != getattr(defaults, name)
+  }
   stated['num_classes'] = trained.num_classes  # The data's own number, whatever was asked for.
   now = trained.replace(**stated)
   validate(now)

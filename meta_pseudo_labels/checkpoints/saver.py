@@ -1,4 +1,5 @@
 """A run's folder: its checkpoints, what it was started with, and going on from them."""
+
 import contextlib
 import errno
 import os
@@ -61,8 +62,7 @@ class Checkpoints:
       try:
         path = self._checkpoint.write(os.path.join(folder, f'ckpt-{number}'))
       except (OSError, tf.errors.OpError) as error:
-        raise Failure(f'cannot write a checkpoint to {folder}: '
-                      f'{one_line(error)}') from error
+        raise Failure(f'cannot write a checkpoint to {folder}: {one_line(error)}') from error
       yield path
 
   def save(self, number, best=False, gathered=None):
@@ -92,15 +92,18 @@ class Checkpoints:
       else:
         tf.io.gfile.makedirs(folder)
         for file in tf.io.gfile.glob(gathered + '.*'):
-          tf.io.gfile.copy(file, path + file[len(gathered):], overwrite=True)
+          tf.io.gfile.copy(file, path + file[len(gathered) :], overwrite=True)
       files.check(path)
     except BaseException:
       _remove(path + '_temp')  # On a full disk it would be in the way of the next try.
       raise
-    kept = (before[:keep - 1])[::-1] + [path]
+    kept = (before[: keep - 1])[::-1] + [path]
     names = [os.path.basename(other) for other in kept]
-    write_text(os.path.join(folder, 'checkpoint'), f'model_checkpoint_path: "{names[-1]}"\n' + ''.join(
-        f'all_model_checkpoint_paths: "{name}"\n' for name in names))
+    write_text(
+      os.path.join(folder, 'checkpoint'),
+      f'model_checkpoint_path: "{names[-1]}"\n'
+      + ''.join(f'all_model_checkpoint_paths: "{name}"\n' for name in names),
+    )
     # All others, so that what a killed run left behind goes too.
     for file in tf.io.gfile.listdir(folder):
       if file.startswith('ckpt-') and file.rstrip('/').split('.')[0] not in names:
@@ -120,17 +123,18 @@ class Checkpoints:
 
   def _restore(self, folder):
     folder = workers.shared(folder)
-    found = workers.prepare(
-        self._strategy, lambda: files.newest_whole(folder, self._say))
+    found = workers.prepare(self._strategy, lambda: files.newest_whole(folder, self._say))
     number = workers.of_chief(self._strategy, int(found.rsplit('-', 1)[1]) if found else -1)
     path = os.path.join(folder, f'ckpt-{number}') if number >= 0 else None
     if path:
       try:
         self._reader(path).read(path).assert_existing_objects_matched().expect_partial()
       except (AssertionError, ValueError) as error:
-        raise UserError(f'{path} lacks a part of what a run needs to go on: it is from another '
-                        'version; give another --output_dir, and this one as '
-                        f'--load_checkpoint={path}') from error
+        raise UserError(
+          f'{path} lacks a part of what a run needs to go on: it is from another '
+          'version; give another --output_dir, and this one as '
+          f'--load_checkpoint={path}'
+        ) from error
     return path
 
   def _reader(self, path):
@@ -138,7 +142,8 @@ class Checkpoints:
     keys = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     if 'finetune' in self._objects and not any(key.startswith('finetune/') for key in keys):
       return tf.train.Checkpoint(
-          **{name: value for name, value in self._objects.items() if name != 'finetune'})
+        **{name: value for name, value in self._objects.items() if name != 'finetune'}
+      )
     return self._checkpoint
 
 

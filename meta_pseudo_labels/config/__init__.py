@@ -9,12 +9,12 @@ from meta_pseudo_labels.config.sections import FLAGS_BY_NAME, Config
 from meta_pseudo_labels.config.validation import notes, validate
 
 __all__ = [
-    'FLAGS_BY_NAME',
-    'Config',
-    'from_json',
-    'notes',
-    'parse',
-    'to_json',
-    'unread_note',
-    'validate',
+  'FLAGS_BY_NAME',
+  'Config',
+  'from_json',
+  'notes',
+  'parse',
+  'to_json',
+  'unread_note',
+  'validate',
 ]

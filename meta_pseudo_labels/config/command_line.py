@@ -61,10 +61,17 @@ def help_text(flag_values=flags.FLAGS, full: bool = False) -> str:
     for flag in flags_of(section):
       lines += _help_lines(_flag_word(flag), _help(flag), flag.default)
   lines += ['', 'Flags of the release that nothing reads (accepted, without effect).']
-  lines += textwrap.wrap(', '.join(f'--{name}' for name in UNREAD), WIDTH - 4,
-                         initial_indent='  ', subsequent_indent='  ', break_on_hyphens=False)
-  lines += ['', '--flagfile=PATH reads flags from a file, one per line; it may name others, relative '
-            'to itself.']
+  lines += textwrap.wrap(
+    ', '.join(f'--{name}' for name in UNREAD),
+    WIDTH - 4,
+    initial_indent='  ',
+    subsequent_indent='  ',
+    break_on_hyphens=False,
+  )
+  lines += [
+    '',
+    '--flagfile=PATH reads flags from a file, one per line; it may name others, relative to itself.',
+  ]
   if full:
     for module in ('absl.app', 'absl.logging', 'absl.flags'):
       lines += ['', flag_values.module_help(module)]
@@ -78,7 +85,8 @@ def _flag_word(flag: Flag) -> str:
 def _help_lines(word: str, text: str, default) -> List[str]:
   shown = {None: 'none', '': 'empty', True: 'true', False: 'false'}.get(default, default)
   return [f'  {word}'] + textwrap.wrap(
-      f'{text} Default: {shown}.', WIDTH - 6, initial_indent='      ', subsequent_indent='      ')
+    f'{text} Default: {shown}.', WIDTH - 6, initial_indent='      ', subsequent_indent='      '
+  )
 
 
 def _help(flag: Flag) -> str:
@@ -94,10 +102,10 @@ def _define(flag_values) -> None:
   if 'task_mode' in flag_values:
     return
   define = {
-      bool: flags.DEFINE_boolean,
-      int: flags.DEFINE_integer,
-      float: flags.DEFINE_float,
-      str: flags.DEFINE_string,
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
   }
   wanted = [(flag.name, flag.type, flag.default, _help(flag)) for flag in FLAGS_BY_NAME.values()]
   wanted += [(name, *type_and_default(name), HELP) for name in UNREAD]
@@ -106,9 +114,7 @@ def _define(flag_values) -> None:
     flag_values.register_key_flag_for_module(sys.argv[0], flag_values[name])
 
 
-def _without_flagfiles(
-    argv: List[str], base: str = '', inside: Tuple[str, ...] = ()
-) -> List[str]:
+def _without_flagfiles(argv: List[str], base: str = '', inside: Tuple[str, ...] = ()) -> List[str]:
   """Returns the arguments with every --flagfile=PATH replaced by what that file holds.
 
   absl would do it too, but takes a flagfile named in a flagfile relative to the current folder;
@@ -137,18 +143,16 @@ def _without_flagfiles(
         lines = [line.strip() for line in file]
     except OSError as error:
       raise UserError(
-          f'--flagfile={path}: {error.strerror}; give the path of a file with one flag per line'
+        f'--flagfile={path}: {error.strerror}; give the path of a file with one flag per line'
       ) from None
     except UnicodeDecodeError:
-      raise UserError(
-          f'--flagfile={path}: not a text file; give a file with one flag per line'
-      ) from None
+      raise UserError(f'--flagfile={path}: not a text file; give a file with one flag per line') from None
     if os.path.realpath(path) in inside:
       raise UserError(f'--flagfile={path}: includes itself; remove that line')
     result += _without_flagfiles(
-        [line for line in lines if line and not line.startswith(('#', '//'))],
-        os.path.dirname(path),
-        (*inside, os.path.realpath(path)),
+      [line for line in lines if line and not line.startswith(('#', '//'))],
+      os.path.dirname(path),
+      (*inside, os.path.realpath(path)),
     )
   return result
 

@@ -70,18 +70,16 @@ class Flag:
 
 
 def flag(
-    default: Any,
-    help: str,
-    rule: Union[None, Rule, Names, Tuple[str, ...]] = None,
-    *,
-    may_change: bool = False,
-    per_command: bool = False,
-    in_report: bool = True,
+  default: Any,
+  help: str,
+  rule: Union[None, Rule, Names, Tuple[str, ...]] = None,
+  *,
+  may_change: bool = False,
+  per_command: bool = False,
+  in_report: bool = True,
 ) -> Any:
   """Returns the dataclass field of a flag; arguments as of `Flag`."""
-  facts = dict(
-      help=help, rule=rule, may_change=may_change, per_command=per_command, in_report=in_report
-  )
+  facts = dict(help=help, rule=rule, may_change=may_change, per_command=per_command, in_report=in_report)
   return dataclasses.field(default=default, metadata=facts)
 
 

@@ -34,17 +34,14 @@ def from_json(text: Union[str, bytes], where: str = 'hparams.json') -> Config:
     raise UserError(f'{where}: not JSON ({error}); restore it or remove it') from None
   if not isinstance(values, dict):
     raise UserError(
-        f'{where}: holds a {type(values).__name__}, not a JSON object; restore it or remove it'
+      f'{where}: holds a {type(values).__name__}, not a JSON object; restore it or remove it'
     )
   values = {name: value for name, value in values.items() if name not in UNREAD}
   for name, value in values.items():
     if name not in FLAGS_BY_NAME:
-      raise UserError(
-          f'{where}: unknown name {name!r}{did_you_mean(name, FLAGS_BY_NAME)}; remove it'
-      )
+      raise UserError(f'{where}: unknown name {name!r}{did_you_mean(name, FLAGS_BY_NAME)}; remove it')
     if not has_type(FLAGS_BY_NAME[name], value):
       raise UserError(
-          f'{where}: {name} is {value!r}, but must be {type_words(FLAGS_BY_NAME[name].type)}; '
-          'restore it'
+        f'{where}: {name} is {value!r}, but must be {type_words(FLAGS_BY_NAME[name].type)}; restore it'
       )
   return Config(**values)

@@ -8,12 +8,17 @@ import re
 import struct
 from typing import List, Tuple
 
+from meta_pseudo_labels.config.choices import EFFICIENTNETS
 from meta_pseudo_labels.config.fields import LARGEST, SEED, Flag, Names, Rule
-from meta_pseudo_labels.config.sections import EFFICIENTNETS, FLAGS_BY_NAME, Config
+from meta_pseudo_labels.config.sections import FLAGS_BY_NAME, Config
 from meta_pseudo_labels.errors import UserError, did_you_mean
 
-_TYPE_WORDS = {bool: 'true or false', int: 'a whole number in digits, such as 300000',
-               float: 'a number', str: 'a text'}
+_TYPE_WORDS = {
+  bool: 'true or false',
+  int: 'a whole number in digits, such as 300000',
+  float: 'a number',
+  str: 'a text',
+}
 
 
 def type_words(kind: type) -> str:
@@ -38,28 +43,36 @@ def validate(config: Config) -> None:
   for flag in FLAGS_BY_NAME.values():
     _validate_value(flag, getattr(config, flag.name))
   if config.task == 'finetune' and not config.finetune_steps:
-    raise UserError('--task_mode=finetune: --finetune_steps=0 leaves nothing to do; give a number '
-                    'such as --finetune_steps=1000')
+    raise UserError(
+      '--task_mode=finetune: --finetune_steps=0 leaves nothing to do; give a number '
+      'such as --finetune_steps=1000'
+    )
   if '://' in (config.output_dir or ''):
-    raise UserError(f'--output_dir={config.output_dir}: must be a folder of this machine; mount the '
-                    'bucket, or copy the folder there afterwards')
+    raise UserError(
+      f'--output_dir={config.output_dir}: must be a folder of this machine; mount the '
+      'bucket, or copy the folder there afterwards'
+    )
   if config.use_float16 and config.use_bfloat16:
     raise UserError('--use_float16: not together with --use_bfloat16; leave one out')
   if config.labeled_count == 0:
-    raise UserError(f'--dataset_name={config.dataset_name}: the number of labeled examples in it '
-                    'must be 1 or more')
+    raise UserError(
+      f'--dataset_name={config.dataset_name}: the number of labeled examples in it must be 1 or more'
+    )
   for name in ('seed', 'label_seed'):
     value = getattr(config, name)
     if value is not None and not SEED.holds(value + config.num_seeds - 1):
-      raise UserError(f'--num_seeds={config.num_seeds}: counts --{name}={value} up beyond '
-                      '2147483647; give a smaller one')
+      raise UserError(
+        f'--num_seeds={config.num_seeds}: counts --{name}={value} up beyond 2147483647; give a smaller one'
+      )
   _validate_model_type(config.model_type)
   _validate_predictions(config)
   _validate_cores(config)
   if config.reset_output_dir and config.task not in ('train', 'finetune'):
     verb = 'evaluate' if config.task.startswith('eval') else 'read'
-    raise UserError(f'--reset_output_dir: would delete the checkpoints that --task_mode='
-                    f'{config.task_mode} is to {verb}; leave it out')
+    raise UserError(
+      f'--reset_output_dir: would delete the checkpoints that --task_mode='
+      f'{config.task_mode} is to {verb}; leave it out'
+    )
 
 
 def _validate_cores(config: Config) -> None:
@@ -67,12 +80,14 @@ def _validate_cores(config: Config) -> None:
   cores = config.num_cores_per_replica
   if config.use_xla_sharding != (cores > 1):
     raise UserError(
-        f'--use_xla_sharding={str(config.use_xla_sharding).lower()} --num_cores_per_replica={cores}: a '
-        'replica is split with the first and a number above 1, or neither; give --use_xla_sharding '
-        '--num_cores_per_replica=2 or more, or leave both out')
+      f'--use_xla_sharding={str(config.use_xla_sharding).lower()} --num_cores_per_replica={cores}: a '
+      'replica is split with the first and a number above 1, or neither; give --use_xla_sharding '
+      '--num_cores_per_replica=2 or more, or leave both out'
+    )
   if cores & (cores - 1):
-    raise UserError(f'--num_cores_per_replica={cores}: must be a power of two, such as '
-                    f'{2 ** (cores.bit_length() - 1)}')
+    raise UserError(
+      f'--num_cores_per_replica={cores}: must be a power of two, such as {2 ** (cores.bit_length() - 1)}'
+    )
 
 
 def _required(config: Config) -> Tuple[str, ...]:
@@ -92,11 +107,15 @@ def _validate_predictions(config: Config) -> None:
   if not config.reads_predictions or 'dataset_name' not in _required(config):
     return
   if not config.teacher_predictions:
-    raise UserError('--teacher_predictions: required by reduced_mpl and not given; add the file that '
-                    '--task_mode=label of a trained run writes')
+    raise UserError(
+      '--teacher_predictions: required by reduced_mpl and not given; add the file that '
+      '--task_mode=label of a trained run writes'
+    )
   if config.num_seeds > 1:
-    raise UserError(f'--num_seeds={config.num_seeds}: reduced_mpl has the predictions of one '
-                    'teacher, of one seed; give a command with --seed and --label_seed for each')
+    raise UserError(
+      f'--num_seeds={config.num_seeds}: reduced_mpl has the predictions of one '
+      'teacher, of one seed; give a command with --seed and --label_seed for each'
+    )
 
 
 def has_type(flag: Flag, value) -> bool:
@@ -124,24 +143,29 @@ def _validate_value(flag: Flag, value) -> None:
   if flag.type is float:
     _validate_float32(flag, value)
   if isinstance(flag.rule, tuple) and value not in flag.rule:
-    raise UserError(f'--{flag.name}={value}: unknown value{did_you_mean(value, flag.rule)}; use one of '
-                    f'{choices(flag.rule)}')
+    raise UserError(
+      f'--{flag.name}={value}: unknown value{did_you_mean(value, flag.rule)}; use one of '
+      f'{choices(flag.rule)}'
+    )
   if isinstance(flag.rule, Names):
     for name in Names.split(value):
       if name not in flag.rule.known:
-        raise UserError(f'--{flag.name}={value}: unknown {flag.rule.what} {name!r}'
-                        f'{did_you_mean(name, flag.rule.known)}; use {choices(flag.rule.known)}')
+        raise UserError(
+          f'--{flag.name}={value}: unknown {flag.rule.what} {name!r}'
+          f'{did_you_mean(name, flag.rule.known)}; use {choices(flag.rule.known)}'
+        )
 
 
 def _validate_float32(flag: Flag, value) -> None:
   """Raises UserError if the number breaks the flag's rule once it is a float32, as in training."""
   try:
-    rounded, = struct.unpack('<f', struct.pack('<f', value))
+    (rounded,) = struct.unpack('<f', struct.pack('<f', value))
   except OverflowError:
     raise UserError(f'--{flag.name}={value}: must be at most 3.4e38, the largest float32') from None
   if flag.rule and not flag.rule.holds(rounded):
-    raise UserError(f'--{flag.name}={value}: must be {flag.rule.words}, but a float32 rounds it to '
-                    f'{rounded}')
+    raise UserError(
+      f'--{flag.name}={value}: must be {flag.rule.words}, but a float32 rounds it to {rounded}'
+    )
 
 
 def _validate_model_type(model_type: str) -> None:
@@ -153,33 +177,42 @@ def _validate_model_type(model_type: str) -> None:
   if wide:
     depth = int(wide.group(1))
     if depth < 10 or depth % 6 != 4:
-      raise UserError(f'--model_type={model_type}: the depth {depth} must be 6n+4, '
-                      'such as 10, 16, 22, 28')
+      raise UserError(f'--model_type={model_type}: the depth {depth} must be 6n+4, such as 10, 16, 22, 28')
   elif model_type not in names and not mlp:
-    raise UserError(f'--model_type={model_type}: unknown model{did_you_mean(model_type, names)}; use '
-                    'wrn-<depth>-<width>, wrn-28-large, resnet-50, efficientnet-<variant> or '
-                    'mlp-<units>x<layers>')
+    raise UserError(
+      f'--model_type={model_type}: unknown model{did_you_mean(model_type, names)}; use '
+      'wrn-<depth>-<width>, wrn-28-large, resnet-50, efficientnet-<variant> or '
+      'mlp-<units>x<layers>'
+    )
   for match, limits in ((wide, (1000, 100)), (mlp, (65536, 100))):
     if match and any(int(size) > limit for size, limit in zip(match.groups(), limits)):
-      raise UserError(f'--model_type={model_type}: too large; the numbers go up to {limits[0]} and '
-                      f'{limits[1]}')
+      raise UserError(
+        f'--model_type={model_type}: too large; the numbers go up to {limits[0]} and {limits[1]}'
+      )
 
 
 def notes(config: Config) -> List[str]:
   """Returns remarks for the log at start, a line each: what is easily overlooked in the flags."""
   lines = []
   if config.dataset_classes not in (None, config.num_classes):
-    lines.append(f'num_classes {config.num_classes} replaced by {config.dataset_classes}, the '
-                 f'number of classes of {config.dataset}')
+    lines.append(
+      f'num_classes {config.num_classes} replaced by {config.dataset_classes}, the '
+      f'number of classes of {config.dataset}'
+    )
   if config.method_name in ('mpl', 'reduced_mpl') and config.mpl_feedback == 'release':
-    lines.append('--mpl_feedback=release: its term has a gradient of exactly zero, so the student '
-                 'is distilled from a UDA teacher; use --mpl_feedback=soft for a real feedback '
-                 '(docs/fidelity.md)')
+    lines.append(
+      '--mpl_feedback=release: its term has a gradient of exactly zero, so the student '
+      'is distilled from a UDA teacher; use --mpl_feedback=soft for a real feedback '
+      '(docs/fidelity.md)'
+    )
   if config.method_name in ('mpl', 'reduced_mpl') and (
-      0 < config.num_train_steps <= config.mpl_student_lr_wait_steps):
-    lines.append(f'the student\'s rate is zero for the first {config.mpl_student_lr_wait_steps} steps '
-                 f'(--mpl_student_lr_wait_steps), and there are {config.num_train_steps}: it learns '
-                 'nothing')
+    0 < config.num_train_steps <= config.mpl_student_lr_wait_steps
+  ):
+    lines.append(
+      f"the student's rate is zero for the first {config.mpl_student_lr_wait_steps} steps "
+      f'(--mpl_student_lr_wait_steps), and there are {config.num_train_steps}: it learns '
+      'nothing'
+    )
   if config.ema_decay == 0:
     lines.append('ema_decay 0: the averaged student is a plain copy of the student')
   return lines

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Callable, Optional, Tuple
 
-from meta_pseudo_labels.config.sections import RELEASE_OPS
+from meta_pseudo_labels.config.choices import RELEASE_OPS
 from meta_pseudo_labels.errors import UserError
 
 
@@ -51,6 +51,7 @@ class DatasetInfo:
     own_resolution: whether a network with a resolution of its own is evaluated at it.
     default_channels: channels of an image where `image_shape` is None; None where only the data say.
   """
+
   name: str
   load: Callable[['DatasetInfo', Request], Any]
   kind: str

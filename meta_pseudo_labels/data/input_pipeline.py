@@ -2,8 +2,9 @@
 
 A step's batch is determined by its number. So the input's position is the step, a resumed run
 starts the pipeline at its step, and replica r of R makes rows [r*b, (r+1)*b) of the global
-batch. Nothing of the pipeline needs to be saved (design rule 5).
+batch. Nothing of the pipeline needs to be saved.
 """
+
 import os
 
 from meta_pseudo_labels import rng
@@ -35,7 +36,8 @@ def order(count, seed, purpose, size, start=0):
   def shuffled(number):
     key = rng.fold(rng.key(seed, number), purpose)
     return tf.data.Dataset.from_tensor_slices(
-        tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), key))
+      tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), key)
+    )
 
   epochs = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max)
   return epochs.flat_map(shuffled).skip(position).batch(size, drop_remainder=True)
@@ -59,9 +61,11 @@ def _in_parallel(elements, function, prefetched):
   """
   options = tf.data.Options()
   options.autotune.enabled = False
-  return elements.map(
-      function, num_parallel_calls=min(os.cpu_count(), PARALLEL_CALLS), deterministic=True).prefetch(
-          prefetched).with_options(options)
+  return (
+    elements.map(function, num_parallel_calls=min(os.cpu_count(), PARALLEL_CALLS), deterministic=True)
+    .prefetch(prefetched)
+    .with_options(options)
+  )
 
 
 def _steps(counts, sizes, seed, start_step):
@@ -69,14 +73,16 @@ def _steps(counts, sizes, seed, start_step):
 
   `counts`, `sizes`: of the labeled, or of both kinds: examples there are, and in a batch.
   """
-  orders = [order(count, seed, f'order/{kind}', size, start_step)
-            for kind, count, size in zip(('labeled', 'unlabeled'), counts, sizes)]
-  return tf.data.Dataset.zip(
-      (tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), *orders))
+  orders = [
+    order(count, seed, f'order/{kind}', size, start_step)
+    for kind, count, size in zip(('labeled', 'unlabeled'), counts, sizes)
+  ]
+  return tf.data.Dataset.zip((tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), *orders))
 
 
 def _made(steps, batch, first_replica, local_replicas, service_address):
   """What `batch` makes of each replica's share of the steps, here or by a tf.data service."""
+
   def replicas_of(step, *chosen):
     numbers = tf.data.Dataset.range(first_replica, first_replica + local_replicas)
     return numbers.map(lambda replica: (step, replica, *chosen))
@@ -85,13 +91,28 @@ def _made(steps, batch, first_replica, local_replicas, service_address):
     return _in_parallel(steps.flat_map(replicas_of), batch, 2 * local_replicas)
   # All replicas' shares of a step come from one worker, together.
   shares = _in_parallel(service.one_worker_s(steps).flat_map(replicas_of), batch, local_replicas)
-  return service.made_by(service_address, shares.batch(local_replicas)).unbatch().prefetch(
-      2 * local_replicas)
+  return (
+    service.made_by(service_address, shares.batch(local_replicas)).unbatch().prefetch(2 * local_replicas)
+  )
 
 
-def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, seed, truth=None,
-                  predictions=None, start_step=0, replicas=1, first_replica=0, local_replicas=None,
-                  service_address=None):
+def train_batches(
+  labeled,
+  labels,
+  unlabeled,
+  *,
+  views,
+  batch_size,
+  uda_data,
+  seed,
+  truth=None,
+  predictions=None,
+  start_step=0,
+  replicas=1,
+  first_replica=0,
+  local_replicas=None,
+  service_address=None,
+):
   """Training batches, one replica's share an element, the replicas of a step in a row.
 
   Args:
@@ -119,26 +140,51 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
     order of `methods.Batch`; b = batch_size / replicas.
   """
   local_replicas = replicas if local_replicas is None else local_replicas
-  share = batch_size // replicas
+  batch = _batch_maker(
+    labeled,
+    labels,
+    unlabeled,
+    truth,
+    predictions,
+    views=views,
+    batch_size=batch_size,
+    uda_data=uda_data,
+    seed=seed,
+    share=batch_size // replicas,
+  )
+  counts = [len(labels)] if unlabeled is None else [len(labels), len(unlabeled)]
+  steps = _steps(counts, (batch_size, batch_size * uda_data), seed, start_step)
+  return _made(steps, batch, first_replica, local_replicas, service_address)
+
+
+def _batch_maker(
+  labeled, labels, unlabeled, truth, predictions, *, views, batch_size, uda_data, seed, share
+):
+  """Returns a function of (step, replica, positions of the labeled[, of the unlabeled] examples of
+  the global batch) to what `train_batches` yields; `share`: labeled examples per replica."""
   read = _reader(labeled)
   read_unlabeled = None if unlabeled is None else _reader(unlabeled)
   with tf.device('CPU:0'):
     labels = tf.constant(labels, tf.int32)
     truth = None if truth is None else tf.constant(truth, tf.int32)
-    stored = None if predictions is None else (
-        tf.constant(predictions.labeled), tf.constant(predictions.unlabeled))
+    stored = (
+      None
+      if predictions is None
+      else (tf.constant(predictions.labeled), tf.constant(predictions.unlabeled))
+    )
 
   @tf.autograph.experimental.do_not_convert  # Nothing to convert; looking for it takes seconds.
   def batch(step, replica, chosen, chosen_unlabeled=None):
     key = rng.key(seed, step)
     offset = tf.cast(replica, tf.int32) * share
-    chosen = tf.ensure_shape(chosen[offset:offset + share], [share])
+    chosen = tf.ensure_shape(chosen[offset : offset + share], [share])
     result = views.labeled(read(chosen), key, offset, batch_size), tf.gather(labels, chosen)
     if chosen_unlabeled is None:
       return result
     offset *= uda_data
-    chosen_unlabeled = tf.ensure_shape(chosen_unlabeled[offset:offset + share * uda_data],
-                                       [share * uda_data])
+    chosen_unlabeled = tf.ensure_shape(
+      chosen_unlabeled[offset : offset + share * uda_data], [share * uda_data]
+    )
     result += views.unlabeled(read_unlabeled(chosen_unlabeled), key, offset, batch_size * uda_data)
     if truth is not None:
       result += (tf.gather(truth, chosen_unlabeled),)
@@ -146,13 +192,10 @@ def train_batches(labeled, labels, unlabeled, *, views, batch_size, uda_data, se
       result += ((tf.gather(stored[0], chosen), tf.gather(stored[1], chosen_unlabeled)),)
     return result
 
-  counts = [len(labels)] if unlabeled is None else [len(labels), len(unlabeled)]
-  steps = _steps(counts, (batch_size, batch_size * uda_data), seed, start_step)
-  return _made(steps, batch, first_replica, local_replicas, service_address)
+  return batch
 
 
-def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica=0,
-                 local_replicas=None):
+def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica=0, local_replicas=None):
   """Evaluation batches, one replica's share an element, the replicas of a batch in a row.
 
   The last batch is filled up with examples of weight zero, so that each counts exactly once
@@ -175,8 +218,7 @@ def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica
     labels = tf.constant(labels, tf.int32)
 
   def batch(element):
-    first = (element // local_replicas) * batch_size + (
-        first_replica + element % local_replicas) * share
+    first = (element // local_replicas) * batch_size + (first_replica + element % local_replicas) * share
     rows = first + tf.range(share, dtype=tf.int64)
     weights = tf.cast(rows < count, tf.float32)
     rows = tf.minimum(rows, count - 1)

@@ -1,4 +1,5 @@
 """What one run trains and is measured on: examples, labels, views, and the split between them."""
+
 import dataclasses
 import json
 from typing import Optional
@@ -42,6 +43,7 @@ class Problem:
     service_address: of the tf.data service that makes the training batches, or None.
     predictions: what a teacher said of the labeled and the unlabeled examples, or None.
   """
+
   info: dataset_info.DatasetInfo
   split: splits.Split
   inputs: storage.Inputs
@@ -79,20 +81,29 @@ class Problem:
   def identity(self):
     """Text that is the same for the same classes and labeled, unlabeled and validation examples,
     and the same predictions for them, if any."""
-    text = splits.identity(self.split, labels=self.labels, class_names=self.info.class_names,
-                           unlabeled=len(self.unlabeled), names=self.names)
+    text = splits.identity(
+      self.split,
+      labels=self.labels,
+      class_names=self.info.class_names,
+      unlabeled=len(self.unlabeled),
+      names=self.names,
+    )
     if self.predictions is None:
       return text
-    return json.dumps({**json.loads(text), 'teacher_predictions': self.predictions.sha256},
-                      sort_keys=True)
+    return json.dumps({**json.loads(text), 'teacher_predictions': self.predictions.sha256}, sort_keys=True)
 
   @property
   def described(self):
     """`predictions.description` of these data, whatever predictions there are."""
     bare = dataclasses.replace(self, predictions=None)
     return teacher_predictions.description(
-        bare.identity, dataset=self.info.name, labeled=self.labeled[0], unlabeled=self.unlabeled,
-        truth=self.truth, names=self.unlabeled_names)
+      bare.identity,
+      dataset=self.info.name,
+      labeled=self.labeled[0],
+      unlabeled=self.unlabeled,
+      truth=self.truth,
+      names=self.unlabeled_names,
+    )
 
   def fit(self, image):
     """An image of any size as this problem's images in memory were brought to theirs: uint8
@@ -111,22 +122,30 @@ class Problem:
     """(inputs of the n labeled examples, labels int32 `[n]`) that may be learned from."""
     return self.inputs[self.split.labeled], self.labels[self.split.labeled]
 
-  def train_batches(self, *, batch_size, seed, uda_data=0, start_step=0, replicas=1,
-                    context=None):
+  def train_batches(self, *, batch_size, seed, uda_data=0, start_step=0, replicas=1, context=None):
     """`input_pipeline.train_batches` for this worker; uda_data 0: labeled batches alone."""
     inputs, labels = self.labeled
     return input_pipeline.train_batches(
-        inputs, labels, self.unlabeled if uda_data else None, views=self.views,
-        batch_size=batch_size, uda_data=uda_data, seed=seed, start_step=start_step,
-        truth=self.truth if uda_data else None,
-        predictions=self.predictions if uda_data else None, service_address=self.service_address,
-        **_replicas(replicas, context))
+      inputs,
+      labels,
+      self.unlabeled if uda_data else None,
+      views=self.views,
+      batch_size=batch_size,
+      uda_data=uda_data,
+      seed=seed,
+      start_step=start_step,
+      truth=self.truth if uda_data else None,
+      predictions=self.predictions if uda_data else None,
+      service_address=self.service_address,
+      **_replicas(replicas, context),
+    )
 
   def eval_batches(self, split, *, batch_size, replicas=1, context=None):
     """`input_pipeline.eval_batches` of a split for this worker."""
     found = self.evaluated[split]
-    return input_pipeline.eval_batches(found.inputs, found.labels, views=self.views,
-                                 batch_size=batch_size, **_replicas(replicas, context))
+    return input_pipeline.eval_batches(
+      found.inputs, found.labels, views=self.views, batch_size=batch_size, **_replicas(replicas, context)
+    )
 
 
 def _replicas(replicas, context):
@@ -134,8 +153,7 @@ def _replicas(replicas, context):
   if context is None:
     return dict(replicas=replicas)
   local = replicas // context.num_input_pipelines
-  return dict(replicas=replicas, local_replicas=local,
-              first_replica=local * context.input_pipeline_id)
+  return dict(replicas=replicas, local_replicas=local, first_replica=local * context.input_pipeline_id)
 
 
 def stretched(images, size):
@@ -166,10 +184,11 @@ def at_size(found, size, in_memory=False):
   try:
     resized = np.empty((len(inputs), size, size, inputs.shape[3]), np.uint8)
   except MemoryError as error:
-    raise UserError(f'--image_size={size}: {len(inputs)} images of that size do not fit into '
-                    'memory; give a smaller one') from error
+    raise UserError(
+      f'--image_size={size}: {len(inputs)} images of that size do not fit into memory; give a smaller one'
+    ) from error
   for first in range(0, len(inputs), 1000):  # In pieces: the results are float32 for a moment.
-    resized[first:first + 1000] = stretched(inputs[first:first + 1000], size)
+    resized[first : first + 1000] = stretched(inputs[first : first + 1000], size)
   return dataclasses.replace(found, inputs=resized)
 
 
@@ -189,5 +208,6 @@ def unlabeled(train, split, own=None, extra=None):
     own = dataclasses.replace(own, names=None)
   if extra is None:
     return own
-  return storage.Examples(storage.joined(own.inputs, extra.inputs),
-                          np.concatenate([own.labels, extra.labels]), own.names)
+  return storage.Examples(
+    storage.joined(own.inputs, extra.inputs), np.concatenate([own.labels, extra.labels]), own.names
+  )

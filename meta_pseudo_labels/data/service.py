@@ -1,4 +1,5 @@
 """Batches made on other machines, by tf.data service (`--dataset_service_address`)."""
+
 import socket
 import uuid
 
@@ -18,13 +19,16 @@ def reached(address):
   """
   host, _, port = address.split('://')[-1].rpartition(':')
   if not host or not port.isdigit() or address.split('://')[0] not in ('grpc', f'{host}:{port}'):
-    raise UserError(f'--dataset_service_address={address}: must be the dispatcher\'s host:port or '
-                    'grpc://host:port')
+    raise UserError(
+      f"--dataset_service_address={address}: must be the dispatcher's host:port or grpc://host:port"
+    )
   try:
     socket.create_connection((host.strip('[]'), int(port)), SECONDS).close()
   except (OSError, OverflowError) as error:
-    raise UserError(f'--dataset_service_address={address}: no dispatcher answers ({error}); start '
-                    'one, or leave the flag out') from error
+    raise UserError(
+      f'--dataset_service_address={address}: no dispatcher answers ({error}); start '
+      'one, or leave the flag out'
+    ) from error
   return f'grpc://{host}:{port}'
 
 
@@ -50,9 +54,14 @@ def made_by(address, elements):
     An endless tf.data.Dataset.
   """
   # Taking turns is only for what never ends, and is said to.
-  elements = elements.apply(tf.data.experimental.assert_cardinality(
-      tf.data.INFINITE_CARDINALITY))
+  elements = elements.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
   # A name of its own: a run that goes on must not join what is left of the one before it.
-  return elements.apply(_service.distribute(
-      processing_mode=_service.ShardingPolicy.HINT, service=address, job_name=uuid.uuid4().hex,
-      consumer_index=0, num_consumers=1))
+  return elements.apply(
+    _service.distribute(
+      processing_mode=_service.ShardingPolicy.HINT,
+      service=address,
+      job_name=uuid.uuid4().hex,
+      consumer_index=0,
+      num_consumers=1,
+    )
+  )

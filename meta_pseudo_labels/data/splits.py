@@ -3,6 +3,7 @@
 All draws come from numpy's RandomState, whose streams are frozen for good (NEP 19), so that a
 seed names the same examples under every version of numpy.
 """
+
 import dataclasses
 import hashlib
 import json
@@ -27,6 +28,7 @@ class Split:
       in the release.
     validation: [v].
   """
+
   labeled: np.ndarray
   unlabeled: np.ndarray
   validation: np.ndarray
@@ -46,9 +48,10 @@ def _stratified(labels, count, num_classes, seed):
   """Draws `count` examples so that every class has its share of the draw (largest remainder)."""
   counts = _class_counts(labels, num_classes)
   shares, remainders = np.divmod(counts * count, max(counts.sum(), 1))
-  shares[np.argsort(-remainders, kind='stable')[:count - shares.sum()]] += 1
-  return np.concatenate([
-      _class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)])
+  shares[np.argsort(-remainders, kind='stable')[: count - shares.sum()]] += 1
+  return np.concatenate(
+    [_class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)]
+  )
 
 
 def _balanced(labels, count, num_classes, seed):
@@ -58,19 +61,22 @@ def _balanced(labels, count, num_classes, seed):
   """
   if count < num_classes:
     raise UserError(
-        f'num_labeled={count} is too few for a class-balanced draw from {num_classes} classes: '
-        f'ask for at least {num_classes}')
+      f'num_labeled={count} is too few for a class-balanced draw from {num_classes} classes: '
+      f'ask for at least {num_classes}'
+    )
   shares = np.full(num_classes, count // num_classes)
   order = np.random.RandomState([seed, num_classes]).permutation(num_classes)
-  shares[order[:count % num_classes]] += 1
+  shares[order[: count % num_classes]] += 1
   short = np.flatnonzero(_class_counts(labels, num_classes) < shares)
   if short.size:
     have = np.count_nonzero(labels == short[0])
     raise UserError(
-        f'num_labeled={count} needs {shares[short[0]]} examples of class {short[0]}, but the '
-        f'training split has {have} of it left: ask for fewer labels or less validation')
-  return np.concatenate([
-      _class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)])
+      f'num_labeled={count} needs {shares[short[0]]} examples of class {short[0]}, but the '
+      f'training split has {have} of it left: ask for fewer labels or less validation'
+    )
+  return np.concatenate(
+    [_class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)]
+  )
 
 
 def _first(labels, count, num_classes):
@@ -79,9 +85,10 @@ def _first(labels, count, num_classes):
   missing = np.flatnonzero(_class_counts(labels[chosen], num_classes) == 0)
   if missing.size:
     raise UserError(
-        f'the first {count} labels have no example of class {missing[0]} ({missing.size} of '
-        f'{num_classes} classes are missing): raise num_labeled, or set label_seed for a '
-        'class-balanced draw')
+      f'the first {count} labels have no example of class {missing[0]} ({missing.size} of '
+      f'{num_classes} classes are missing): raise num_labeled, or set label_seed for a '
+      'class-balanced draw'
+    )
   return chosen
 
 
@@ -108,22 +115,25 @@ def split(labels, *, num_labeled, label_seed, num_validation, num_classes):
   labels = np.asarray(labels)
   if labels.size and not -1 <= labels.min() <= labels.max() < num_classes:
     raise UserError(
-        f'labels go from {labels.min()} to {labels.max()}, but there are {num_classes} classes: '
-        f'they must be 0 to {num_classes - 1}, or -1 where unknown')
+      f'labels go from {labels.min()} to {labels.max()}, but there are {num_classes} classes: '
+      f'they must be 0 to {num_classes - 1}, or -1 where unknown'
+    )
   if label_seed is not None and not 0 <= label_seed < 2**32:
     raise UserError(f'label_seed={label_seed} is out of range: give 0 to {2**32 - 1}')
   known = np.count_nonzero(labels >= 0)
   if not 0 <= num_validation < known:
     raise UserError(
-        f'num_validation={num_validation} is out of range: the training split has {known} '
-        'labeled examples, and some must be left to train on')
+      f'num_validation={num_validation} is out of range: the training split has {known} '
+      'labeled examples, and some must be left to train on'
+    )
   take_all = num_labeled is None  # needs no draw, and classes may be uneven
   if take_all:
     num_labeled = known - num_validation
   if not 0 < num_labeled <= known - num_validation:
     raise UserError(
-        f'num_labeled={num_labeled} is out of range: the training split has {known} labeled '
-        f'examples, of which {num_validation} are held out for validation')
+      f'num_labeled={num_labeled} is out of range: the training split has {known} labeled '
+      f'examples, of which {num_validation} are held out for validation'
+    )
 
   validation = np.sort(_stratified(labels, num_validation, num_classes, VALIDATION_SEED))
   rest = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation)
@@ -149,10 +159,16 @@ def identity(split_, *, labels, class_names, unlabeled, names=None):
     unlabeled: int, unlabeled examples.
   """
   chosen = split_.labeled
-  return json.dumps({
-      'labeled': _sha256(chosen, names), 'validation': _sha256(split_.validation, names),
+  return json.dumps(
+    {
+      'labeled': _sha256(chosen, names),
+      'validation': _sha256(split_.validation, names),
       'labels': hashlib.sha256(np.asarray(labels)[chosen].astype('<i4').tobytes()).hexdigest(),
-      'unlabeled': unlabeled, 'class_names': list(class_names)}, sort_keys=True)
+      'unlabeled': unlabeled,
+      'class_names': list(class_names),
+    },
+    sort_keys=True,
+  )
 
 
 def manifest(split_, *, dataset, labels, names=None):
@@ -172,15 +188,15 @@ def manifest(split_, *, dataset, labels, names=None):
   labels = np.asarray(labels)
   named = {} if names is None else {'labeled_files': names[split_.labeled].tolist()}
   return {
-      'dataset': dataset,
-      'num_labeled': len(split_.labeled),
-      'num_unlabeled': len(split_.unlabeled),
-      'num_validation': len(split_.validation),
-      'labeled_per_class': _class_counts(labels[split_.labeled], labels.max() + 1).tolist(),
-      'labeled_sha256': _sha256(split_.labeled, names),
-      'validation_sha256': _sha256(split_.validation, names),
-      'labeled': split_.labeled.tolist(),
-      **named,
+    'dataset': dataset,
+    'num_labeled': len(split_.labeled),
+    'num_unlabeled': len(split_.unlabeled),
+    'num_validation': len(split_.validation),
+    'labeled_per_class': _class_counts(labels[split_.labeled], labels.max() + 1).tolist(),
+    'labeled_sha256': _sha256(split_.labeled, names),
+    'validation_sha256': _sha256(split_.validation, names),
+    'labeled': split_.labeled.tolist(),
+    **named,
   }
 
 

@@ -1,4 +1,5 @@
 """What a dataset is once it has been found: inputs in memory or in files, with their labels."""
+
 import dataclasses
 import re
 from typing import Optional, Union
@@ -22,6 +23,7 @@ class Files:
   Attributes:
     paths: str `[N]`.
   """
+
   paths: np.ndarray
 
   def __len__(self):
@@ -58,6 +60,7 @@ class Records:
     place: int64 `[N, 2]`: bytes of the record's tf.train.Example, and bytes before it.
     key: the image's name in the tf.train.Example.
   """
+
   paths: np.ndarray
   shard: np.ndarray
   place: np.ndarray
@@ -77,9 +80,12 @@ class Records:
     """Both, one after the other. Raises ValueError if their keys differ."""
     if self.key != other.key:
       raise ValueError(f'{self.key!r} and {other.key!r} cannot be read as one')
-    return Records(np.concatenate([self.paths, other.paths]),
-                   np.concatenate([self.shard, other.shard + np.int32(len(self.paths))]),
-                   np.concatenate([self.place, other.place]), self.key)
+    return Records(
+      np.concatenate([self.paths, other.paths]),
+      np.concatenate([self.shard, other.shard + np.int32(len(self.paths))]),
+      np.concatenate([self.place, other.place]),
+      self.key,
+    )
 
   def reader(self):
     """A function of positions, int64 `[n]` tensor (n > 0) -> the images' bytes, string `[n]`.
@@ -94,19 +100,24 @@ class Records:
       # Goes to the record and reads it at once, with its checksum; tf.data.TFRecordDataset has no
       # argument for that, and a dataset of fixed-length records reads all that comes before.
       variant = tf.raw_ops.TFRecordDatasetV2(
-          filenames=[path], compression_type='', buffer_size=place[0] + RECORD_HEAD + RECORD_FOOT,
-          byte_offsets=[place[1] - RECORD_HEAD])
+        filenames=[path],
+        compression_type='',
+        buffer_size=place[0] + RECORD_HEAD + RECORD_FOOT,
+        byte_offsets=[place[1] - RECORD_HEAD],
+      )
       return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
 
     def read(positions):
       found = tf.data.Dataset.from_tensor_slices(
-          (tf.gather(paths, tf.gather(shard, positions)), tf.gather(place, positions)))
-      serialized = found.interleave(
-          record, cycle_length=READS, num_parallel_calls=READS, deterministic=True).batch(
-              tf.size(positions, tf.int64)).get_single_element()
+        (tf.gather(paths, tf.gather(shard, positions)), tf.gather(place, positions))
+      )
+      serialized = (
+        found.interleave(record, cycle_length=READS, num_parallel_calls=READS, deterministic=True)
+        .batch(tf.size(positions, tf.int64))
+        .get_single_element()
+      )
       serialized = tf.ensure_shape(serialized, positions.shape)
-      return tf.io.parse_example(
-          serialized, {self.key: tf.io.FixedLenFeature([], tf.string)})[self.key]
+      return tf.io.parse_example(serialized, {self.key: tf.io.FixedLenFeature([], tf.string)})[self.key]
 
     return read
 
@@ -128,8 +139,10 @@ def held(inputs):
   if isinstance(inputs, np.ndarray):
     return inputs
   read, count = tf.function(inputs.reader(), autograph=False), len(inputs)
-  parts = [read(tf.range(first, min(first + 1000, count), dtype=tf.int64)).numpy()
-           for first in range(0, count, 1000)]
+  parts = [
+    read(tf.range(first, min(first + 1000, count), dtype=tf.int64)).numpy()
+    for first in range(0, count, 1000)
+  ]
   return np.concatenate(parts) if parts else np.empty([0], object)
 
 
@@ -146,6 +159,7 @@ class Examples:
     names: str [N], what the examples are called where a position could come to mean another one
       (a file in a folder), else None.
   """
+
   inputs: Inputs
   labels: np.ndarray
   names: Optional[np.ndarray] = None
@@ -171,6 +185,7 @@ class Data:
     unlabeled_extra: more `Examples` to use without labels (all -1), or None.
     facts: what the dataset's own files say of its DatasetInfo: {attribute: value}.
   """
+
   train: Examples
   test: Optional[Examples] = None
   validation: Optional[Examples] = None
@@ -192,11 +207,15 @@ def checked(info: dataset_info.DatasetInfo, inputs, labels, where):
   """`Examples` from what was read `where`. Raises UserError if they cannot be this dataset's."""
   labels = np.asarray(labels, np.int32)
   if inputs.shape[1:] != info.image_shape:
-    raise UserError(f'{where} has examples of shape {inputs.shape[1:]}, but those of {info.name} '
-                    f'have {info.image_shape}: is this the right folder?')
+    raise UserError(
+      f'{where} has examples of shape {inputs.shape[1:]}, but those of {info.name} '
+      f'have {info.image_shape}: is this the right folder?'
+    )
   if len(inputs) != len(labels) or not len(labels):
     raise UserError(f'{where} has {len(inputs)} examples and {len(labels)} labels: fetch it again')
   if labels.min() < 0 or labels.max() >= info.num_classes:
-    raise UserError(f'{where} has labels from {labels.min()} to {labels.max()}, but {info.name} '
-                    f'has classes 0 to {info.num_classes - 1}: fetch it again')
+    raise UserError(
+      f'{where} has labels from {labels.min()} to {labels.max()}, but {info.name} '
+      f'has classes 0 to {info.num_classes - 1}: fetch it again'
+    )
   return Examples(inputs, labels)

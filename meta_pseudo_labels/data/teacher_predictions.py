@@ -6,6 +6,7 @@
   unlabeled   float32 [M, C]   likewise
   data        str []           JSON: which data they are of
 """
+
 import dataclasses
 import hashlib
 import json
@@ -27,6 +28,7 @@ class Predictions:
   Attributes:
     labeled, unlabeled: float32 `[n, C]`, `[M, C]`: log probabilities.
   """
+
   labeled: np.ndarray
   unlabeled: np.ndarray
 
@@ -75,8 +77,12 @@ def write(path, predictions, data):
   """
   try:
     with atomic_write(path, 'wb') as file:
-      np.savez(file, labeled=predictions.labeled, unlabeled=predictions.unlabeled,
-               data=json.dumps(data, sort_keys=True))
+      np.savez(
+        file,
+        labeled=predictions.labeled,
+        unlabeled=predictions.unlabeled,
+        data=json.dumps(data, sort_keys=True),
+      )
   except OSError as error:
     raise UserError(f'cannot write {path}: {error.strerror}') from error
 
@@ -102,8 +108,10 @@ def read(path, data):
     raise UserError(f'{where}: {reason}; {remedy}') from error
   differences = [name.replace('_', ' ') for name in data if before[name] != data[name]]
   if differences:
-    raise UserError(f'{where}: of other data ({", ".join(differences)} differ); {remedy} of a '
-                    'teacher of this data, split and --image_size')
+    raise UserError(
+      f'{where}: of other data ({", ".join(differences)} differ); {remedy} of a '
+      'teacher of this data, split and --image_size'
+    )
   for name, count in (('labeled', data['labeled_examples']), ('unlabeled', data['unlabeled'])):
     _check(f'{where}: {name}', getattr(found, name), (count, len(data['class_names'])), remedy)
   return found
@@ -112,8 +120,9 @@ def read(path, data):
 def _check(what, log_probs, shape, remedy):
   """Raises UserError unless an array holds log probabilities, float32 of this shape."""
   if log_probs.dtype != np.float32 or log_probs.shape != shape:
-    raise UserError(f'{what} is {log_probs.dtype} {list(log_probs.shape)}, not float32 '
-                    f'{list(shape)}; {remedy}')
+    raise UserError(
+      f'{what} is {log_probs.dtype} {list(log_probs.shape)}, not float32 {list(shape)}; {remedy}'
+    )
   with np.errstate(over='ignore', invalid='ignore'):
     sums = np.exp(log_probs).sum(axis=1)
   if not (np.isfinite(log_probs).all() and (abs(sums - 1) < TOLERANCE).all()):

@@ -13,8 +13,7 @@ def sum_over_replicas(tensors):
   def summed(*values):
     # all_reduce has the same gradient, for which TensorFlow looks for variables in all that its result
     # comes from: the graphs of all replicas, each time. That search ends at stop_gradient.
-    sums = context.all_reduce(
-        tf.distribute.ReduceOp.SUM, [tf.stop_gradient(value) for value in values])
+    sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [tf.stop_gradient(value) for value in values])
     return sums, lambda *cotangents: sum_over_replicas(list(cotangents))
 
   return tf.nest.pack_sequence_as(tensors, tf.nest.flatten(summed(*tf.nest.flatten(tensors))))

@@ -1,4 +1,5 @@
 """Devices, strategies and precision; the two operations that every replica does alike."""
+
 import json
 import os
 
@@ -20,13 +21,16 @@ def configure_devices(num_virtual_devices=0):
   try:
     cpu = tf.config.list_physical_devices('CPU')[0]
     tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * num_virtual_devices)
+      cpu, [tf.config.LogicalDeviceConfiguration()] * num_virtual_devices
+    )
   except RuntimeError:
     pass  # Devices exist already: fine when they are as many as asked for.
   found = len(tf.config.list_logical_devices('CPU'))
   if found != num_virtual_devices:
-    raise UserError(f'--num_virtual_devices={num_virtual_devices}: TensorFlow already runs with '
-                    f'{found} CPU device(s) in this process; start a new one')
+    raise UserError(
+      f'--num_virtual_devices={num_virtual_devices}: TensorFlow already runs with '
+      f'{found} CPU device(s) in this process; start a new one'
+    )
 
 
 def set_threads(intra_op_threads=0):
@@ -40,12 +44,15 @@ def set_threads(intra_op_threads=0):
     try:
       threading.set_intra_op_parallelism_threads(intra_op_threads)
     except RuntimeError as error:
-      raise UserError(f'--intra_op_threads={intra_op_threads}: TensorFlow already runs with other '
-                      'threads in this process; start a new one') from error
+      raise UserError(
+        f'--intra_op_threads={intra_op_threads}: TensorFlow already runs with other '
+        'threads in this process; start a new one'
+      ) from error
 
 
-def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master=None,
-                    tpu_topology='', cores_per_replica=1):
+def create_strategy(
+  name='auto', *, use_tpu=False, num_virtual_devices=0, master=None, tpu_topology='', cores_per_replica=1
+):
   """A `tf.distribute.Strategy` by `--strategy`.
 
   auto: a TPU where `use_tpu` asks for one and one answers; multi_worker where TF_CONFIG names
@@ -56,12 +63,15 @@ def create_strategy(name='auto', *, use_tpu=False, num_virtual_devices=0, master
     UserError: what was asked for is not there.
   """
   if cores_per_replica > 1 and name != 'tpu' and not (name == 'auto' and use_tpu):
-    raise UserError(f'--num_cores_per_replica={cores_per_replica}: only the cores of a TPU share a '
-                    f'replica; give --strategy=tpu, or {spatial.INSTEAD}')
+    raise UserError(
+      f'--num_cores_per_replica={cores_per_replica}: only the cores of a TPU share a '
+      f'replica; give --strategy=tpu, or {spatial.INSTEAD}'
+    )
   several = name == 'multi_worker' or (name == 'auto' and _workers() > 1)
   if several and num_virtual_devices > 1:
-    raise UserError(f'--num_virtual_devices={num_virtual_devices}: not with several workers (TF_CONFIG); '
-                    'leave it out')
+    raise UserError(
+      f'--num_virtual_devices={num_virtual_devices}: not with several workers (TF_CONFIG); leave it out'
+    )
   configure_devices(num_virtual_devices)
   if name == 'auto' and use_tpu:
     try:
@@ -91,7 +101,8 @@ def mirrored(devices):
   """
   on_cpu = all('CPU' in device for device in devices)
   return tf.distribute.MirroredStrategy(
-      devices, cross_device_ops=tf.distribute.ReductionToOneDevice() if on_cpu else None)
+    devices, cross_device_ops=tf.distribute.ReductionToOneDevice() if on_cpu else None
+  )
 
 
 def _workers():
@@ -105,19 +116,24 @@ def _workers():
     cluster = json.loads(text).get('cluster', {})
     return sum(len(cluster.get(kind, ())) for kind in ('chief', 'worker'))
   except (ValueError, AttributeError, TypeError) as error:
-    raise UserError(f'TF_CONFIG={text}: must be JSON such as {{"cluster": {{"worker": ["host0:2222", '
-                    '"host1:2222"]}, "task": {"type": "worker", "index": 0}}') from error
+    raise UserError(
+      f'TF_CONFIG={text}: must be JSON such as {{"cluster": {{"worker": ["host0:2222", '
+      '"host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+    ) from error
 
 
 def _multi_worker():
   if not _workers():
-    raise UserError('--strategy=multi_worker: the environment variable TF_CONFIG names no workers; '
-                    'set it on each of them, see docs/scaling.md')
+    raise UserError(
+      '--strategy=multi_worker: the environment variable TF_CONFIG names no workers; '
+      'set it on each of them, see docs/scaling.md'
+    )
   try:
     return tf.distribute.MultiWorkerMirroredStrategy()
   except (ValueError, KeyError, RuntimeError) as error:
-    raise UserError(f'TF_CONFIG={os.environ["TF_CONFIG"]}: TensorFlow refuses it '
-                    f'({str(error).strip().splitlines()[0]})') from error
+    raise UserError(
+      f'TF_CONFIG={os.environ["TF_CONFIG"]}: TensorFlow refuses it ({str(error).strip().splitlines()[0]})'
+    ) from error
 
 
 def _tpu_strategy(master, tpu_topology, cores_per_replica):
@@ -127,8 +143,10 @@ def _tpu_strategy(master, tpu_topology, cores_per_replica):
     topology = tf.tpu.experimental.initialize_tpu_system(resolver)
   except (ValueError, tf.errors.OpError, RuntimeError) as error:
     reason = str(error).strip().splitlines()[0].split(' with these attrs')[0]
-    raise UserError(f'--strategy=tpu --master={master or "local"}: no TPU answers ({reason}); '
-                    'use --strategy=auto on a machine without one') from error
+    raise UserError(
+      f'--strategy=tpu --master={master or "local"}: no TPU answers ({reason}); '
+      'use --strategy=auto on a machine without one'
+    ) from error
   if tpu_topology:
     logging.info('--tpu_topology=%s is not needed: the TPU tells its own.', tpu_topology)
   if cores_per_replica > 1:
@@ -148,7 +166,8 @@ def set_up(seed, deterministic=False, use_bfloat16=False, use_float16=False):
   if deterministic:
     tf.config.experimental.enable_op_determinism()
   tf.keras.mixed_precision.set_global_policy(
-      'mixed_bfloat16' if use_bfloat16 else 'mixed_float16' if use_float16 else 'float32')
+    'mixed_bfloat16' if use_bfloat16 else 'mixed_float16' if use_float16 else 'float32'
+  )
 
 
 def per_replica(global_size, replicas, what):
@@ -158,8 +177,10 @@ def per_replica(global_size, replicas, what):
     UserError: it does not divide.
   """
   if global_size % replicas:
-    raise UserError(f'--{what}={global_size} cannot be divided among {replicas} replicas: use a '
-                    f'multiple of {replicas}, such as {(global_size // replicas + 1) * replicas}')
+    raise UserError(
+      f'--{what}={global_size} cannot be divided among {replicas} replicas: use a '
+      f'multiple of {replicas}, such as {(global_size // replicas + 1) * replicas}'
+    )
   return global_size // replicas
 
 

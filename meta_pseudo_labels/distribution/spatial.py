@@ -1,7 +1,8 @@
 """One replica on several TPU cores, each with a part of every image (--use_xla_sharding).
 
-Written from TensorFlow's documentation, and never tried on a TPU: tests/distribution/test_spatial.py says what was.
+Written from the documentation, never tried on a TPU; tests/distribution/test_spatial.py says what was.
 """
+
 import math
 
 from meta_pseudo_labels.errors import UserError
@@ -35,9 +36,11 @@ def computation_shape(mesh_shape, cores):
   while math.prod(shape) < cores:
     larger = [axis for axis, extent in enumerate(mesh_shape) if extent % (2 * shape[axis]) == 0]
     if not larger:
-      raise UserError(f'--num_cores_per_replica={cores}: a TPU of {math.prod(mesh_shape)} cores (mesh '
-                      f'{"x".join(map(str, mesh_shape))}) cannot be divided among such replicas; '
-                      f'give {INSTEAD}')
+      raise UserError(
+        f'--num_cores_per_replica={cores}: a TPU of {math.prod(mesh_shape)} cores (mesh '
+        f'{"x".join(map(str, mesh_shape))}) cannot be divided among such replicas; '
+        f'give {INSTEAD}'
+      )
     axis = len(shape) - 1 if len(shape) - 1 in larger else min(larger, key=lambda axis: shape[axis])
     shape[axis] *= 2
   return shape
@@ -57,9 +60,12 @@ class SplitReplicas(tf.distribute.TPUStrategy):
       UserError: see `computation_shape`.
     """
     mesh = topology.mesh_shape.tolist()
-    super().__init__(resolver, tf.tpu.experimental.DeviceAssignment.build(
-        topology, computation_shape=computation_shape(mesh, cores),
-        num_replicas=math.prod(mesh) // cores))
+    super().__init__(
+      resolver,
+      tf.tpu.experimental.DeviceAssignment.build(
+        topology, computation_shape=computation_shape(mesh, cores), num_replicas=math.prod(mesh) // cores
+      ),
+    )
     self.grid = grid(cores)
 
 
@@ -88,5 +94,7 @@ def check(strategy, sizes):
   wrong = [size for size in sizes if size % rows]
   if wrong or not sizes:
     reason = f'{wrong[0]} pixels a side cannot be divided by {rows}' if wrong else 'there are none'
-    raise UserError(f'--num_cores_per_replica={rows * columns}: cuts images into {rows} x {columns} '
-                    f'parts, and {reason}; give {INSTEAD}')
+    raise UserError(
+      f'--num_cores_per_replica={rows * columns}: cuts images into {rows} x {columns} '
+      f'parts, and {reason}; give {INSTEAD}'
+    )

@@ -4,6 +4,7 @@ The chief writes the run's folder, and all workers go on from it: it must be one
 What depends on a clock, a signal or a file is decided by all together or by the chief, so that
 no worker waits for a step that another one does not make.
 """
+
 import contextlib
 import functools
 import os
@@ -46,6 +47,7 @@ def summed(strategy, value):
 @functools.cache
 def _sum(strategy):
   """A traced function of one int64 scalar a worker to their sum."""
+
   @tf.function(autograph=False)
   def over_workers(value):
 

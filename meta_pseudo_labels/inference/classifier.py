@@ -4,6 +4,7 @@ but TensorFlow.
 `Classifier` is what task export writes and what task predict runs; after `tf.saved_model.load` it
 has the same functions.
 """
+
 from meta_pseudo_labels.checkpoints import saver
 from meta_pseudo_labels.data.augment import decode
 from meta_pseudo_labels.data.augment.views import Points, ResizedCrop
@@ -30,8 +31,10 @@ def take_weights(phases, weights):
     UserError: the run has no such network.
   """
   if weights != 'teacher' and 'student' not in phases[-1].models:
-    raise UserError(f'--export_weights={weights}: the run is still training its teacher; let it '
-                    'go on, or --export_weights=teacher')
+    raise UserError(
+      f'--export_weights={weights}: the run is still training its teacher; let it '
+      'go on, or --export_weights=teacher'
+    )
   name = 'teacher' if weights == 'teacher' else 'student'
   for phase in reversed(phases):
     if name in phase.models:
@@ -39,9 +42,11 @@ def take_weights(phases, weights):
       if average is not None and weights != 'raw':
         average.copy_to_model()
       return model
-  raise UserError(f'--export_weights={weights}: the run has no teacher that can be used (only '
-                  'pseudo_labels has one, and mpl with an --mpl_feedback other than release, which '
-                  'never moves its batch-norm averages); use ema or raw')
+  raise UserError(
+    f'--export_weights={weights}: the run has no teacher that can be used (only '
+    'pseudo_labels has one, and mpl with an --mpl_feedback other than release, which '
+    'never moves its batch-norm averages); use ema or raw'
+  )
 
 
 class Classifier(tf.Module):
@@ -92,41 +97,45 @@ class Classifier(tf.Module):
     self._logits = logits
     function = lambda body, *specs: tf.function(body, input_signature=specs, autograph=False)
     self.names = function(lambda: tf.constant(self._class_names))
-    self.classify = function(
-        self._classified, tf.TensorSpec([None, *shape], views.dtype, 'inputs'))
+    self.classify = function(self._classified, tf.TensorSpec([None, *shape], views.dtype, 'inputs'))
     self.from_inputs = function(
-        lambda inputs: {'logits': network(tf.cast(inputs, views.dtype))},
-        tf.TensorSpec([None, *shape], tf.float32, 'inputs'))
+      lambda inputs: {'logits': network(tf.cast(inputs, views.dtype))},
+      tf.TensorSpec([None, *shape], tf.float32, 'inputs'),
+    )
     if self.points:
-      self.from_points = function(lambda points: self._classified(views.plain(points)),
-                                  tf.TensorSpec([None, *shape], tf.float32, 'points'))
+      self.from_points = function(
+        lambda points: self._classified(views.plain(points)),
+        tf.TensorSpec([None, *shape], tf.float32, 'points'),
+      )
       return
     pixels = tf.TensorSpec([None, None, None, decode.CHANNELS], tf.uint8, 'images')
     self.prepare = function(self._prepared, tf.TensorSpec([], tf.string, 'image_bytes'))
-    self.from_bytes = function(lambda image_bytes: self._classified(self._decoded(image_bytes)),
-                               tf.TensorSpec([None], tf.string, 'image_bytes'))
-    self.from_pixels = function(
-        lambda images: self._classified(self._prepared_pixels(images)), pixels)
-    self.logits = function(
-        lambda images: {'logits': logits(self._prepared_pixels(images))}, pixels)
+    self.from_bytes = function(
+      lambda image_bytes: self._classified(self._decoded(image_bytes)),
+      tf.TensorSpec([None], tf.string, 'image_bytes'),
+    )
+    self.from_pixels = function(lambda images: self._classified(self._prepared_pixels(images)), pixels)
+    self.logits = function(lambda images: {'logits': logits(self._prepared_pixels(images))}, pixels)
 
   @property
   def signatures(self):
     """{signature's name: tf.function}."""
     if self.points:
       return {'serving_default': self.from_points, 'points': self.from_points}
-    return {'serving_default': self.from_bytes, 'images': self.from_pixels,
-            'logits': self.logits}
+    return {'serving_default': self.from_bytes, 'images': self.from_pixels, 'logits': self.logits}
 
   def _classified(self, inputs):
     logits = self._logits(inputs)
     probabilities = tf.nn.softmax(logits)
     top = tf.math.top_k(logits, min(TOP, len(self._class_names))).indices
     classes = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    return {'probabilities': probabilities, 'classes': classes,
-            'class_names': tf.gather(tf.constant(self._class_names), classes),
-            'top_5_classes': top,
-            'top_5_probabilities': tf.gather(probabilities, top, batch_dims=1)}
+    return {
+      'probabilities': probabilities,
+      'classes': classes,
+      'class_names': tf.gather(tf.constant(self._class_names), classes),
+      'top_5_classes': top,
+      'top_5_probabilities': tf.gather(probabilities, top, batch_dims=1),
+    }
 
   def _prepared(self, image_bytes):
     if self._encoded_views:
@@ -143,31 +152,42 @@ class Classifier(tf.Module):
     """uint8 `[N, H, W, 3]` of one size -> what the network sees."""
     size = self.input_shape[0]
     if self._encoded_views:
-      return self._views.normalized(tf.map_fn(
-          lambda image: decode.central_crop_of_pixels(image, size), images,
-          fn_output_signature=tf.float32))
+      return self._views.normalized(
+        tf.map_fn(
+          lambda image: decode.central_crop_of_pixels(image, size), images, fn_output_signature=tf.float32
+        )
+      )
 
     def fitted():
       return tf.map_fn(self._fit, images)
 
     fits = tf.reduce_all(tf.equal(tf.shape(images)[1:3], size))
-    return self._plain(tf.ensure_shape(tf.cond(fits, lambda: images, fitted),
-                                       [None, size, size, decode.CHANNELS]))
+    return self._plain(
+      tf.ensure_shape(tf.cond(fits, lambda: images, fitted), [None, size, size, decode.CHANNELS])
+    )
 
   def _decoded(self, image_bytes):
     """string `[N]` -> what the network sees. Fails with the indices of all that are no images."""
     count = tf.size(image_bytes, tf.int64)
     # The operations that decode say nothing of where in a request the image stood. A tf.data
     # pipeline can leave out what fails, and decodes several at once besides.
-    elements = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes)).map(
-        lambda number, image: (number, self._prepared(image)), num_parallel_calls=PARALLEL_CALLS,
-        deterministic=True).ignore_errors()
+    elements = (
+      tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+      .map(
+        lambda number, image: (number, self._prepared(image)),
+        num_parallel_calls=PARALLEL_CALLS,
+        deterministic=True,
+      )
+      .ignore_errors()
+    )
     end = tf.data.Dataset.from_tensors(
-        (tf.constant(-1, tf.int64), tf.zeros(self.input_shape, self._views.dtype)))  # Never empty.
+      (tf.constant(-1, tf.int64), tf.zeros(self.input_shape, self._views.dtype))
+    )  # Never empty.
     numbers, inputs = elements.concatenate(end).batch(count + 1).get_single_element()
     found = tf.scatter_nd(numbers[:-1, tf.newaxis], tf.ones_like(numbers[:-1]), [count])
     bad = tf.where(tf.equal(found, 0))[:, 0]
     complete = tf.debugging.Assert(
-        tf.equal(tf.size(bad), 0), ['images that cannot be decoded, by index:', bad], summarize=10)
+      tf.equal(tf.size(bad), 0), ['images that cannot be decoded, by index:', bad], summarize=10
+    )
     with tf.control_dependencies([complete]):
       return tf.ensure_shape(tf.identity(inputs[:-1]), [None, *self.input_shape])

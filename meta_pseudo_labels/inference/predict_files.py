@@ -1,4 +1,5 @@
 """Task predict: the classes of a folder of images, one line an image."""
+
 import csv
 import glob
 import json
@@ -39,8 +40,10 @@ def find(pattern):
     else:
       found.add(place)
   if not found:
-    raise UserError(f'--input={pattern}: no images found ({" ".join(image_folder.SUFFIXES)}); give a '
-                    'file, a folder, or a pattern in quotes')
+    raise UserError(
+      f'--input={pattern}: no images found ({" ".join(image_folder.SUFFIXES)}); give a '
+      'file, a folder, or a pattern in quotes'
+    )
   return sorted(found)
 
 
@@ -53,11 +56,12 @@ def load(path):
   try:
     classifier = tf.saved_model.load(path)
   except (OSError, ValueError, tf.errors.OpError) as error:
-    raise UserError(f'--saved_model={path}: cannot be loaded ({one_line(error)}); give a '
-                    'folder that --task_mode=export wrote') from error
+    raise UserError(
+      f'--saved_model={path}: cannot be loaded ({one_line(error)}); give a '
+      'folder that --task_mode=export wrote'
+    ) from error
   if not all(hasattr(classifier, name) for name in ('classify', 'names')):
-    raise UserError(f'--saved_model={path}: not written by --task_mode=export; give a folder that '
-                    'was')
+    raise UserError(f'--saved_model={path}: not written by --task_mode=export; give a folder that was')
   return classifier
 
 
@@ -93,8 +97,10 @@ def write(classifier, paths, output, kind, *, batch_size, progress):
     UserError: the file cannot be written, or the classifier does not take images.
   """
   if not hasattr(classifier, 'prepare'):
-    raise UserError('--task_mode=predict: this network classifies points, not images; call the '
-                    'signature serving_default of its export with them')
+    raise UserError(
+      '--task_mode=predict: this network classifies points, not images; call the '
+      'signature serving_default of its export with them'
+    )
   # A small folder need not fill a large batch.
   batch_size = min(batch_size, len(paths))
   unreadable = output + '.unreadable.txt'
@@ -106,15 +112,16 @@ def write(classifier, paths, output, kind, *, batch_size, progress):
       began = time.time()
       done = _write_lines(classifier, paths, _writer(file, kind, names), batch_size, progress)
     taken = time.time() - began
-    bad = [(path, _reason(classifier, path))
-           for path in np.array(paths, object)[~done].tolist()]
+    bad = [(path, _reason(classifier, path)) for path in np.array(paths, object)[~done].tolist()]
     _write_unreadable(unreadable, bad)
   except OSError as error:
-    raise UserError(f'--output={output}: cannot be written ({error.strerror}); give a file that '
-                    'can') from error
+    raise UserError(
+      f'--output={output}: cannot be written ({error.strerror}); give a file that can'
+    ) from error
   count = len(paths) - len(bad)
-  progress.say(f'{count} images in {taken:.1f} s ({count / max(taken, 1e-9):.4g} images/s): '
-               + _shown(output))
+  progress.say(
+    f'{count} images in {taken:.1f} s ({count / max(taken, 1e-9):.4g} images/s): ' + _shown(output)
+  )
   if bad:
     progress.say(f'{len(bad)} files cannot be read ({_shown(unreadable)}):')
     for path, reason in bad[:NAMED]:
@@ -136,6 +143,7 @@ def _batches(classifier, paths, batch_size):
   Reading and decoding go on while the network computes. Automatic tuning is off: with
   TensorFlow 2.15 the end of an iterator waits for its thread (data/pipeline.py).
   """
+
   def load_one(number, path):
     return number, classifier.prepare(tf.io.read_file(path))
 
@@ -143,16 +151,24 @@ def _batches(classifier, paths, batch_size):
     # One shape for all batches: nothing is traced or compiled again for the last one.
     missing = batch_size - tf.size(numbers)
     inputs = tf.pad(inputs, [[0, missing]] + [[0, 0]] * (inputs.shape.rank - 1))
-    return (tf.ensure_shape(tf.pad(numbers, [[0, missing]], constant_values=-1), [batch_size]),
-            tf.ensure_shape(inputs, [batch_size, *inputs.shape[1:]]))
+    return (
+      tf.ensure_shape(tf.pad(numbers, [[0, missing]], constant_values=-1), [batch_size]),
+      tf.ensure_shape(inputs, [batch_size, *inputs.shape[1:]]),
+    )
 
   options = tf.data.Options()
   options.autotune.enabled = False
   files = tf.data.Dataset.from_tensor_slices(
-      (np.arange(len(paths)), [os.fsencode(path) for path in paths]))
-  return files.map(load_one, num_parallel_calls=min(os.cpu_count(), PARALLEL_CALLS),
-                   deterministic=True).ignore_errors().batch(batch_size).map(
-                       filled).prefetch(2).with_options(options)
+    (np.arange(len(paths)), [os.fsencode(path) for path in paths])
+  )
+  return (
+    files.map(load_one, num_parallel_calls=min(os.cpu_count(), PARALLEL_CALLS), deterministic=True)
+    .ignore_errors()
+    .batch(batch_size)
+    .map(filled)
+    .prefetch(2)
+    .with_options(options)
+  )
 
 
 def _write_lines(classifier, paths, write_line, batch_size, progress):
@@ -162,8 +178,9 @@ def _write_lines(classifier, paths, write_line, batch_size, progress):
   progress.start('predict', 0, num_batches, batch_size)
   for step, (numbers, inputs) in enumerate(_batches(classifier, paths, batch_size)):
     outputs = classifier.classify(inputs)
-    top, probabilities = (outputs[name].numpy().tolist()
-                          for name in ('top_5_classes', 'top_5_probabilities'))
+    top, probabilities = (
+      outputs[name].numpy().tolist() for name in ('top_5_classes', 'top_5_probabilities')
+    )
     for row, number in enumerate(numbers.numpy().tolist()):
       if number >= 0:
         write_line(paths[number], top[row], probabilities[row])
@@ -175,22 +192,37 @@ def _write_lines(classifier, paths, write_line, batch_size, progress):
 def _writer(file, kind, names):
   """A function (path, classes, their probabilities: the largest first) that writes a line."""
   if kind == 'jsonl':
+
     def write_json(path, classes, probabilities):
       rounded = [round(value, 6) for value in probabilities]
       found = [names[label] for label in classes]
-      file.write(json.dumps({
-          'path': path, 'class': found[0], 'probability': rounded[0],
-          'top_5_classes': found, 'top_5_probabilities': rounded}) + '\n')
+      file.write(
+        json.dumps(
+          {
+            'path': path,
+            'class': found[0],
+            'probability': rounded[0],
+            'top_5_classes': found,
+            'top_5_probabilities': rounded,
+          }
+        )
+        + '\n'
+      )
+
     return write_json
   table = csv.writer(file, lineterminator='\n')
   places = range(1, 1 + min(5, len(names)))
-  table.writerow(['path', 'class', 'probability'] + [
-      column for place in places for column in (f'class_{place}', f'probability_{place}')])
+  table.writerow(
+    ['path', 'class', 'probability']
+    + [column for place in places for column in (f'class_{place}', f'probability_{place}')]
+  )
 
   def write_row(path, classes, probabilities):
-    pairs = [cell for label, value in zip(classes, probabilities)
-             for cell in (names[label], f'{value:.6f}')]
+    pairs = [
+      cell for label, value in zip(classes, probabilities) for cell in (names[label], f'{value:.6f}')
+    ]
     table.writerow([path, *pairs[:2], *pairs])
+
   return write_row
 
 

@@ -17,8 +17,10 @@ def require_free(folder):
   else:
     taken = os.path.exists(folder)
   if taken:
-    raise UserError(f'--export_dir={folder}: exists and is no SavedModel, so it will not be '
-                    'replaced; give another folder')
+    raise UserError(
+      f'--export_dir={folder}: exists and is no SavedModel, so it will not be '
+      'replaced; give another folder'
+    )
 
 
 def write(classifier, folder, *, tflite=False):
@@ -34,8 +36,10 @@ def write(classifier, folder, *, tflite=False):
   folder = folder.rstrip('/')
   require_free(folder)
   if tflite and classifier.dtype != tf.float32:
-    raise UserError(f'--export_tflite: this network computes in {classifier.dtype.name}, which '
-                    'TFLite does not; leave the flag out')
+    raise UserError(
+      f'--export_tflite: this network computes in {classifier.dtype.name}, which '
+      'TFLite does not; leave the flag out'
+    )
   partial = folder + '.partial'
   try:
     shutil.rmtree(partial, ignore_errors=True)
@@ -49,8 +53,9 @@ def write(classifier, folder, *, tflite=False):
       shutil.rmtree(folder)
     os.replace(partial, folder)
   except OSError as error:
-    raise UserError(f'--export_dir={folder}: cannot be written ({error.strerror}); give a folder '
-                    'that can') from error
+    raise UserError(
+      f'--export_dir={folder}: cannot be written ({error.strerror}); give a folder that can'
+    ) from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
 
@@ -58,20 +63,24 @@ def write(classifier, folder, *, tflite=False):
 def _tflite(classifier):
   """The bytes of a TFLite model of `from_inputs`."""
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
-      [classifier.from_inputs.get_concrete_function()], classifier)
+    [classifier.from_inputs.get_concrete_function()], classifier
+  )
   try:
     return converter.convert()
-  except Exception as error:# It has a class of its own, private.
+  except Exception as error:  # It has a class of its own, private.
     reason = str(error).strip().splitlines()[0]
-    raise UserError(f'--export_tflite: TFLite cannot express this model ({reason}); leave the flag '
-                    'out') from error
+    raise UserError(
+      f'--export_tflite: TFLite cannot express this model ({reason}); leave the flag out'
+    ) from error
 
 
 def _message(number, payload):
   """A field of a protocol buffer message that holds bytes or another message."""
+
   def varint(value):
     head, value = value & 127, value >> 7
     return bytes([head | 128]) + varint(value) if value else bytes([head])
+
   return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 

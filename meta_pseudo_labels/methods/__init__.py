@@ -8,10 +8,10 @@ from meta_pseudo_labels.methods.supervised import Supervised
 from meta_pseudo_labels.methods.uda import UDA
 
 __all__ = [
-    'Batch',
-    'MetaPseudoLabels',
-    'PseudoLabels',
-    'ReducedMetaPseudoLabels',
-    'Supervised',
-    'UDA',
+  'Batch',
+  'MetaPseudoLabels',
+  'PseudoLabels',
+  'ReducedMetaPseudoLabels',
+  'Supervised',
+  'UDA',
 ]

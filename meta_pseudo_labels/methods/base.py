@@ -1,4 +1,5 @@
 """What every method shares: the student and its average, a forward pass, one update, the logs."""
+
 import contextlib
 import dataclasses
 from typing import Any, Callable, Optional
@@ -21,6 +22,7 @@ class Update:
     vjp: function of a list of gradients by the new weights to one by the summed gradients: see
       `Method.apply_update`.
   """
+
   norm: tf.Tensor
   vjp: Callable
 
@@ -49,10 +51,21 @@ class Method(tf.keras.Model):
   GLOBAL batch, so that sums over replicas are the global values.
   """
 
-  def __init__(self, student: tf.keras.Model, *, weight_decay: float = 0., grad_bound: float = 1e9,
-               label_smoothing: float = 0., ema_decay: float = 0., ema_start: int = 0,
-               num_train_steps: int = 1, seed: int = 0, remat: bool = False,
-               loss_scaling: bool = False, name: Optional[str] = None):
+  def __init__(
+    self,
+    student: tf.keras.Model,
+    *,
+    weight_decay: float = 0.0,
+    grad_bound: float = 1e9,
+    label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
+    ema_start: int = 0,
+    num_train_steps: int = 1,
+    seed: int = 0,
+    remat: bool = False,
+    loss_scaling: bool = False,
+    name: Optional[str] = None,
+  ):
     """Wraps a built Keras classifier.
 
     Args:
@@ -81,11 +94,16 @@ class Method(tf.keras.Model):
     self.seed = seed
     self._passes = Passes(remat)
     self._passes.prepare(student)
-    self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name='global_step',
-                            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    self.step = tf.Variable(
+      0,
+      trainable=False,
+      dtype=tf.int64,
+      name='global_step',
+      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
     counter = lambda name: tf.Variable(
-        0, trainable=False, dtype=tf.int64, name=name,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+      0, trainable=False, dtype=tf.int64, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+    )
     self.skipped = counter('skipped')
     self.skipped_in_a_row = counter('skipped_in_a_row')
     self.loss_scale = loss_scale.LossScale() if loss_scaling else None
@@ -168,8 +186,12 @@ class Method(tf.keras.Model):
     if output_gradients is None:
       targets, output_gradients = [targets], [tf.ones_like(targets)]
     if self.loss_scale is None:
-      return tape.gradient(targets, sources, output_gradients=output_gradients,
-                           unconnected_gradients=tf.UnconnectedGradients.ZERO)
+      return tape.gradient(
+        targets,
+        sources,
+        output_gradients=output_gradients,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+      )
     return self.loss_scale.gradient(tape, targets, sources, output_gradients)
 
   @contextlib.contextmanager
@@ -224,16 +246,20 @@ class Method(tf.keras.Model):
       with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(gradients)
         values, _, _ = update(gradients)
-      return tape.gradient(values, gradients, output_gradients=cotangents,
-                           unconnected_gradients=tf.UnconnectedGradients.ZERO)
+      return tape.gradient(
+        values, gradients, output_gradients=cotangents, unconnected_gradients=tf.UnconnectedGradients.ZERO
+      )
 
     after, new_slots, norm = update(gradients)
     finite = tf.math.is_finite(norm)
     after = [tf.where(finite, new, old) for new, old in zip(after, before)]
     collectives.assign(variables, after)
-    optimizer.assign_slots({
+    optimizer.assign_slots(
+      {
         slot: [tf.where(finite, new, old) for new, old in zip(tensors, slots[slot])]
-        for slot, tensors in new_slots.items()})
+        for slot, tensors in new_slots.items()
+      }
+    )
     return Update(norm, vjp)
 
   def count_step(self, *updates):
@@ -255,7 +281,8 @@ class Method(tf.keras.Model):
   def logs(self, shares, common):
     """The step's scalars: `shares` are summed over replicas, `common` are alike on all."""
     summed = collectives.sum_over_replicas(
-        tf.stack([tf.cast(value, tf.float32) for value in shares.values()]))
+      tf.stack([tf.cast(value, tf.float32) for value in shares.values()])
+    )
     logs = dict(zip(shares, tf.unstack(summed)))
     logs.update({name: tf.cast(value, tf.float32) for name, value in common.items()})
     logs['skipped_steps'] = tf.cast(self.skipped, tf.float32)
@@ -264,5 +291,10 @@ class Method(tf.keras.Model):
 
   def l2(self, model):
     """sum of |w|^2 / 2 over the variables under weight decay: float32 scalar (release's logs)."""
-    return tf.add_n([tf.nn.l2_loss(v) for v in model.trainable_variables
-                     if not any(word in v.name.lower() for word in optimizers.NORM_WORDS)])
+    return tf.add_n(
+      [
+        tf.nn.l2_loss(v)
+        for v in model.trainable_variables
+        if not any(word in v.name.lower() for word in optimizers.NORM_WORDS)
+      ]
+    )

@@ -1,4 +1,5 @@
-"""What the logs say about a step of Meta Pseudo Labels besides its losses (issue 4)."""
+"""What the logs say about a step of Meta Pseudo Labels besides its losses."""
+
 from meta_pseudo_labels.distribution import collectives
 
 import tensorflow as tf
@@ -24,11 +25,10 @@ def pseudo_labels(teacher_log_probs, student_logits, truth, replicas):
   mean = lambda values: tf.reduce_mean(tf.cast(values, tf.float32)) / replicas
   predicted = tf.argmax(teacher_log_probs, axis=-1, output_type=tf.int32)
   logs = {
-      'pseudo_labels/agreement': mean(
-          predicted == tf.argmax(student_logits, axis=-1, output_type=tf.int32)),
-      'pseudo_labels/confidence': mean(tf.exp(tf.reduce_max(teacher_log_probs, axis=-1))),
-      'pseudo_labels/student_confidence': mean(
-          tf.reduce_max(tf.nn.softmax(student_logits), axis=-1))}
+    'pseudo_labels/agreement': mean(predicted == tf.argmax(student_logits, axis=-1, output_type=tf.int32)),
+    'pseudo_labels/confidence': mean(tf.exp(tf.reduce_max(teacher_log_probs, axis=-1))),
+    'pseudo_labels/student_confidence': mean(tf.reduce_max(tf.nn.softmax(student_logits), axis=-1)),
+  }
   if truth is not None:
     known = tf.cast(truth >= 0, tf.float32)
     total = collectives.sum_over_replicas(tf.reduce_sum(known))
@@ -63,8 +63,9 @@ def gradients(gradient, variables, **losses):
   layer = last_layer(variables)
   flat = {}
   for name, (tensor, output_gradient) in losses.items():
-    parts = gradient([tensor], layer, [
-        tf.ones_like(tensor) if output_gradient is None else output_gradient])
+    parts = gradient(
+      [tensor], layer, [tf.ones_like(tensor) if output_gradient is None else output_gradient]
+    )
     flat[name] = tf.concat([tf.cast(tf.reshape(p, [-1]), tf.float32) for p in parts], axis=0)
   flat = dict(zip(flat, tf.unstack(collectives.sum_over_replicas(tf.stack(list(flat.values()))))))
   norms = {name: tf.norm(vector) for name, vector in flat.items()}
@@ -72,7 +73,9 @@ def gradients(gradient, variables, **losses):
   for name in flat:
     if name != 'feedback':
       cosine = tf.math.divide_no_nan(
-          tf.reduce_sum(flat['feedback'] * flat[name]), norms['feedback'] * norms[name])
+        tf.reduce_sum(flat['feedback'] * flat[name]), norms['feedback'] * norms[name]
+      )
       logs[f'teacher_grad/cosine_feedback_{name}'] = tf.where(
-          norms['feedback'] > ROUNDING * norms[name], cosine, 0.)
+        norms['feedback'] > ROUNDING * norms[name], cosine, 0.0
+      )
   return logs

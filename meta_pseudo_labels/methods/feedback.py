@@ -106,7 +106,7 @@ def soft(*, log_probs, directional, total, label_smoothing):
   Returns:
     `[N, C]` float32 (T_ic times the derivative by T_ic).
   """
-  return -(1. - label_smoothing) / total * tf.exp(log_probs) * directional
+  return -(1.0 - label_smoothing) / total * tf.exp(log_probs) * directional
 
 
 def sampled_dot(*, labels, directional, total, label_smoothing):
@@ -117,7 +117,7 @@ def sampled_dot(*, labels, directional, total, label_smoothing):
 
   Args and returns: as `soft`, with labels `[N, C]` one-hot float32.
   """
-  return -(1. - label_smoothing) / total * labels * directional
+  return -(1.0 - label_smoothing) / total * labels * directional
 
 
 class Estimator:
@@ -207,8 +207,12 @@ class ByDerivative(Estimator):
     del before
     loss, gradients = method.labeled_gradients(batch)
     found = self.formula(
-        teacher, student, directional=student.jvp(update.vjp(gradients)),
-        total=method.global_size(student.targets), label_smoothing=method.label_smoothing)
+      teacher,
+      student,
+      directional=student.jvp(update.vjp(gradients)),
+      total=method.global_size(student.targets),
+      label_smoothing=method.label_smoothing,
+    )
     h, deviation = method.above_average(-sum_over_replicas(tf.reduce_sum(found)))
     return Feedback(method.feedback_weight() * tf.stop_gradient(found), loss, h, deviation)
 
@@ -275,9 +279,9 @@ class Argmax(ByDifference):
 
 
 ESTIMATORS = {  # By `--mpl_feedback`.
-    'release': Release(),
-    'soft': Soft(),
-    'sampled': Sampled(),
-    'sampled_dot': SampledDot(),
-    'argmax': Argmax(),
+  'release': Release(),
+  'soft': Soft(),
+  'sampled': Sampled(),
+  'sampled_dot': SampledDot(),
+  'argmax': Argmax(),
 }

@@ -45,13 +45,18 @@ class TeacherPass:
     if self._finished is not None:
       return self._finished
     return self.gradient(
-        [self.loss, self.log_probs], self.variables, [tf.ones_like(self.loss), by_log_prob])
+      [self.loss, self.log_probs], self.variables, [tf.ones_like(self.loss), by_log_prob]
+    )
 
   def pulls(self, by_log_prob):
     """Returns how strongly each loss pulls: the logs of `diagnostics.gradients`."""
     return diagnostics.gradients(
-        self.gradient, self.variables, feedback=(self.log_probs, by_log_prob),
-        labeled=(self.out.cross_entropy_l, None), unlabeled=(self.loss_u, None))
+      self.gradient,
+      self.variables,
+      feedback=(self.log_probs, by_log_prob),
+      labeled=(self.out.cross_entropy_l, None),
+      unlabeled=(self.loss_u, None),
+    )
 
 
 @dataclasses.dataclass
@@ -89,13 +94,13 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
   large_teacher = True  # One that `remat` is for.
 
   def __init__(
-      self,
-      teacher: tf.keras.Model,
-      student: tf.keras.Model,
-      *,
-      mpl_feedback: Union[str, Estimator] = 'soft',
-      mpl_weight: Union[float, Callable[[tf.Tensor], tf.Tensor]] = 1.,
-      **kwargs: Any,
+    self,
+    teacher: tf.keras.Model,
+    student: tf.keras.Model,
+    *,
+    mpl_feedback: Union[str, Estimator] = 'soft',
+    mpl_weight: Union[float, Callable[[tf.Tensor], tf.Tensor]] = 1.0,
+    **kwargs: Any,
   ):
     """Wraps two built Keras classifiers of the same classes.
 
@@ -121,7 +126,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.estimator = ESTIMATORS.get(mpl_feedback, mpl_feedback)
     self.mpl_weight = mpl_weight
     average = lambda name: tf.Variable(
-        0., trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+      0.0, trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+    )
     self.moving_dot_product = average('moving_dot_product')
     self.moving_dot_product_square = average('moving_dot_product_square')
 
@@ -181,27 +187,38 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.count_step(update, teacher_update)
 
     return self.logs(
-        self.shares(teacher, student, batch.truth),
-        {**rates, **pulls, 'cross_entropy/student_on_l': feedback.loss,
-         'grad_norm/student': update.norm, 'grad_norm/teacher': teacher_update.norm,
-         'mpl/dot_product': feedback.h, 'mpl/moving_dot_product': self.moving_dot_product,
-         'mpl/dot_product_std': feedback.deviation, 'uda/weight': teacher.weight})
+      self.shares(teacher, student, batch.truth),
+      {
+        **rates,
+        **pulls,
+        'cross_entropy/student_on_l': feedback.loss,
+        'grad_norm/student': update.norm,
+        'grad_norm/teacher': teacher_update.norm,
+        'mpl/dot_product': feedback.h,
+        'mpl/moving_dot_product': self.moving_dot_product,
+        'mpl/dot_product_std': feedback.deviation,
+        'uda/weight': teacher.weight,
+      },
+    )
 
   def rates(self):
     """Returns both learning rates at this step: {log name: float32 scalar}."""
-    return {'lr/student': self.student_optimizer.rate(self.step),
-            'lr/teacher': self.teacher_optimizer.rate(self.step)}
+    return {
+      'lr/student': self.student_optimizer.rate(self.step),
+      'lr/teacher': self.teacher_optimizer.rate(self.step),
+    }
 
   def shares(self, teacher, student, truth):
     """Returns what is logged of the passes: {name: scalar}, this replica's shares of global values."""
     out = teacher.out
     return {
-        'cross_entropy/student_on_u': student.loss,
-        'cross_entropy/teacher_on_u': out.cross_entropy_u,
-        'cross_entropy/teacher_on_l': out.cross_entropy_l,
-        'uda/u_ratio': self.global_mean(out.mask_u),
-        'uda/l_ratio': self.global_mean(out.mask_l),
-        **diagnostics.pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas)}
+      'cross_entropy/student_on_u': student.loss,
+      'cross_entropy/teacher_on_u': out.cross_entropy_u,
+      'cross_entropy/teacher_on_l': out.cross_entropy_l,
+      'uda/u_ratio': self.global_mean(out.mask_u),
+      'uda/l_ratio': self.global_mean(out.mask_l),
+      **diagnostics.pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas),
+    }
 
   def teacher_pass(self, batch):
     """Makes the teacher's pass over a batch, with its losses on its own: a `uda.Pass`."""
@@ -214,7 +231,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     """Returns the student's targets `[n, C]`, constants, from the teacher's log probabilities."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     return self.estimator.targets(
-        tf.stop_gradient(log_probs), rng.key(self.seed, self.step), replica, self.replicas)
+      tf.stop_gradient(log_probs), rng.key(self.seed, self.step), replica, self.replicas
+    )
 
   def student_pass(self, batch, targets):
     """Makes the student's pass over augmented and labeled examples, and its gradients on the former.
@@ -233,19 +251,27 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     with tf.GradientTape(watch_accessed_variables=False) as linear_tape:
       with tf.GradientTape() as tape:
         logits = self.forward(
-            self.student, 'student', {'augmented': batch.augmented, 'labeled': batch.labeled})
+          self.student, 'student', {'augmented': batch.augmented, 'labeled': batch.labeled}
+        )
         log_probs = tf.nn.log_softmax(logits['augmented'])
       linear_tape.watch(cotangents)
       gradients = self.gradient(tape, [log_probs], variables, [cotangents])
 
     def jvp(direction):
       # What comes back is as small as a gradient is.
-      factor = 1. if self.loss_scale is None else tf.convert_to_tensor(self.loss_scale.factor)**2
-      return linear_tape.gradient(gradients, cotangents, output_gradients=[
-          d * tf.cast(factor, d.dtype) for d in direction]) / tf.cast(factor, cotangents.dtype)
+      factor = 1.0 if self.loss_scale is None else tf.convert_to_tensor(self.loss_scale.factor) ** 2
+      return linear_tape.gradient(
+        gradients, cotangents, output_gradients=[d * tf.cast(factor, d.dtype) for d in direction]
+      ) / tf.cast(factor, cotangents.dtype)
 
-    return StudentPass(targets, logits['augmented'], logits['labeled'],
-                       tf.reduce_sum(cotangents * log_probs), gradients, jvp)
+    return StudentPass(
+      targets,
+      logits['augmented'],
+      logits['labeled'],
+      tf.reduce_sum(cotangents * log_probs),
+      gradients,
+      jvp,
+    )
 
   def labeled_loss(self, logits, labels):
     """Returns the cross entropy on the global labeled batch, without smoothing: scalar."""
@@ -264,8 +290,9 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     with self.frozen_statistics(self.student):
       with tf.GradientTape() as tape:
         logits = self.forward(self.student, 'student', {'labeled': batch.labeled})['labeled']
-        share = self.global_mean(losses.cross_entropy(
-            labels=self.one_hot(batch.labels, logits), logits=logits))
+        share = self.global_mean(
+          losses.cross_entropy(labels=self.one_hot(batch.labels, logits), logits=logits)
+        )
     gradients = sum_over_replicas(self.gradient(tape, share, variables))
     return sum_over_replicas(share), gradients
 
@@ -278,14 +305,15 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     """
     # One value that is not finite would stay in the averages, and in all later feedback.
     moved = lambda average, value: tf.where(
-        tf.math.is_finite(value), average - .01 * (average - tf.cast(value, tf.float32)), average)
+      tf.math.is_finite(value), average - 0.01 * (average - tf.cast(value, tf.float32)), average
+    )
     mean = moved(self.moving_dot_product, dot_product)
     square = moved(self.moving_dot_product_square, tf.square(dot_product))
     self.moving_dot_product.assign(mean)
     self.moving_dot_product_square.assign(square)
-    weight = 1 - .99 ** tf.cast(self.step + 1, tf.float32)
+    weight = 1 - 0.99 ** tf.cast(self.step + 1, tf.float32)
     variance = square / weight - tf.square(mean / weight)
-    return (dot_product - tf.cast(mean, dot_product.dtype), tf.sqrt(tf.maximum(variance, 0.)))
+    return (dot_product - tf.cast(mean, dot_product.dtype), tf.sqrt(tf.maximum(variance, 0.0)))
 
   def feedback_weight(self):
     """Returns `mpl_weight` at this step: scalar."""

@@ -1,4 +1,5 @@
 """Pseudo labels (Lee 2013; paper section 2): a teacher trained first, then fixed."""
+
 from typing import Any
 
 from meta_pseudo_labels import losses
@@ -11,8 +12,9 @@ import tensorflow as tf
 class PseudoLabels(base.Method):
   """A student trained on labeled examples and on the hard labels of a fixed teacher."""
 
-  def __init__(self, teacher: tf.keras.Model, student: tf.keras.Model, *, pseudo_weight: float = 1.,
-               **kwargs: Any):
+  def __init__(
+    self, teacher: tf.keras.Model, student: tf.keras.Model, *, pseudo_weight: float = 1.0, **kwargs: Any
+  ):
     """As `Method`, and:
 
     Args:
@@ -36,17 +38,25 @@ class PseudoLabels(base.Method):
     pseudo_labels = tf.argmax(self.teacher(batch.original, training=False), axis=-1)
     with tf.GradientTape() as tape:
       logits = self.forward(
-          self.student, 'student', {'augmented': batch.augmented, 'labeled': batch.labeled})
-      loss_l, loss_u = (self.global_mean(losses.cross_entropy(
-          labels=self.one_hot(labels, logits[view]), logits=logits[view],
-          label_smoothing=self.label_smoothing))
-                        for labels, view in ((batch.labels, 'labeled'), (pseudo_labels, 'augmented')))
+        self.student, 'student', {'augmented': batch.augmented, 'labeled': batch.labeled}
+      )
+      loss_l, loss_u = (
+        self.global_mean(
+          losses.cross_entropy(
+            labels=self.one_hot(labels, logits[view]),
+            logits=logits[view],
+            label_smoothing=self.label_smoothing,
+          )
+        )
+        for labels, view in ((batch.labels, 'labeled'), (pseudo_labels, 'augmented'))
+      )
       loss = loss_l + self.pseudo_weight * loss_u
     gradients = self.gradient(tape, loss, self.student.trainable_variables)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.count_step(update)
     self.average.update(self.step)
-    return self.logs({'loss/total': loss, 'loss/cross_entropy': loss_l,
-                      'pseudo_labels/loss': loss_u},
-                     {'loss/lr': rate, 'loss/grad_norm': update.norm})
+    return self.logs(
+      {'loss/total': loss, 'loss/cross_entropy': loss_l, 'pseudo_labels/loss': loss_u},
+      {'loss/lr': rate, 'loss/grad_norm': update.norm},
+    )

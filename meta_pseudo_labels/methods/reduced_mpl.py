@@ -1,4 +1,5 @@
 """Reduced Meta Pseudo Labels (the paper's appendix): one large network in memory, the student."""
+
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import mpl, uda
 
@@ -21,8 +22,15 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
     labeled, unlabeled = batch.predictions
     logits = self.forward(self.teacher, 'teacher', {'labeled': labeled, 'augmented': unlabeled})
     labels = self.one_hot(batch.labels, logits['labeled'])
-    loss = self.global_mean(losses.cross_entropy(
-        labels=labels, logits=logits['labeled'], label_smoothing=self.label_smoothing))
+    loss = self.global_mean(
+      losses.cross_entropy(labels=labels, logits=logits['labeled'], label_smoothing=self.label_smoothing)
+    )
     # What the logs of the consistency loss and of annealing, which is for the logs alone, show.
-    return uda.Pass(logits, labels, loss, tf.zeros_like(loss),
-                    mask_l=tf.ones(labeled.shape[:1]), mask_u=tf.zeros(unlabeled.shape[:1]))
+    return uda.Pass(
+      logits,
+      labels,
+      loss,
+      tf.zeros_like(loss),
+      mask_l=tf.ones(labeled.shape[:1]),
+      mask_u=tf.zeros(unlabeled.shape[:1]),
+    )

@@ -1,4 +1,5 @@
 """Supervised training on the labeled examples (release: Supervised)."""
+
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
 from meta_pseudo_labels.methods.batch import Batch
@@ -22,9 +23,11 @@ class Supervised(base.Method):
     batch = Batch.of(data)
     with tf.GradientTape() as tape:
       logits = self.forward(self.student, 'student', {'labeled': batch.labeled})['labeled']
-      cross_entropy = self.global_mean(losses.cross_entropy(
-          labels=self.one_hot(batch.labels, logits), logits=logits,
-          label_smoothing=self.label_smoothing))
+      cross_entropy = self.global_mean(
+        losses.cross_entropy(
+          labels=self.one_hot(batch.labels, logits), logits=logits, label_smoothing=self.label_smoothing
+        )
+      )
     gradients = self.gradient(tape, cross_entropy, self.student.trainable_variables)
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)
@@ -33,5 +36,6 @@ class Supervised(base.Method):
     self.average.update(self.step)
     share = decay * self.weight_decay / self.replicas
     return self.logs(
-        {'loss/total': cross_entropy + share, 'loss/cross_entropy': cross_entropy},
-        {'loss/weight_decay': decay, 'loss/lr': rate, 'loss/grad_norm': update.norm})
+      {'loss/total': cross_entropy + share, 'loss/cross_entropy': cross_entropy},
+      {'loss/weight_decay': decay, 'loss/lr': rate, 'loss/grad_norm': update.norm},
+    )

@@ -1,4 +1,5 @@
 """Unsupervised data augmentation (Xie et al. 2020; release: UDA), alone and as MPL's teacher."""
+
 import dataclasses
 from typing import Any
 
@@ -19,6 +20,7 @@ class Pass:
     cross_entropy_l, cross_entropy_u: scalars, this replica's shares of the global means.
     mask_l, mask_u: `[b]` and `[b*U]` float32.
   """
+
   logits: dict
   labels: tf.Tensor
   cross_entropy_l: tf.Tensor
@@ -30,8 +32,16 @@ class Pass:
 class ConsistencyMethod(base.Method):
   """A method with UDA's losses: the settings and the pass that UDA and MPL share."""
 
-  def __init__(self, student: tf.keras.Model, *, uda_temp: float = .75, uda_threshold: float = .6,
-               uda_weight: float = 1., uda_steps: int = 1, **kwargs: Any):
+  def __init__(
+    self,
+    student: tf.keras.Model,
+    *,
+    uda_temp: float = 0.75,
+    uda_threshold: float = 0.6,
+    uda_weight: float = 1.0,
+    uda_steps: int = 1,
+    **kwargs: Any,
+  ):
     """As `Method`, and:
 
     Args:
@@ -50,25 +60,33 @@ class ConsistencyMethod(base.Method):
   def consistency_weight(self):
     """uda_weight * min(1, step / uda_steps): float32 scalar."""
     progress = tf.cast(self.step, tf.float32) / max(1, self.uda_steps)
-    return self.uda_weight * tf.minimum(1., progress) if self.uda_steps else (
-        tf.constant(self.uda_weight))
+    return (
+      self.uda_weight * tf.minimum(1.0, progress) if self.uda_steps else (tf.constant(self.uda_weight))
+    )
 
   def uda_pass(self, model, batch):
     """Makes one pass of `model` over labeled, original and augmented views: a `Pass`.
 
     Its dropout masks do not depend on whether the model is UDA's only one or MPL's teacher.
     """
-    logits = self.forward(model, 'uda', {
-        'labeled': batch.labeled, 'original': batch.original, 'augmented': batch.augmented})
+    logits = self.forward(
+      model, 'uda', {'labeled': batch.labeled, 'original': batch.original, 'augmented': batch.augmented}
+    )
     labels = self.one_hot(batch.labels, logits['labeled'])
-    loss_l = losses.cross_entropy(labels=labels, logits=logits['labeled'],
-                                  label_smoothing=self.label_smoothing)
+    loss_l = losses.cross_entropy(
+      labels=labels, logits=logits['labeled'], label_smoothing=self.label_smoothing
+    )
     loss_u, mask_u = losses.consistency(
-        original_logits=logits['original'], augmented_logits=logits['augmented'],
-        temperature=self.uda_temp, threshold=self.uda_threshold)
+      original_logits=logits['original'],
+      augmented_logits=logits['augmented'],
+      temperature=self.uda_temp,
+      threshold=self.uda_threshold,
+    )
     mask_l = losses.annealing_mask(
-        labels=labels, logits=logits['labeled'],
-        progress=tf.cast(self.step, labels.dtype) / self.num_train_steps)
+      labels=labels,
+      logits=logits['labeled'],
+      progress=tf.cast(self.step, labels.dtype) / self.num_train_steps,
+    )
     return Pass(logits, labels, self.global_mean(loss_l), self.global_mean(loss_u), mask_l, mask_u)
 
 
@@ -95,10 +113,12 @@ class UDA(ConsistencyMethod):
     self.count_step(update)
     self.average.update(self.step)
     return self.logs(
-        {'loss/total': loss + decay * self.weight_decay / self.replicas,
-         'loss/cross_entropy': out.cross_entropy_l,
-         'uda/cross_entropy': out.cross_entropy_u,
-         'uda/u_ratio': self.global_mean(out.mask_u),
-         'uda/l_ratio': self.global_mean(out.mask_l)},
-        {'loss/lr': rate, 'loss/grad_norm': update.norm, 'loss/weight_dec': decay,
-         'uda/weight': weight})
+      {
+        'loss/total': loss + decay * self.weight_decay / self.replicas,
+        'loss/cross_entropy': out.cross_entropy_l,
+        'uda/cross_entropy': out.cross_entropy_u,
+        'uda/u_ratio': self.global_mean(out.mask_u),
+        'uda/l_ratio': self.global_mean(out.mask_l),
+      },
+      {'loss/lr': rate, 'loss/grad_norm': update.norm, 'loss/weight_dec': decay, 'uda/weight': weight},
+    )

@@ -1,14 +1,25 @@
 """The models of the release and the paper, by name."""
+
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.models import efficientnet, mlp, resnet, wide_resnet
 
 
-def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
-          bn_batch_size=None, stochastic_depth=0., small_images=False, seed=0):
-  """A Keras model by `--model_type`: inputs `[N, *input_shape]` -> logits `[N, num_classes]`.
+def build(
+  name,
+  *,
+  num_classes,
+  input_shape,
+  dropout=0.0,
+  bn_decay=0.99,
+  bn_epsilon=1e-3,
+  bn_batch_size=None,
+  stochastic_depth=0.0,
+  small_images=False,
+  seed=0,
+):
+  """Builds a Keras model by `--model_type`: inputs `[N, *input_shape]` -> logits `[N, num_classes]`.
 
-  `model.variables` and `model.trainable_variables` are in the release's order, under the
-  release's names without its scope (`model/`, `teacher/`).
+  Its variables are in the release's order, under the release's names without their scope.
 
   Args:
     name: `wrn-<6n+4>-<k>`, `wrn-28-large`, `resnet-50`, a key of `efficientnet.SIZES`,
@@ -18,16 +29,21 @@ def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilo
     dropout: rate before the last dense layer.
     bn_decay, bn_epsilon, bn_batch_size: of the batch norms.
     stochastic_depth: EfficientNets only, the drop rate at the end of the network.
-    small_images: EfficientNets only, fewer strides; the release has them for datasets with
-      cifar, svhn or tinyimages in the name.
+    small_images: EfficientNets only, fewer strides.
     seed: int; two models of one seed start with the same weights.
 
   Raises:
     UserError: there is no such model, or it does not fit the data.
   """
-  kwargs = dict(num_classes=num_classes, input_shape=tuple(input_shape), dropout=dropout,
-                bn_decay=bn_decay, bn_epsilon=bn_epsilon, bn_batch_size=bn_batch_size,
-                seed=seed)
+  kwargs = dict(
+    num_classes=num_classes,
+    input_shape=tuple(input_shape),
+    dropout=dropout,
+    bn_decay=bn_decay,
+    bn_epsilon=bn_epsilon,
+    bn_batch_size=bn_batch_size,
+    seed=seed,
+  )
   if name in efficientnet.SIZES:
     builder, rank = efficientnet.efficientnet, 3
     kwargs.update(stochastic_depth=stochastic_depth, small_images=small_images)
@@ -38,19 +54,20 @@ def build(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilo
   elif mlp.NAME.match(name):
     builder, rank = mlp.mlp, len(input_shape)  # It flattens whatever comes.
   else:
-    raise UserError(f'--model_type={name}: no such model; use wrn-<6n+4>-<k>, wrn-28-large, '
-                    f'{", ".join((*resnet.NAMES, *efficientnet.SIZES))} or '
-                    'mlp-<width>x<hidden layers>')
+    known = ', '.join(('wrn-<6n+4>-<k>', 'wrn-28-large', *resnet.NAMES, *efficientnet.SIZES))
+    raise UserError(f'--model_type={name}: no such model; use {known} or mlp-<width>x<hidden layers>')
   if len(input_shape) != rank:
-    raise UserError(f'--model_type={name} takes inputs of rank {rank}, but the data have shape '
-                    f'{tuple(input_shape)}: an image is needed')
+    raise UserError(
+      f'--model_type={name}: needs images, but the data have the shape '
+      f'{tuple(input_shape)}; use mlp-<width>x<hidden layers>'
+    )
   return builder(name, **kwargs)
 
 
 def eval_image_size(name, image_size, imagenet):
-  """Pixels a side at which a model is evaluated (official-release.md, Models).
+  """Returns the pixels per side at which a model is evaluated.
 
-  On ImageNet an EfficientNet is evaluated at its own resolution if that is larger than
+  On ImageNet the release evaluates an EfficientNet at its own resolution if that is larger than
   `image_size`, the one it is trained at; everything else is evaluated as it is trained.
 
   Args:

@@ -1,4 +1,5 @@
 """Leaky ReLU, the wide resnets' activation."""
+
 import functools
 
 import tensorflow as tf
@@ -13,7 +14,7 @@ def leaky_relu(inputs, slope, in_xla=False):
   Args:
     inputs: float tensor.
     slope: float.
-    in_xla: have XLA make the loops over the elements, the same numbers (issue 6).
+    in_xla: have XLA make the loops over the elements, the same numbers.
   """
   forward, by_inputs = _loops(slope, in_xla)
 
@@ -29,7 +30,8 @@ def leaky_relu(inputs, slope, in_xla=False):
 def _loops(slope, in_xla):
   forward = lambda inputs: tf.nn.leaky_relu(inputs, slope)
   by_inputs = lambda cotangent, outputs: tf.raw_ops.LeakyReluGrad(
-      gradients=cotangent, features=outputs, alpha=slope)
+    gradients=cotangent, features=outputs, alpha=slope
+  )
   if not in_xla:
     return forward, by_inputs
   return tuple(tf.function(f, jit_compile=True, autograph=False) for f in (forward, by_inputs))
@@ -41,14 +43,13 @@ def xla_is_faster(dtype):
   TensorFlow's own go through 16-bit numbers one by one on a CPU: in bfloat16 they took as long as the
   convolutions, and on 2.15 the gradient's longer (docs/scaling.md).
   """
-  return dtype.size == 2 and not any(
-      tf.config.list_logical_devices(kind) for kind in ('GPU', 'TPU'))
+  return dtype.size == 2 and not any(tf.config.list_logical_devices(kind) for kind in ('GPU', 'TPU'))
 
 
 class LeakyReLU(tf.keras.layers.Layer):
   """`leaky_relu` as a layer."""
 
-  def __init__(self, slope=.2, name=None, **kwargs):
+  def __init__(self, slope=0.2, name=None, **kwargs):
     super().__init__(name=name, **kwargs)
     self.slope = slope
 

@@ -42,6 +42,7 @@ def second_pass(kept):
 class Statistics(NamedTuple):
   """What the fused batch norm tells of a batch: mean and biased variance, float32 `[C]`, and what its
   gradient's kernel wants."""
+
   mean: tf.Tensor
   variance: tf.Tensor
   reserved: tuple
@@ -50,17 +51,27 @@ class Statistics(NamedTuple):
 def _by_own_statistics(inputs, gamma, beta, epsilon):
   """(normalized values, their `Statistics`)."""
   outputs = tf.raw_ops.FusedBatchNormV3(
-      x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True)
+    x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
+  )
   # The fused op normalizes by the biased variance but reports the unbiased one.
   count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-  return outputs.y, Statistics(outputs.batch_mean, outputs.batch_variance * ((count - 1) / count), (
-      outputs.reserve_space_1, outputs.reserve_space_2, outputs.reserve_space_3))
+  return outputs.y, Statistics(
+    outputs.batch_mean,
+    outputs.batch_variance * ((count - 1) / count),
+    (outputs.reserve_space_1, outputs.reserve_space_2, outputs.reserve_space_3),
+  )
 
 
 def _by_statistics(inputs, gamma, beta, statistics, epsilon):
   return tf.raw_ops.FusedBatchNormV3(
-      x=inputs, scale=gamma, offset=beta, mean=statistics.mean, variance=statistics.variance,
-      epsilon=epsilon, is_training=False).y
+    x=inputs,
+    scale=gamma,
+    offset=beta,
+    mean=statistics.mean,
+    variance=statistics.variance,
+    epsilon=epsilon,
+    is_training=False,
+  ).y
 
 
 def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
@@ -86,8 +97,13 @@ def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
 
   def gradient_op(cotangent, inputs, gamma):
     return tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=cotangent, x=inputs, scale=gamma, epsilon=epsilon, is_training=True,
-        **{f'reserve_space_{number}': value for number, value in enumerate(found[0].reserved, 1)})[:3]
+      y_backprop=cotangent,
+      x=inputs,
+      scale=gamma,
+      epsilon=epsilon,
+      is_training=True,
+      **{f'reserve_space_{number}': value for number, value in enumerate(found[0].reserved, 1)},
+    )[:3]
 
   @tf.custom_gradient
   def normalized(inputs, gamma, beta):
@@ -107,8 +123,10 @@ def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
           tape.watch([inputs, gamma])
           results = gradient_op(cotangent, inputs, gamma)
-        return (direct + scaled, *tape.gradient(
-            results, [inputs, gamma], output_gradients=[by_inputs, by_gamma, by_beta]))
+        return (
+          direct + scaled,
+          *tape.gradient(results, [inputs, gamma], output_gradients=[by_inputs, by_gamma, by_beta]),
+        )
 
       return gradient_op(cotangent, inputs, gamma), transposed
 
@@ -138,22 +156,24 @@ def group_size(replicas, examples, batch_size=None):
   wanted = max(8, replicas // 8) if batch_size is None else min(replicas, batch_size // examples)
   size = 2 ** max(1, wanted.bit_length() - 1)
   if replicas % size:
-    raise UserError(f'--batch_norm_batch_size={batch_size}: {replicas} replicas cannot be divided into '
-                    f'groups of {size}; give another one, or use a power of two of replicas')
+    raise UserError(
+      f'--batch_norm_batch_size={batch_size}: {replicas} replicas cannot be divided into '
+      f'groups of {size}; give another one, or use a power of two of replicas'
+    )
   return size
 
 
 class BatchNorm(tf.keras.layers.Layer):
   """Batch normalization over `[N, H, W, C]`, statistics over the global batch.
 
-  Release behaviour (official-release.md, Layers): always computed in float32; the variance is
+  As in the release: always computed in float32; the variance is
   the biased one, without N/(N-1), in the normalization and in its moving average; over several
   replicas mean = average of their means, variance = average of E[x^2], minus mean^2, all within a
   group of replicas (`group_size`), of whose statistics the averages take the mean;
   moving averages m += (1 - decay) * (statistic - m), starting at 0 and 1.
   """
 
-  def __init__(self, name=None, decay=.99, epsilon=1e-3, batch_size=None, **kwargs):
+  def __init__(self, name=None, decay=0.99, epsilon=1e-3, batch_size=None, **kwargs):
     super().__init__(name=name, **kwargs)
     self.decay = decay
     self.epsilon = epsilon
@@ -165,8 +185,12 @@ class BatchNorm(tf.keras.layers.Layer):
     # replicas takes changes nothing; and an update needs no communication.
     # Without autocast: a mixed policy would read them in bfloat16, which the fused op refuses.
     exact = dict(dtype=self._statistics_dtype(self.dtype), experimental_autocast=False)
-    local = dict(exact, trainable=False, synchronization=tf.VariableSynchronization.ON_READ,
-                 aggregation=tf.VariableAggregation.MEAN)
+    local = dict(
+      exact,
+      trainable=False,
+      synchronization=tf.VariableSynchronization.ON_READ,
+      aggregation=tf.VariableAggregation.MEAN,
+    )
     self.gamma = self.add_weight('gamma', shape, initializer='ones', **exact)
     self.beta = self.add_weight('beta', shape, initializer='zeros', **exact)
     self.moving_mean = self.add_weight('moving_mean', shape, initializer='zeros', **local)
@@ -184,14 +208,24 @@ class BatchNorm(tf.keras.layers.Layer):
       if not fused:
         return self._normalize(inputs, self.moving_mean, self.moving_variance)
       outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-          inputs, self.gamma, self.beta, self.moving_mean, self.moving_variance,
-          epsilon=self.epsilon, is_training=False)
+        inputs,
+        self.gamma,
+        self.beta,
+        self.moving_mean,
+        self.moving_variance,
+        epsilon=self.epsilon,
+        is_training=False,
+      )
       return outputs
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1 and fused:
       outputs, statistics = fused_batch_norm(
-          inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon,
-          known=(_AGAIN.get() or {}).get(self.name))
+        inputs,
+        tf.convert_to_tensor(self.gamma),
+        tf.convert_to_tensor(self.beta),
+        self.epsilon,
+        known=(_AGAIN.get() or {}).get(self.name),
+      )
       mean, variance, _ = statistics
       if _KEPT.get() is not None:
         _KEPT.get()[self.name] = statistics
@@ -208,8 +242,9 @@ class BatchNorm(tf.keras.layers.Layer):
     """(means, biased variances `[G, C]` over the batches of each group of replicas, which of the G
     groups this replica is in: int32 scalar)."""
     values = tf.cast(inputs, self.gamma.dtype)
-    moments = tf.stack([tf.reduce_mean(values, axis=[0, 1, 2]),
-                        tf.reduce_mean(tf.square(values), axis=[0, 1, 2])])
+    moments = tf.stack(
+      [tf.reduce_mean(values, axis=[0, 1, 2]), tf.reduce_mean(tf.square(values), axis=[0, 1, 2])]
+    )
     context = tf.distribute.get_replica_context()
     replicas, group = context.num_replicas_in_sync, tf.constant(0)
     size, moments = group_size(replicas, inputs.shape[0], self.batch_size), moments[tf.newaxis]
@@ -236,5 +271,9 @@ class BatchNorm(tf.keras.layers.Layer):
     average.assign(tf.where(tf.math.is_finite(moved), moved, average))
 
   def get_config(self):
-    return {**super().get_config(), 'decay': self.decay, 'epsilon': self.epsilon,
-            'batch_size': self.batch_size}
+    return {
+      **super().get_config(),
+      'decay': self.decay,
+      'epsilon': self.epsilon,
+      'batch_size': self.batch_size,
+    }

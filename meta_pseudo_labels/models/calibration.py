@@ -1,10 +1,11 @@
 """The teacher of Reduced Meta Pseudo Labels: a small network on a large one's predictions."""
+
 from meta_pseudo_labels.models import layers
 
 import tensorflow as tf
 
 # Log probabilities are some tens at most; so scaled they do not saturate a tanh.
-SCALE = .1
+SCALE = 0.1
 
 
 def calibration(num_classes, *, units=64, depth=1, seed=0):
@@ -28,9 +29,14 @@ def calibration(num_classes, *, units=64, depth=1, seed=0):
   for index in range(depth):
     path = f'{name}/hidden_{index + 1}/dense'
     x = tf.keras.layers.Dense(
-        units, 'tanh', dtype=dtype, name=path,
-        kernel_initializer=tf.keras.initializers.GlorotUniform(layers.layer_seed(seed, path)))(x)
-  x = tf.keras.layers.Dense(num_classes, dtype=dtype, name=f'{name}/head/dense',
-                            kernel_initializer='zeros')(x)
+      units,
+      'tanh',
+      dtype=dtype,
+      name=path,
+      kernel_initializer=tf.keras.initializers.GlorotUniform(layers.layer_seed(seed, path)),
+    )(x)
+  x = tf.keras.layers.Dense(
+    num_classes, dtype=dtype, name=f'{name}/head/dense', kernel_initializer='zeros'
+  )(x)
   logits = tf.keras.layers.Add(dtype=dtype, name='logits')([log_probs, x])
   return tf.keras.Model(log_probs, logits, name=name)

@@ -1,4 +1,5 @@
 """EfficientNets (Tan and Le 2019) as the release builds them, its two wide ones included."""
+
 import math
 
 from meta_pseudo_labels.models import batch_norm, layers
@@ -6,29 +7,29 @@ from meta_pseudo_labels.models import batch_norm, layers
 import tensorflow as tf
 
 SIZES = {  # (width multiplier, depth multiplier, evaluation resolution in pixels)
-    'efficientnet-bs': (.5, 1., 224),
-    'efficientnet-b0': (1., 1., 224),
-    'efficientnet-b1': (1., 1.1, 240),
-    'efficientnet-b2': (1.1, 1.2, 260),
-    'efficientnet-b3': (1.2, 1.4, 300),
-    'efficientnet-b4': (1.4, 1.8, 380),
-    'efficientnet-b5': (1.6, 2.2, 456),
-    'efficientnet-b6': (1.8, 2.6, 528),
-    'efficientnet-b7': (2., 3.1, 600),
-    'efficientnet-b8': (2.2, 3.6, 672),
-    'efficientnet-l2': (4.3, 5.3, 600),
-    'efficientnet-b5-mpl': (5., 2.2, 800),
-    'efficientnet-b6-mpl': (5., 2.6, 800),
+  'efficientnet-bs': (0.5, 1.0, 224),
+  'efficientnet-b0': (1.0, 1.0, 224),
+  'efficientnet-b1': (1.0, 1.1, 240),
+  'efficientnet-b2': (1.1, 1.2, 260),
+  'efficientnet-b3': (1.2, 1.4, 300),
+  'efficientnet-b4': (1.4, 1.8, 380),
+  'efficientnet-b5': (1.6, 2.2, 456),
+  'efficientnet-b6': (1.8, 2.6, 528),
+  'efficientnet-b7': (2.0, 3.1, 600),
+  'efficientnet-b8': (2.2, 3.6, 672),
+  'efficientnet-l2': (4.3, 5.3, 600),
+  'efficientnet-b5-mpl': (5.0, 2.2, 800),
+  'efficientnet-b6-mpl': (5.0, 2.6, 800),
 }
 
 _STAGES = (  # of b0: (blocks, kernel size, output filters, strides, expansion)
-    (1, 3, 16, 1, 1),
-    (2, 3, 24, 2, 6),
-    (2, 5, 40, 2, 6),
-    (3, 3, 80, 2, 6),
-    (3, 5, 112, 1, 6),
-    (4, 5, 192, 2, 6),
-    (1, 3, 320, 1, 6),
+  (1, 3, 16, 1, 1),
+  (2, 3, 24, 2, 6),
+  (2, 5, 40, 2, 6),
+  (3, 3, 80, 2, 6),
+  (3, 5, 112, 1, 6),
+  (4, 5, 192, 2, 6),
+  (1, 3, 320, 1, 6),
 )
 _SMALL_IMAGES_STRIDE_1 = (1, 2)  # indices into _STAGES
 
@@ -46,13 +47,30 @@ def blocks(name, small_images=False):
     if small_images and stage in _SMALL_IMAGES_STRIDE_1:
       strides = 1
     for index in range(math.ceil(depth * repeats)):
-      specs.append(dict(kernel_size=kernel_size, filters=_filters(filters, width),
-                        strides=strides if index == 0 else 1, expansion=expansion))
+      specs.append(
+        dict(
+          kernel_size=kernel_size,
+          filters=_filters(filters, width),
+          strides=strides if index == 0 else 1,
+          expansion=expansion,
+        )
+      )
   return specs
 
 
-def efficientnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
-                 bn_batch_size=None, stochastic_depth=0., small_images=False, seed=0):
+def efficientnet(
+  name,
+  *,
+  num_classes,
+  input_shape,
+  dropout=0.0,
+  bn_decay=0.99,
+  bn_epsilon=1e-3,
+  bn_batch_size=None,
+  stochastic_depth=0.0,
+  small_images=False,
+  seed=0,
+):
   """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
 
   Args:
@@ -60,13 +78,10 @@ def efficientnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn
     num_classes: int.
     input_shape: (H, W, C).
     dropout: rate on the pooled features (`dense_dropout_rate`).
-    bn_decay, bn_epsilon, bn_batch_size: of the batch norms (`batch_norm_decay`, `batch_norm_epsilon`,
-      `batch_norm_batch_size`).
+    bn_decay, bn_epsilon, bn_batch_size: of the batch norms (`batch_norm_...`).
     stochastic_depth: `stochastic_depth_drop_rate`; block i of n is dropped at i/n of it.
     small_images: stride 1 instead of 2 in the stem and in stages 2 and 3.
     seed: int, of the initial weights.
-
-  Source: official-release.md, Models.
   """
   width = SIZES[name][0]
   specs = blocks(name, small_images)
@@ -85,8 +100,7 @@ def efficientnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn
     h, inputs = x, x.shape[-1]
     if expansion > 1:
       h = conv_norm(h, inputs * expansion, 1, f'{path}/expand', 'swish')
-    h = layers.depthwise_conv2d(
-        kernel_size, f'{path}/depthwise/dw_conv_2d', strides=strides, seed=seed)(h)
+    h = layers.depthwise_conv2d(kernel_size, f'{path}/depthwise/dw_conv_2d', strides=strides, seed=seed)(h)
     h = norm(h, f'{path}/depthwise', 'swish')
     h = _squeeze_excite(h, max(1, inputs // 4), f'{path}/se', seed)
     h = conv_norm(h, filters, 1, f'{path}/output')
@@ -101,17 +115,15 @@ def efficientnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn
     drop_rate = stochastic_depth * index / len(specs)
     x = block(x, f'{name}/block_{index}', **spec, drop_rate=drop_rate)
   x = conv_norm(x, _filters(1280, width), 1, f'{name}/head', 'swish')
-  x = tf.keras.layers.GlobalAveragePooling2D(name=f'{name}/head/pool')(x)
-  x = layers.Dropout(dropout, name=f'{name}/head/dropout')(x)
-  x = layers.dense(num_classes, f'{name}/head/dense', seed=seed)(x)
-  return tf.keras.Model(images, layers.to_float32('logits')(x), name=name)
+  logits = layers.head(x, f'{name}/head', num_classes, dropout, seed)
+  return tf.keras.Model(images, logits, name=name)
 
 
 def _filters(filters, width):
   """`filters * width` to the nearest multiple of 8, though never more than 10 % below it."""
   scaled = filters * width
   rounded = max(8, int(scaled + 4) // 8 * 8)
-  return rounded + 8 if rounded < .9 * scaled else rounded
+  return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def _squeeze_excite(x, filters, path, seed):

@@ -3,6 +3,7 @@
 Layer names carry the release's variable paths (`wrn-28-2/block_1/conv_3x3_1/conv2d`), so that
 a variable's name is the release's name without its scope (`model/`, `teacher/`).
 """
+
 import contextlib
 import contextvars
 import dataclasses
@@ -30,6 +31,7 @@ class Noise:
     replica: int32 scalar, this replica's index.
     replicas: int, how many there are.
   """
+
   key: tf.Tensor
   sections: tuple
   replica: tf.Tensor
@@ -48,8 +50,7 @@ class Noise:
 def noise(key, sections):
   """Within it, dropout and stochastic depth draw statelessly from `key`; see `Noise`."""
   context = tf.distribute.get_replica_context()
-  source = Noise(key, tuple(sections), context.replica_id_in_sync_group,
-                 context.num_replicas_in_sync)
+  source = Noise(key, tuple(sections), context.replica_id_in_sync_group, context.num_replicas_in_sync)
   token = _NOISE.set(source)
   try:
     yield source
@@ -74,33 +75,44 @@ def same_noise(source):
 
 def layer_seed(seed, name):
   """One int per (model seed, layer name), so that no two layers start alike."""
-  return zlib.crc32(f'{seed}/{name}'.encode()) & 0x7fffffff
+  return zlib.crc32(f'{seed}/{name}'.encode()) & 0x7FFFFFFF
 
 
 def conv2d(filters, kernel_size, name, *, strides=1, use_bias=False, seed=0):
   """A SAME convolution, kernel ~ normal(stddev sqrt(2 / (kh * kw * filters))) as in the release."""
   stddev = math.sqrt(2 / (kernel_size * kernel_size * filters))
   return tf.keras.layers.Conv2D(
-      filters, kernel_size, strides=strides, padding='same', use_bias=use_bias, name=name,
-      kernel_initializer=tf.keras.initializers.RandomNormal(
-          stddev=stddev, seed=layer_seed(seed, name)))
+    filters,
+    kernel_size,
+    strides=strides,
+    padding='same',
+    use_bias=use_bias,
+    name=name,
+    kernel_initializer=tf.keras.initializers.RandomNormal(stddev=stddev, seed=layer_seed(seed, name)),
+  )
 
 
 def depthwise_conv2d(kernel_size, name, *, strides=1, seed=0):
   """A SAME depthwise convolution, kernel ~ normal(stddev sqrt(2 / (kh * kw)))."""
   stddev = math.sqrt(2 / (kernel_size * kernel_size))
   return tf.keras.layers.DepthwiseConv2D(
-      kernel_size, strides=strides, padding='same', use_bias=False, name=name,
-      depthwise_initializer=tf.keras.initializers.RandomNormal(
-          stddev=stddev, seed=layer_seed(seed, name)))
+    kernel_size,
+    strides=strides,
+    padding='same',
+    use_bias=False,
+    name=name,
+    depthwise_initializer=tf.keras.initializers.RandomNormal(stddev=stddev, seed=layer_seed(seed, name)),
+  )
 
 
 def dense(units, name, *, seed=0):
   """A dense layer, kernel ~ uniform(+-1/sqrt(units)), bias zero, as in the release."""
   bound = 1 / math.sqrt(units)
   return tf.keras.layers.Dense(
-      units, name=name, kernel_initializer=tf.keras.initializers.RandomUniform(
-          -bound, bound, seed=layer_seed(seed, name)))
+    units,
+    name=name,
+    kernel_initializer=tf.keras.initializers.RandomUniform(-bound, bound, seed=layer_seed(seed, name)),
+  )
 
 
 def to_float32(name):
@@ -109,7 +121,7 @@ def to_float32(name):
 
 
 class Dropout(tf.keras.layers.Layer):
-  """Dropout on features `[N, C]`, drawn from the surrounding `noise` (design rule 5).
+  """Dropout on features `[N, C]`, drawn from the surrounding `noise`.
 
   Outside of any `noise` (a model used on its own with Keras) it is Keras' stateful dropout.
   """
@@ -145,11 +157,26 @@ class StochasticDepth(tf.keras.layers.Layer):
     if not training or not self.rate:
       return inputs
     source = _NOISE.get()
-    draw = (tf.random.uniform([tf.shape(inputs)[0], 1]) if source is None
-            else source.uniform(self.name, 1))
+    draw = tf.random.uniform([tf.shape(inputs)[0], 1]) if source is None else source.uniform(self.name, 1)
     keep = 1 - self.rate
     kept = tf.cast(tf.floor(keep + draw), inputs.dtype)
     return inputs / keep * kept[:, :, tf.newaxis, tf.newaxis]
 
   def get_config(self):
     return {**super().get_config(), 'rate': self.rate}
+
+
+def head(features, path, num_classes, dropout, seed):
+  """Returns the logits `[N, num_classes]` float32 of feature maps `[N, H, W, C]`, as a Keras tensor.
+
+  Args:
+    features: KerasTensor.
+    path: str, the names of the layers begin with it.
+    num_classes: int.
+    dropout: rate on the pooled features.
+    seed: int, of the initial weights.
+  """
+  x = tf.keras.layers.GlobalAveragePooling2D(name=f'{path}/pool')(features)
+  x = Dropout(dropout, name=f'{path}/dropout')(x)
+  x = dense(num_classes, f'{path}/dense', seed=seed)(x)
+  return to_float32('logits')(x)

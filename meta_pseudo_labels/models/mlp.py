@@ -1,4 +1,5 @@
 """A small fully connected network (paper section 3.1, two moons)."""
+
 import re
 
 from meta_pseudo_labels.models import layers
@@ -8,12 +9,21 @@ import tensorflow as tf
 NAME = re.compile(r'mlp-(\d+)x(\d+)$')
 
 
-def mlp(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
-        bn_batch_size=None, seed=0):
+def mlp(
+  name,
+  *,
+  num_classes,
+  input_shape,
+  dropout=0.0,
+  bn_decay=0.99,
+  bn_epsilon=1e-3,
+  bn_batch_size=None,
+  seed=0,
+):
   """A Keras model: inputs `[N, ...]`, flattened to vectors -> logits `[N, num_classes]` float32.
 
   Args:
-    name: `mlp-<width>x<hidden layers>`, tanh after each (feedback.md: with sigmoid and weights
+    name: `mlp-<width>x<hidden layers>`, tanh after each (docs/method.md: with sigmoid and weights
       within +-.1, as the paper's text has it, no method learned two moons).
     num_classes: int.
     input_shape: (D,) for vectors, (H, W, C) for images.
@@ -26,8 +36,11 @@ def mlp(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=
 
   def hidden(units, path, activation=None):
     return tf.keras.layers.Dense(
-        units, activation, name=path,
-        kernel_initializer=tf.keras.initializers.GlorotUniform(layers.layer_seed(seed, path)))
+      units,
+      activation,
+      name=path,
+      kernel_initializer=tf.keras.initializers.GlorotUniform(layers.layer_seed(seed, path)),
+    )
 
   inputs = tf.keras.Input(input_shape, name='inputs')
   x = tf.keras.layers.Flatten(name=f'{name}/flatten')(inputs) if len(input_shape) > 1 else inputs

@@ -1,5 +1,6 @@
 """Training passes that keep less: each block's insides are computed again when the gradient needs them
 (Chen et al. 2016, "Training deep nets with sublinear memory cost")."""
+
 from meta_pseudo_labels.models import batch_norm, layers
 
 import tensorflow as tf
@@ -35,8 +36,9 @@ def boundaries(model):
     if made & set().union(*map(inputs, layers_left)) == {id(layer.output)}:
       found.append(layer.output)
   if len(found) < 2:
-    raise ValueError(f'remat: the layers of {model.name} are not named by blocks, as those of this '
-                     "project's models are")
+    raise ValueError(
+      f"remat: the layers of {model.name} are not named by blocks, as those of this project's models are"
+    )
   return found
 
 
@@ -76,12 +78,16 @@ def _recomputed(block, inputs):
       # there on: these ones cannot be made before the cotangent is.
       with tf.control_dependencies([cotangent]):
         again = tf.identity(inputs, name='again')
-      with layers.same_noise(source), batch_norm.second_pass(kept), tf.GradientTape(
-          watch_accessed_variables=False) as tape:
+      with (
+        layers.same_noise(source),
+        batch_norm.second_pass(kept),
+        tf.GradientTape(watch_accessed_variables=False) as tape,
+      ):
         tape.watch([again, *variables])
         outputs_again = block(again, training=True)
       by_inputs, *by_variables = tape.gradient(
-          outputs_again, [again, *variables], output_gradients=cotangent)
+        outputs_again, [again, *variables], output_gradients=cotangent
+      )
       return by_inputs, by_variables
 
     return outputs, backward

@@ -1,4 +1,5 @@
 """ResNet-50 (He et al. 2016) as the release builds it."""
+
 from meta_pseudo_labels.models import batch_norm, layers
 
 import tensorflow as tf
@@ -7,8 +8,17 @@ NAMES = ('resnet-50',)
 _GROUPS = ((256, 3), (512, 4), (1024, 6), (2048, 3))  # (output filters, blocks)
 
 
-def resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
-           bn_batch_size=None, seed=0):
+def resnet(
+  name,
+  *,
+  num_classes,
+  input_shape,
+  dropout=0.0,
+  bn_decay=0.99,
+  bn_epsilon=1e-3,
+  bn_batch_size=None,
+  seed=0,
+):
   """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
 
   Args:
@@ -20,7 +30,7 @@ def resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsil
       `batch_norm_batch_size`).
     seed: int, of the initial weights.
 
-  Source: official-release.md, Models. A block's stride is on its 3x3 convolution; every batch
+  Source: the release (docs/fidelity.md). A block's stride is on its 3x3 convolution; every batch
   norm starts with gamma 1, the last one of a block too.
   """
 
@@ -51,7 +61,5 @@ def resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsil
       number += 1
       strides = 2 if group > 0 and index == 0 else 1
       x = block(x, filters, strides, f'{name}/block_{number}')
-  x = tf.keras.layers.GlobalAveragePooling2D(name=f'{name}/head/pool')(x)
-  x = layers.Dropout(dropout, name=f'{name}/head/dropout')(x)
-  x = layers.dense(num_classes, f'{name}/head/dense', seed=seed)(x)
-  return tf.keras.Model(images, layers.to_float32('logits')(x), name=name)
+  logits = layers.head(x, f'{name}/head', num_classes, dropout, seed)
+  return tf.keras.Model(images, logits, name=name)

@@ -1,4 +1,5 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016) as the release builds them."""
+
 import re
 
 from meta_pseudo_labels.errors import UserError
@@ -9,8 +10,17 @@ import tensorflow as tf
 NAME = re.compile(r'wrn-(\d+)-(\d+)$')
 
 
-def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_epsilon=1e-3,
-                bn_batch_size=None, seed=0):
+def wide_resnet(
+  name,
+  *,
+  num_classes,
+  input_shape,
+  dropout=0.0,
+  bn_decay=0.99,
+  bn_epsilon=1e-3,
+  bn_batch_size=None,
+  seed=0,
+):
   """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
 
   Args:
@@ -25,7 +35,7 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
   Raises:
     UserError: the depth is not 6n+4.
 
-  Source: official-release.md, Models. Changed residuals are taken after the first batch norm.
+  Source: the release (docs/fidelity.md). Changed residuals are taken after the first batch norm.
   """
   if name == 'wrn-28-large':
     name, depth, stem, widths = 'wrn-28-135', 28, 16, (135, 270, 540)
@@ -37,13 +47,12 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
 
   def norm_relu(x, path):
     x = batch_norm.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)
-    return activations.LeakyReLU(.2, name=f'{path}/relu')(x)
+    return activations.LeakyReLU(0.2, name=f'{path}/relu')(x)
 
   def block(x, filters, strides, path):
     changed = strides != 1 or x.shape[-1] != filters
     activated = norm_relu(x, f'{path}/conv_3x3_1')
-    h = layers.conv2d(filters, 3, f'{path}/conv_3x3_1/conv2d', strides=strides, seed=seed)(
-        activated)
+    h = layers.conv2d(filters, 3, f'{path}/conv_3x3_1/conv2d', strides=strides, seed=seed)(activated)
     h = norm_relu(h, f'{path}/conv_3x3_2')
     h = layers.conv2d(filters, 3, f'{path}/conv_3x3_2/conv2d', seed=seed)(h)
     if changed:
@@ -59,7 +68,5 @@ def wide_resnet(name, *, num_classes, input_shape, dropout=0., bn_decay=.99, bn_
       strides = 2 if group > 0 and index == 0 else 1
       x = block(x, filters, strides, f'{name}/block_{number}')
   x = norm_relu(x, f'{name}/head')
-  x = tf.keras.layers.GlobalAveragePooling2D(name=f'{name}/head/pool')(x)
-  x = layers.Dropout(dropout, name=f'{name}/head/dropout')(x)
-  x = layers.dense(num_classes, f'{name}/head/dense', seed=seed)(x)
-  return tf.keras.Model(images, layers.to_float32('logits')(x), name=name)
+  logits = layers.head(x, f'{name}/head', num_classes, dropout, seed)
+  return tf.keras.Model(images, logits, name=name)

@@ -1,4 +1,5 @@
 """The release's exponential moving average of a model's variables."""
+
 import contextlib
 
 from meta_pseudo_labels.distribution import collectives
@@ -12,8 +13,8 @@ def decay(step, ema_decay, ema_start=0):
   Before `ema_start` it is 1, a copy. `step` is an integer scalar tensor; returns float32.
   """
   s = tf.cast(step - ema_start, tf.float32)
-  d = 1. - tf.minimum(tf.cast(ema_decay, tf.float32), (s + 1.) / (s + 10.))
-  return tf.where(step < ema_start, 1., d)
+  d = 1.0 - tf.minimum(tf.cast(ema_decay, tf.float32), (s + 1.0) / (s + 10.0))
+  return tf.where(step < ema_start, 1.0, d)
 
 
 class MovingAverage(tf.Module):
@@ -23,7 +24,7 @@ class MovingAverage(tf.Module):
   `beta` and at 0 elsewhere; the first updates, of decay .1, .18, .25, ..., soon forget it.
   """
 
-  def __init__(self, variables, ema_decay=0., ema_start=0, name=None):
+  def __init__(self, variables, ema_decay=0.0, ema_start=0, name=None):
     """`variables`: those of a built model; `ema_decay` in [0, 1), 0 copies; see `decay`."""
     super().__init__(name=name)
     self.ema_decay = ema_decay
@@ -31,16 +32,22 @@ class MovingAverage(tf.Module):
     # Counters and seeds, which third parties' layers may hold, have no average.
     self._variables = [v for v in variables if v.dtype.is_floating]
     self.averages = [
-        tf.Variable(tf.ones(v.shape, v.dtype) if 'variance' in v.name or 'beta' in v.name
-                    else tf.zeros(v.shape, v.dtype), trainable=False,
-                    name=f'ema/{v.name.split(":")[0]}')
-        for v in self._variables]
+      tf.Variable(
+        tf.ones(v.shape, v.dtype)
+        if 'variance' in v.name or 'beta' in v.name
+        else tf.zeros(v.shape, v.dtype),
+        trainable=False,
+        name=f'ema/{v.name.split(":")[0]}',
+      )
+      for v in self._variables
+    ]
 
   def update(self, step):
     """Moves every average towards its variable: to be called on all replicas, in step."""
     d = decay(step, self.ema_decay, self.ema_start)
-    collectives.assign(self.averages, [a - tf.cast(d, a.dtype) * (a - v) for a, v in zip(
-        self.averages, self._variables)])
+    collectives.assign(
+      self.averages, [a - tf.cast(d, a.dtype) * (a - v) for a, v in zip(self.averages, self._variables)]
+    )
 
   @contextlib.contextmanager
   def applied(self):

@@ -4,6 +4,7 @@ An optimizer's `update` is a pure function from gradients, values and slots to n
 slots. So a non-finite step can be left out by a select, and the derivative of the whole update
 by the gradients, which the feedback needs (methods/feedback.py), is a plain GradientTape.
 """
+
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from meta_pseudo_labels.distribution import collectives
@@ -18,18 +19,21 @@ Slots = Dict[str, List[tf.Tensor]]
 NORM_WORDS = ('batch_norm', 'batchnorm', 'bn', 'layer_norm', 'layernorm')
 
 
-def add_weight_decay(gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], names: Sequence[str],
-                     weight_decay: float) -> List[tf.Tensor]:
+def add_weight_decay(
+  gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], names: Sequence[str], weight_decay: float
+) -> List[tf.Tensor]:
   """gradient + weight_decay * value, except for batch norms' variables (`NORM_WORDS`)."""
-  return [g if any(word in name.lower() for word in NORM_WORDS) else g + weight_decay * v
-          for g, v, name in zip(gradients, values, names)]
+  return [
+    g if any(word in name.lower() for word in NORM_WORDS) else g + weight_decay * v
+    for g, v, name in zip(gradients, values, names)
+  ]
 
 
 def clip(gradients: Sequence[tf.Tensor], grad_bound: float) -> Tuple[List[tf.Tensor], tf.Tensor]:
   """(gradients scaled to a global norm of at most `grad_bound`, their norm before)."""
   # Kept off zero, where the square root has no derivative.
   norm = tf.sqrt(tf.maximum(tf.add_n([tf.reduce_sum(tf.square(g)) for g in gradients]), 1e-36))
-  scale = tf.minimum(grad_bound / norm, 1.)
+  scale = tf.minimum(grad_bound / norm, 1.0)
   # A norm that is not finite must show: the caller leaves such a step out.
   scale = tf.where(tf.math.is_finite(norm), scale, norm)
   return [g * scale for g in gradients], norm
@@ -37,6 +41,7 @@ def clip(gradients: Sequence[tf.Tensor], grad_bound: float) -> Tuple[List[tf.Ten
 
 class Optimizer(tf.Module):
   """Base of the optimizers: slots for the variables it was built with, and their update."""
+
   slot_starts = {}  # Slot name -> its initial value.
 
   def __init__(self, learning_rate: Rate, name: Optional[str] = None):
@@ -50,9 +55,16 @@ class Optimizer(tf.Module):
     if self.slots is None:
       self.names = [v.name for v in variables]
       self.slots = {
-          slot: [tf.Variable(tf.fill(v.shape, tf.cast(start, v.dtype)), trainable=False,
-                             name=f'{v.name.split(":")[0]}/{slot}') for v in variables]
-          for slot, start in self.slot_starts.items()}
+        slot: [
+          tf.Variable(
+            tf.fill(v.shape, tf.cast(start, v.dtype)),
+            trainable=False,
+            name=f'{v.name.split(":")[0]}/{slot}',
+          )
+          for v in variables
+        ]
+        for slot, start in self.slot_starts.items()
+      }
 
   def rate(self, step: tf.Tensor) -> tf.Tensor:
     """The learning rate at `step`: float32 scalar."""
@@ -67,8 +79,9 @@ class Optimizer(tf.Module):
     """One variable's step, pure: (new value, {slot: new value})."""
     raise NotImplementedError
 
-  def update(self, gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], slots: Slots,
-             step: tf.Tensor) -> Tuple[List[tf.Tensor], Slots]:
+  def update(
+    self, gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], slots: Slots, step: tf.Tensor
+  ) -> Tuple[List[tf.Tensor], Slots]:
     """The step of all variables, pure and differentiable.
 
     Args:
@@ -84,7 +97,8 @@ class Optimizer(tf.Module):
     for index, (gradient, value) in enumerate(zip(gradients, values)):
       own = {slot: tensors[index] for slot, tensors in slots.items()}
       new_value, new_own = self.update_one(
-          gradient, value, tf.cast(rate, value.dtype), step, self.names[index], **own)
+        gradient, value, tf.cast(rate, value.dtype), step, self.names[index], **own
+      )
       new_values.append(new_value)
       for slot, tensor in new_own.items():
         new_slots[slot].append(tensor)
@@ -106,10 +120,17 @@ class SGD(Optimizer):
 class Momentum(Optimizer):
   """a <- m*a + g; w <- w - rate*a, or with Nesterov w <- w - rate*(g + m*a). TF1: the rate stands
   outside of the accumulator."""
-  slot_starts = {'momentum': 0.}
 
-  def __init__(self, learning_rate: Rate, momentum: float = .9, nesterov: bool = True,
-               rate_inside: bool = False, name: Optional[str] = None):
+  slot_starts = {'momentum': 0.0}
+
+  def __init__(
+    self,
+    learning_rate: Rate,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    rate_inside: bool = False,
+    name: Optional[str] = None,
+  ):
     """`rate_inside`: Keras' way, where the accumulator holds gradients times their rates."""
     super().__init__(learning_rate, name)
     self.momentum = momentum
@@ -118,7 +139,7 @@ class Momentum(Optimizer):
 
   def update_one(self, gradient, value, rate, step, name, momentum):
     if self.rate_inside:
-      gradient, rate = rate * gradient, 1.
+      gradient, rate = rate * gradient, 1.0
     accumulated = self.momentum * momentum + gradient
     direction = gradient + self.momentum * accumulated if self.nesterov else accumulated
     return value - rate * direction, {'momentum': accumulated}
@@ -127,17 +148,24 @@ class Momentum(Optimizer):
 class RMSProp(Optimizer):
   """TF1's: s <- rho*s + (1-rho)*g^2, s starting at ONE; m <- momentum*m + rate*g/sqrt(s + epsilon);
   w <- w - m."""
-  slot_starts = {'rms': 1., 'momentum': 0.}
 
-  def __init__(self, learning_rate: Rate, rho: float = .9, momentum: float = .9, epsilon: float = 1e-3,
-               name: Optional[str] = None):
+  slot_starts = {'rms': 1.0, 'momentum': 0.0}
+
+  def __init__(
+    self,
+    learning_rate: Rate,
+    rho: float = 0.9,
+    momentum: float = 0.9,
+    epsilon: float = 1e-3,
+    name: Optional[str] = None,
+  ):
     super().__init__(learning_rate, name)
     self.rho = rho
     self.momentum = momentum
     self.epsilon = epsilon
 
   def update_one(self, gradient, value, rate, step, name, rms, momentum):
-    rms = rms + (1. - self.rho) * (tf.square(gradient) - rms)
+    rms = rms + (1.0 - self.rho) * (tf.square(gradient) - rms)
     momentum = self.momentum * momentum + rate * gradient * tf.math.rsqrt(rms + self.epsilon)
     return value - momentum, {'rms': rms, 'momentum': momentum}
 
@@ -150,11 +178,18 @@ class LARS(Optimizer):
   before). Then Nesterov momentum at rate 1. Weight decay comes on top of the one that the
   method adds: in the release's Supervised it is there twice.
   """
-  slot_starts = {'momentum': 0.}
+
+  slot_starts = {'momentum': 0.0}
   skip = ('batch_norm', 'batchnorm', 'gamma', 'beta', 'bias')
 
-  def __init__(self, learning_rate: Rate, momentum: float = .9, weight_decay: float = 1e-4,
-               eeta: float = 1e-3, name: Optional[str] = None):
+  def __init__(
+    self,
+    learning_rate: Rate,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    eeta: float = 1e-3,
+    name: Optional[str] = None,
+  ):
     super().__init__(learning_rate, name)
     self.momentum = momentum
     self.weight_decay = weight_decay
@@ -164,7 +199,7 @@ class LARS(Optimizer):
     if not any(word in name for word in self.skip):
       value_norm, gradient_norm = tf.norm(value), tf.norm(gradient)
       trust = self.eeta * value_norm / (gradient_norm + self.weight_decay * value_norm)
-      rate *= tf.where((value_norm > 0.) & (gradient_norm > 0.), trust, tf.ones_like(trust))
+      rate *= tf.where((value_norm > 0.0) & (gradient_norm > 0.0), trust, tf.ones_like(trust))
       gradient += self.weight_decay * value
     gradient *= rate
     accumulated = self.momentum * momentum + gradient
@@ -173,10 +208,17 @@ class LARS(Optimizer):
 
 class Adam(Optimizer):
   """Adam (Kingma and Ba 2015) with bias correction, epsilon outside of the root as in Keras."""
-  slot_starts = {'m': 0., 'v': 0.}
 
-  def __init__(self, learning_rate: Rate, beta_1: float = .9, beta_2: float = .999,
-               epsilon: float = 1e-7, name: Optional[str] = None):
+  slot_starts = {'m': 0.0, 'v': 0.0}
+
+  def __init__(
+    self,
+    learning_rate: Rate,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    name: Optional[str] = None,
+  ):
     super().__init__(learning_rate, name)
     self.beta_1 = beta_1
     self.beta_2 = beta_2
@@ -184,9 +226,9 @@ class Adam(Optimizer):
 
   def update_one(self, gradient, value, rate, step, name, m, v):
     t = tf.cast(step + 1, value.dtype)
-    m = m + (1. - self.beta_1) * (gradient - m)
-    v = v + (1. - self.beta_2) * (tf.square(gradient) - v)
-    rate *= tf.sqrt(1. - self.beta_2 ** t) / (1. - self.beta_1 ** t)
+    m = m + (1.0 - self.beta_1) * (gradient - m)
+    v = v + (1.0 - self.beta_2) * (tf.square(gradient) - v)
+    rate *= tf.sqrt(1.0 - self.beta_2**t) / (1.0 - self.beta_1**t)
     # The root of zero has no derivative, and the feedback needs one.
     root = tf.sqrt(tf.maximum(v, tf.constant(1e-30, v.dtype)))
     return value - rate * m / (root + self.epsilon), {'m': m, 'v': v}
@@ -204,13 +246,16 @@ def get(optimizer: Any) -> Optimizer:
   if isinstance(optimizer, Optimizer):
     return optimizer
   if not hasattr(optimizer, 'get_config') or not hasattr(optimizer, 'apply_gradients'):
-    raise TypeError(f'{optimizer!r} is no optimizer: use meta_pseudo_labels.optimizers or a Keras '
-                    'SGD or Adam')
+    raise TypeError(
+      f'{optimizer!r} is no optimizer: use meta_pseudo_labels.optimizers or a Keras SGD or Adam'
+    )
   settings = optimizer.get_config()
   for taken in ('clipnorm', 'clipvalue', 'global_clipnorm', 'weight_decay'):
     if settings.get(taken):
-      raise TypeError(f'{taken}={settings[taken]} of {optimizer.name}: pass weight_decay and '
-                      'grad_bound to the method, which applies them in the order of the release')
+      raise TypeError(
+        f'{taken}={settings[taken]} of {optimizer.name}: pass weight_decay and '
+        'grad_bound to the method, which applies them in the order of the release'
+      )
   schedule = getattr(optimizer, '_learning_rate', None)
 
   def rate(step):
@@ -227,8 +272,15 @@ def get(optimizer: Any) -> Optimizer:
   raise TypeError(f'{kind}: use meta_pseudo_labels.optimizers or a Keras SGD or Adam')
 
 
-def build(optim_type: str, learning_rate: Rate, *, rmsprop_rho: float = .9, rmsprop_momentum: float = .9,
-          rmsprop_epsilon: float = 1e-3, weight_decay: float = 0.) -> Optimizer:
+def build(
+  optim_type: str,
+  learning_rate: Rate,
+  *,
+  rmsprop_rho: float = 0.9,
+  rmsprop_momentum: float = 0.9,
+  rmsprop_epsilon: float = 1e-3,
+  weight_decay: float = 0.0,
+) -> Optimizer:
   """An optimizer by `--optim_type`: sgd, momentum (.9, Nesterov), rmsprop or lars.
 
   Raises:

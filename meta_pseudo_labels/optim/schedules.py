@@ -12,7 +12,7 @@ Rate = Union[float, Callable[[tf.Tensor], tf.Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class LearningRate:
-  """The rate as a function of the step before its increment (official-release.md).
+  """A learning rate as a function of the step before its increment, as in the release.
 
   Attributes:
     rate: the rate per 256 examples of the global batch (`lr`, `mpl_student_lr`, ...).
@@ -23,6 +23,7 @@ class LearningRate:
     num_wait_steps: the rate is 0 before it, and s counts from it.
     num_decay_steps, decay_rate: of the exponential decay.
   """
+
   rate: float
   batch_size: int = 256
   decay_type: str = 'constant'
@@ -30,11 +31,11 @@ class LearningRate:
   num_warmup_steps: int = 0
   num_wait_steps: int = 0
   num_decay_steps: int = 1
-  decay_rate: float = 1.
+  decay_rate: float = 1.0
 
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
     """The rate at `step` (integer scalar tensor): float32 scalar."""
-    base = self.rate * self.batch_size / 256.
+    base = self.rate * self.batch_size / 256.0
     s = tf.cast(step, tf.float32) - self.num_wait_steps
     after = s - self.num_warmup_steps
     if self.decay_type == 'constant':
@@ -43,9 +44,9 @@ class LearningRate:
       rate = base * self.decay_rate ** tf.floor(after / self.num_decay_steps)
     elif self.decay_type == 'cosine':
       length = max(1, self.num_train_steps - self.num_warmup_steps - self.num_wait_steps)
-      rate = base * .5 * (1. + tf.cos(math.pi * tf.clip_by_value(after / length, 0., 1.)))
+      rate = base * 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(after / length, 0.0, 1.0)))
     else:
       raise ValueError(f'decay_type={self.decay_type}: use constant, exponential or cosine')
     if self.num_warmup_steps:
-      rate = tf.where(after < 0., base * (s + 1.) / self.num_warmup_steps, rate)
-    return tf.where(s < 0., 0., rate)
+      rate = tf.where(after < 0.0, base * (s + 1.0) / self.num_warmup_steps, rate)
+    return tf.where(s < 0.0, 0.0, rate)

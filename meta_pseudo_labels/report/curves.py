@@ -1,4 +1,5 @@
 """The report's curves: what a run's metrics.jsonl holds, as charts."""
+
 import json
 import os
 
@@ -9,40 +10,91 @@ import numpy as np
 POINTS = 300  # Of a curve: where there are more, each is the mean of several.
 # Charts of what training logs: (section, title, in percent, {log name: what it is}).
 CHARTS = (
-    ('losses', 'Training losses', False, {
-        'cross_entropy/student_on_u': 'student, pseudo labels',
-        'cross_entropy/student_on_l': 'student, labeled',
-        'cross_entropy/teacher_on_u': 'teacher, consistency',
-        'cross_entropy/teacher_on_l': 'teacher, labeled', 'loss/cross_entropy': 'labeled',
-        'uda/cross_entropy': 'consistency', 'pseudo_labels/loss': 'pseudo labels'}),
-    ('losses', 'Gradient norms', False, {
-        'grad_norm/student': 'student', 'grad_norm/teacher': 'teacher',
-        'loss/grad_norm': 'of the whole loss'}),
-    ('losses', 'Learning rates', False, {
-        'lr/student': 'student', 'lr/teacher': 'teacher', 'loss/lr': 'of the whole loss'}),
-    ('feedback', 'Feedback of the student', False, {
-        'mpl/dot_product': 'h, above its average', 'mpl/moving_dot_product': 'moving average',
-        'mpl/dot_product_std': 'standard deviation'}),
-    ('feedback', 'Pull on the teacher\'s last layer', False, {
-        'teacher_grad/feedback': 'feedback', 'teacher_grad/labeled': 'labeled loss',
-        'teacher_grad/unlabeled': 'consistency loss'}),
-    ('feedback', 'Cosine of the feedback with the gradient of', False, {
-        'teacher_grad/cosine_feedback_labeled': 'the labeled loss',
-        'teacher_grad/cosine_feedback_unlabeled': 'the consistency loss'}),
-    ('pseudo_labels', 'Examples above the confidence mask', True, {
-        'uda/u_ratio': 'unlabeled', 'uda/l_ratio': 'labeled (logged only)'}),
-    ('pseudo_labels', 'Pseudo labels', True, {
-        'pseudo_labels/accuracy': 'right', 'pseudo_labels/agreement': 'student agrees',
-        'pseudo_labels/confidence': 'teacher\'s confidence',
-        'pseudo_labels/student_confidence': 'student\'s confidence'}),
+  (
+    'losses',
+    'Training losses',
+    False,
+    {
+      'cross_entropy/student_on_u': 'student, pseudo labels',
+      'cross_entropy/student_on_l': 'student, labeled',
+      'cross_entropy/teacher_on_u': 'teacher, consistency',
+      'cross_entropy/teacher_on_l': 'teacher, labeled',
+      'loss/cross_entropy': 'labeled',
+      'uda/cross_entropy': 'consistency',
+      'pseudo_labels/loss': 'pseudo labels',
+    },
+  ),
+  (
+    'losses',
+    'Gradient norms',
+    False,
+    {
+      'grad_norm/student': 'student',
+      'grad_norm/teacher': 'teacher',
+      'loss/grad_norm': 'of the whole loss',
+    },
+  ),
+  (
+    'losses',
+    'Learning rates',
+    False,
+    {'lr/student': 'student', 'lr/teacher': 'teacher', 'loss/lr': 'of the whole loss'},
+  ),
+  (
+    'feedback',
+    'Feedback of the student',
+    False,
+    {
+      'mpl/dot_product': 'h, above its average',
+      'mpl/moving_dot_product': 'moving average',
+      'mpl/dot_product_std': 'standard deviation',
+    },
+  ),
+  (
+    'feedback',
+    "Pull on the teacher's last layer",
+    False,
+    {
+      'teacher_grad/feedback': 'feedback',
+      'teacher_grad/labeled': 'labeled loss',
+      'teacher_grad/unlabeled': 'consistency loss',
+    },
+  ),
+  (
+    'feedback',
+    'Cosine of the feedback with the gradient of',
+    False,
+    {
+      'teacher_grad/cosine_feedback_labeled': 'the labeled loss',
+      'teacher_grad/cosine_feedback_unlabeled': 'the consistency loss',
+    },
+  ),
+  (
+    'pseudo_labels',
+    'Examples above the confidence mask',
+    True,
+    {'uda/u_ratio': 'unlabeled', 'uda/l_ratio': 'labeled (logged only)'},
+  ),
+  (
+    'pseudo_labels',
+    'Pseudo labels',
+    True,
+    {
+      'pseudo_labels/accuracy': 'right',
+      'pseudo_labels/agreement': 'student agrees',
+      'pseudo_labels/confidence': "teacher's confidence",
+      'pseudo_labels/student_confidence': "student's confidence",
+    },
+  ),
 )
 ROLES = {'student': 'student, averaged', 'raw_student': 'student', 'teacher': 'teacher'}
 NOTES = {
-    'losses': 'As logged in training, in nats; the horizontal axis counts the steps of all phases.',
-    'feedback': 'What the student\'s progress on the labeled examples tells its teacher, and how '
-                'strongly (docs/method.md says how to read it).',
-    'pseudo_labels': 'Shares of the unlabeled batch. The labels that accuracy is counted by are '
-                     'never learned from.'}
+  'losses': 'As logged in training, in nats; the horizontal axis counts the steps of all phases.',
+  'feedback': "What the student's progress on the labeled examples tells its teacher, and how "
+  'strongly (docs/method.md says how to read it).',
+  'pseudo_labels': 'Shares of the unlabeled batch. The labels that accuracy is counted by are '
+  'never learned from.',
+}
 
 
 def read_metrics(path):
@@ -69,9 +121,14 @@ def series(run, logged, kind, names):
   offsets = {phase.name: run.steps_before(index) for index, phase in enumerate(run.phases)}
   found = {}
   for name, label in names.items():
-    points = np.array([(offsets[line['phase']] + line['step'], line[name]) for line in logged
-                       if line['kind'] == kind and name in line and line['phase'] in offsets],
-                      float).reshape(-1, 2)
+    points = np.array(
+      [
+        (offsets[line['phase']] + line['step'], line[name])
+        for line in logged
+        if line['kind'] == kind and name in line and line['phase'] in offsets
+      ],
+      float,
+    ).reshape(-1, 2)
     if len(points):
       blocks = np.array_split(points, min(len(points), POINTS))
       found[label] = np.array([block.mean(axis=0) for block in blocks]).T
@@ -105,5 +162,6 @@ def charts(run, logged, section):
         drawn.append(_chart(title, found, percent=percent))
   if not drawn:
     return ''
-  return page.join([page.tag('p', NOTES[section], class_='note'),
-                    page.tag('div', *drawn, class_='charts')])
+  return page.join(
+    [page.tag('p', NOTES[section], class_='note'), page.tag('div', *drawn, class_='charts')]
+  )

@@ -1,4 +1,5 @@
 """Task report, and the end of every training: all about a run in one file, `report.html`."""
+
 import dataclasses
 import datetime
 import os
@@ -26,8 +27,10 @@ def attempt(run, progress):
   try:
     return write(run)
   except Exception as error:
-    progress.say(f'report.html was not made ({type(error).__name__}: {one_line(error)}); '
-                 '--task_mode=report tries again')
+    progress.say(
+      f'report.html was not made ({type(error).__name__}: {one_line(error)}); '
+      '--task_mode=report tries again'
+    )
     return None
 
 
@@ -70,24 +73,32 @@ def _document(run, results):
   found = evaluate.details(outcomes, problem.info.class_names)
   logged = curves.read_metrics(os.path.join(config.output_dir, 'metrics.jsonl'))
   sections = [
-      ('results', 'Results', _results(run, results)),
-      ('what', 'What was run', _what(run)),
-      ('curves', 'Learning curves', curves.learning(run, logged)),
-      ('losses', 'Losses', curves.charts(run, logged, 'losses')),
-      ('feedback', 'Feedback', curves.charts(run, logged, 'feedback')),
-      ('pseudo_labels', 'Pseudo labels', curves.charts(run, logged, 'pseudo_labels')),
-      ('views', 'Views and their pseudo labels', _views(run)),
-      ('classes', 'Classes and confidence', _classes(found)),
-      ('mistakes', 'Most confident mistakes', _mistakes(problem, run.reported, outcomes)),
-      ('regions', 'Decision regions', _regions(config.output_dir))]
-  cards = [(f'{100 * outcomes.right.mean():.2f}%', f'{run.reported} accuracy of the {name}'),
-           (f'{int((~outcomes.right).sum())} of {len(outcomes.labels)}', 'mistakes'),
-           (f'{100 * found["calibration"]["ece"]:.2f}%', 'expected calibration error'),
-           (len(problem.split.labeled), 'labeled examples'),
-           (len(problem.unlabeled), 'unlabeled examples'),
-           (_duration(float(run.seconds)), 'of training')]
-  lead = page.tag('div', *(page.tag('div', page.tag('b', value), page.tag('span', what),
-                                    class_='card') for value, what in cards), class_='cards')
+    ('results', 'Results', _results(run, results)),
+    ('what', 'What was run', _what(run)),
+    ('curves', 'Learning curves', curves.learning(run, logged)),
+    ('losses', 'Losses', curves.charts(run, logged, 'losses')),
+    ('feedback', 'Feedback', curves.charts(run, logged, 'feedback')),
+    ('pseudo_labels', 'Pseudo labels', curves.charts(run, logged, 'pseudo_labels')),
+    ('views', 'Views and their pseudo labels', _views(run)),
+    ('classes', 'Classes and confidence', _classes(found)),
+    ('mistakes', 'Most confident mistakes', _mistakes(problem, run.reported, outcomes)),
+    ('regions', 'Decision regions', _regions(config.output_dir)),
+  ]
+  cards = [
+    (f'{100 * outcomes.right.mean():.2f}%', f'{run.reported} accuracy of the {name}'),
+    (f'{int((~outcomes.right).sum())} of {len(outcomes.labels)}', 'mistakes'),
+    (f'{100 * found["calibration"]["ece"]:.2f}%', 'expected calibration error'),
+    (len(problem.split.labeled), 'labeled examples'),
+    (len(problem.unlabeled), 'unlabeled examples'),
+    (_duration(float(run.seconds)), 'of training'),
+  ]
+  lead = page.tag(
+    'div',
+    *(
+      page.tag('div', page.tag('b', value), page.tag('span', what), class_='card') for value, what in cards
+    ),
+    class_='cards',
+  )
   title = f'{config.method_name.upper()}, {config.model_type} on {config.dataset}'
   return page.document(title, lead, [section for section in sections if section[2]])
 
@@ -102,9 +113,11 @@ def _duration(seconds):
 def settings(config):
   """[(flag, value, default)] of what differs from the defaults, in the order of --help."""
   default = Config()
-  return [(name, getattr(config, name), getattr(default, name))
-          for name, flag in FLAGS_BY_NAME.items()
-          if flag.in_report and getattr(config, name) != getattr(default, name)]
+  return [
+    (name, getattr(config, name), getattr(default, name))
+    for name, flag in FLAGS_BY_NAME.items()
+    if flag.in_report and getattr(config, name) != getattr(default, name)
+  ]
 
 
 def command(config):
@@ -123,23 +136,37 @@ def _what(run):
   keras = sys.modules.get('tf_keras') or sys.modules['keras']
   spread = f'{per_class.min()} to {per_class.max()} a class'
   facts = [
-      ('data', f'{info.name}, {problem.num_classes} classes. License: {info.license}'),
-      ('split', f'{len(split.labeled)} labeled ({spread}), {len(problem.unlabeled)} unlabeled, '
-       + ', '.join(f'{len(found)} {name}' for name, found in problem.evaluated.items())
-       + f' examples; label_seed {config.label_seed}; which ones: labeled_split.json'),
-      ('network', f'{config.model_type}, {model.count_params():,} parameters'),
-      ('devices', f'{", ".join(devices)}; {run.replicas} replica(s)'),
-      ('versions', f'Python {platform.python_version()}, TensorFlow {tf.__version__}, '
-       f'Keras {keras.__version__}, NumPy {np.__version__}, {sys.platform}'),
-      ('folder', os.path.abspath(config.output_dir)),
-      ('this page', datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC'))]
-  differing = [(page.tag('code', f'--{name}'), str(value), str(default))
-               for name, value, default in settings(config)]
-  return page.join([
-      page.table((), facts), page.tag('pre', command(config)),
-      page.tag('details', page.tag('summary', f'{len(differing)} settings that differ from the '
-                                   'defaults'),
-               page.table(('flag', 'value', 'default'), differing))])
+    ('data', f'{info.name}, {problem.num_classes} classes. License: {info.license}'),
+    (
+      'split',
+      f'{len(split.labeled)} labeled ({spread}), {len(problem.unlabeled)} unlabeled, '
+      + ', '.join(f'{len(found)} {name}' for name, found in problem.evaluated.items())
+      + f' examples; label_seed {config.label_seed}; which ones: labeled_split.json',
+    ),
+    ('network', f'{config.model_type}, {model.count_params():,} parameters'),
+    ('devices', f'{", ".join(devices)}; {run.replicas} replica(s)'),
+    (
+      'versions',
+      f'Python {platform.python_version()}, TensorFlow {tf.__version__}, '
+      f'Keras {keras.__version__}, NumPy {np.__version__}, {sys.platform}',
+    ),
+    ('folder', os.path.abspath(config.output_dir)),
+    ('this page', datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC')),
+  ]
+  differing = [
+    (page.tag('code', f'--{name}'), str(value), str(default)) for name, value, default in settings(config)
+  ]
+  return page.join(
+    [
+      page.table((), facts),
+      page.tag('pre', command(config)),
+      page.tag(
+        'details',
+        page.tag('summary', f'{len(differing)} settings that differ from the defaults'),
+        page.table(('flag', 'value', 'default'), differing),
+      ),
+    ]
+  )
 
 
 def _results(run, results):
@@ -151,26 +178,51 @@ def _results(run, results):
     for row in rows:
       percent = 100 * np.array(row['accuracies'])
       deviation = f' ± {percent.std(ddof=1):.2f}' if len(percent) > 1 else ''
-      cells.append((row['name'], '–' if row['steps'] is None else row['steps'],
-                    _duration(row['seconds']), f'{percent.mean():.2f}%{deviation}'))
+      cells.append(
+        (
+          row['name'],
+          '–' if row['steps'] is None else row['steps'],
+          _duration(row['seconds']),
+          f'{percent.mean():.2f}%{deviation}',
+        )
+      )
     parts.append(page.table(('method', 'steps', 'training', f'{run.reported} accuracy'), cells, True))
     if seeds > 1:
-      parts.append(page.tag('p', f'Mean ± standard deviation over {seeds} seeds. All else on this '
-                            f'page is about seed {run.config.seed}.', class_='note'))
+      parts.append(
+        page.tag(
+          'p',
+          f'Mean ± standard deviation over {seeds} seeds. All else on this '
+          f'page is about seed {run.config.seed}.',
+          class_='note',
+        )
+      )
   phases = results.get('phases', {})
   if 'finetune' in phases and 'student' in phases.get('train', {}):
-    line = lambda what, values: (what, f'{100 * values["top1"]:.2f}%', f'{100 * values["top5"]:.2f}%',
-                                 f'{values["loss"]:.4f}')
+    line = lambda what, values: (
+      what,
+      f'{100 * values["top1"]:.2f}%',
+      f'{100 * values["top5"]:.2f}%',
+      f'{values["loss"]:.4f}',
+    )
     split = run.reported if run.select == 'last' else run.monitored
-    parts += [page.tag('h3', 'Finetune on the labeled examples'),
-              page.table((f'student, {split} split', 'top-1', 'top-5', 'loss'), [
-                  line('before', phases['train']['student']),
-                  line('after', phases['finetune']['student'])], True)]
+    parts += [
+      page.tag('h3', 'Finetune on the labeled examples'),
+      page.table(
+        (f'student, {split} split', 'top-1', 'top-5', 'loss'),
+        [line('before', phases['train']['student']), line('after', phases['finetune']['student'])],
+        True,
+      ),
+    ]
   chosen = results.get('selected')
   if chosen:
-    parts.append(page.tag(
-        'p', f'The student of step {chosen["step"]} ({chosen["phase"]}) was the best on the '
-        f'{chosen["by"]} split; it is the one that is reported.', class_='note'))
+    parts.append(
+      page.tag(
+        'p',
+        f'The student of step {chosen["step"]} ({chosen["phase"]}) was the best on the '
+        f'{chosen["by"]} split; it is the one that is reported.',
+        class_='note',
+      )
+    )
   return page.join(parts)
 
 
@@ -187,50 +239,90 @@ def _views(run):
     return ''
   names, tiles = run.problem.info.class_names, []
   for original, augmented, truth, label, confidence in zip(
-      taken.original, taken.augmented, taken.truth, taken.predicted, taken.confidence):
+    taken.original, taken.augmented, taken.truth, taken.predicted, taken.confidence
+  ):
     caption = [page.tag('b', names[label]), f' {100 * confidence:.1f}%']
     if truth >= 0:
       right = label == truth
-      caption += [' ', page.tag('span', '✓' if right else f'✗ is {names[truth]}',
-                                class_='right' if right else 'wrong')]
-    tiles.append(page.tag(
-        'figure', page.tag('div', page.image(png(original), 'original view'),
-                           page.image(png(augmented), 'augmented view'), class_='pair'),
-        page.tag('figcaption', *caption)))
-  return page.join([
-      page.tag('p', f'Unlabeled images: the original view on the left, the augmented one on the '
-               f'right. Labels by {taken.source}; ✓ and ✗ by the true label, where it is known.',
-               class_='note'),
-      page.tag('div', *tiles, class_='tiles wide')])
+      caption += [
+        ' ',
+        page.tag('span', '✓' if right else f'✗ is {names[truth]}', class_='right' if right else 'wrong'),
+      ]
+    tiles.append(
+      page.tag(
+        'figure',
+        page.tag(
+          'div',
+          page.image(png(original), 'original view'),
+          page.image(png(augmented), 'augmented view'),
+          class_='pair',
+        ),
+        page.tag('figcaption', *caption),
+      )
+    )
+  return page.join(
+    [
+      page.tag(
+        'p',
+        f'Unlabeled images: the original view on the left, the augmented one on the '
+        f'right. Labels by {taken.source}; ✓ and ✗ by the true label, where it is known.',
+        class_='note',
+      ),
+      page.tag('div', *tiles, class_='tiles wide'),
+    ]
+  )
 
 
 def figures(found):
   """{name: PNG bytes} of `evaluate.details`."""
   names = [entry['class'] for entry in found['per_class']]
-  return {'confusion': plots.confusion(found['confusion'], names),
-          'per_class': plots.per_class(found['per_class']),
-          'reliability': plots.reliability(found['calibration'])}
+  return {
+    'confusion': plots.confusion(found['confusion'], names),
+    'per_class': plots.per_class(found['per_class']),
+    'reliability': plots.reliability(found['calibration']),
+  }
 
 
 def _classes(found):
   drawn = figures(found)
-  alts = {'confusion': 'Confusion matrix: true classes down, predicted ones across',
-          'per_class': 'Accuracy of each class',
-          'reliability': 'Reliability: accuracy over confidence'}
+  alts = {
+    'confusion': 'Confusion matrix: true classes down, predicted ones across',
+    'per_class': 'Accuracy of each class',
+    'reliability': 'Reliability: accuracy over confidence',
+  }
   matrix, names = np.array(found['confusion']), [entry['class'] for entry in found['per_class']]
   np.fill_diagonal(matrix, 0)
   order = np.argsort(-matrix, axis=None, kind='stable')[:5]
-  pairs = [f'{names[true]} as {names[taken]} ({matrix[true, taken]})' for true, taken in zip(
-      *np.unravel_index(order, matrix.shape)) if matrix[true, taken]]
-  parts = [page.tag('div', *(page.tag('figure', page.image(drawn[name], alt))
-                             for name, alt in alts.items()), class_='charts')]
+  pairs = [
+    f'{names[true]} as {names[taken]} ({matrix[true, taken]})'
+    for true, taken in zip(*np.unravel_index(order, matrix.shape))
+    if matrix[true, taken]
+  ]
+  parts = [
+    page.tag(
+      'div',
+      *(page.tag('figure', page.image(drawn[name], alt)) for name, alt in alts.items()),
+      class_='charts',
+    )
+  ]
   if pairs:
     parts.append(page.tag('p', f'Most frequent confusions: {", ".join(pairs)}.'))
-  rows = [(entry['class'], entry['examples'], entry['right'],
-           '–' if entry['accuracy'] is None else f'{100 * entry["accuracy"]:.1f}%')
-          for entry in found['per_class']]
-  parts.append(page.tag('details', page.tag('summary', f'{len(rows)} classes in numbers'), page.table(
-      ('class', 'examples', 'right', 'accuracy'), rows, True)))
+  rows = [
+    (
+      entry['class'],
+      entry['examples'],
+      entry['right'],
+      '–' if entry['accuracy'] is None else f'{100 * entry["accuracy"]:.1f}%',
+    )
+    for entry in found['per_class']
+  ]
+  parts.append(
+    page.tag(
+      'details',
+      page.tag('summary', f'{len(rows)} classes in numbers'),
+      page.table(('class', 'examples', 'right', 'accuracy'), rows, True),
+    )
+  )
   return page.join(parts)
 
 
@@ -241,22 +333,43 @@ def _mistakes(problem, split, outcomes):
     return ''
   found, names = problem.evaluated[split], problem.info.class_names
   data = dataclasses.replace(found, inputs=found.inputs[chosen], labels=found.labels[chosen])
-  inputs, _, _ = next(iter(dataclasses.replace(problem, evaluated={split: data}).eval_batches(
-      split, batch_size=len(chosen))))
+  inputs, _, _ = next(
+    iter(dataclasses.replace(problem, evaluated={split: data}).eval_batches(split, batch_size=len(chosen)))
+  )
   tiles = []
   for position, image in zip(chosen, view_samples.pixels(problem.views, inputs)):
-    name = found.inputs.name(position) if hasattr(found.inputs, 'name') else (
-        None if found.names is None else found.names[position])
-    tiles.append(page.tag(
-        'figure', page.image(png(image), f'example {position}'),
-        page.tag('figcaption', page.tag('b', names[outcomes.predicted[position]]),
-                 f' {100 * outcomes.confidence[position]:.1f}%', page.Markup('<br>'), 'is ',
-                 page.tag('b', names[outcomes.labels[position]]), page.Markup('<br>'),
-                 page.tag('small', name or f'{split} example {position}'))))
-  return page.join([
-      page.tag('p', f'Of {len(outcomes.labels)} {split} examples, those whose wrong class was given '
-               'the highest probability: what was said, and what it is.', class_='note'),
-      page.tag('div', *tiles, class_='tiles')])
+    name = (
+      found.inputs.name(position)
+      if hasattr(found.inputs, 'name')
+      else (None if found.names is None else found.names[position])
+    )
+    tiles.append(
+      page.tag(
+        'figure',
+        page.image(png(image), f'example {position}'),
+        page.tag(
+          'figcaption',
+          page.tag('b', names[outcomes.predicted[position]]),
+          f' {100 * outcomes.confidence[position]:.1f}%',
+          page.Markup('<br>'),
+          'is ',
+          page.tag('b', names[outcomes.labels[position]]),
+          page.Markup('<br>'),
+          page.tag('small', name or f'{split} example {position}'),
+        ),
+      )
+    )
+  return page.join(
+    [
+      page.tag(
+        'p',
+        f'Of {len(outcomes.labels)} {split} examples, those whose wrong class was given '
+        'the highest probability: what was said, and what it is.',
+        class_='note',
+      ),
+      page.tag('div', *tiles, class_='tiles'),
+    ]
+  )
 
 
 def _regions(folder):

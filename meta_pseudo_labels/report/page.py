@@ -2,11 +2,12 @@
 
 Each function takes plain texts and `Markup`, and escapes what is not `Markup`.
 """
+
 import base64
 
 from meta_pseudo_labels.report import page
 
-STYLE = '''
+STYLE = """
 *{box-sizing:border-box}
 html{color-scheme:light;-webkit-text-size-adjust:100%}
 body{margin:0 auto;max-width:1180px;padding:20px 24px 48px;background:#fff;color:#24292f;
@@ -53,7 +54,7 @@ summary{cursor:pointer;color:#0969da}
 h2{font-size:17px}th,td{padding-right:9px;font-size:13px}
 .cards{grid-template-columns:repeat(2,1fr)}.card b{font-size:18px}}
 @media print{nav{display:none}}
-'''
+"""
 
 
 class Markup(str):
@@ -75,8 +76,7 @@ def escape(value):
 
 def tag(name, *parts, **attributes):
   """An element: `tag('p', 'text', class_='note')`; attributes are escaped, too."""
-  written = ''.join(f' {key.rstrip("_")}="{escape(str(value))}"'
-                    for key, value in attributes.items())
+  written = ''.join(f' {key.rstrip("_")}="{escape(str(value))}"' for key, value in attributes.items())
   return Markup(f'<{name}{written}>{join(parts)}</{name}>')
 
 
@@ -91,8 +91,16 @@ def table(header, rows, numbers=False):
   to the right."""
   line = lambda cell, cells: tag('tr', *(tag(cell, value) for value in cells))
   head = tag('thead', line('th', header)) if header else ''
-  return tag('div', tag('table', head, tag('tbody', *(line('td', row) for row in rows)),
-                        class_='numbers' if numbers else 'texts'), class_='scroll')
+  return tag(
+    'div',
+    tag(
+      'table',
+      head,
+      tag('tbody', *(line('td', row) for row in rows)),
+      class_='numbers' if numbers else 'texts',
+    ),
+    class_='scroll',
+  )
 
 
 def document(title, lead, sections):
@@ -107,13 +115,14 @@ def document(title, lead, sections):
     str.
   """
   links = tag('nav', *(tag('a', heading, href=f'#{name}') for name, heading, _ in sections))
-  body = join(tag('section', tag('h2', heading), content, id=name)
-              for name, heading, content in sections)
+  body = join(tag('section', tag('h2', heading), content, id=name) for name, heading, content in sections)
   # No icon either: a browser would ask for one.
-  return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-          '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-          '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-          'img-src data:; style-src \'unsafe-inline\'">\n'
-          f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
-          f'<style>{STYLE}</style>\n</head>\n<body>\n'
-          f'{tag("h1", title)}\n{lead}\n{links}\n{body}\n</body>\n</html>\n')
+  return (
+    f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "img-src data:; style-src 'unsafe-inline'\">\n"
+    f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
+    f'<style>{STYLE}</style>\n</head>\n<body>\n'
+    f'{tag("h1", title)}\n{lead}\n{links}\n{body}\n</body>\n</html>\n'
+  )

@@ -1,4 +1,5 @@
 """Pictures of results, as PNG files."""
+
 import io
 import warnings
 
@@ -30,19 +31,36 @@ def decision_regions(path, panels, *, plane, unlabeled, labeled, note=''):
   """
   (left, right), (low, high) = plane
   colors = matplotlib.colors.LinearSegmentedColormap.from_list(
-      'classes', (CLASS_COLORS[0], '#ffffff', CLASS_COLORS[1]))
+    'classes', (CLASS_COLORS[0], '#ffffff', CLASS_COLORS[1])
+  )
   drawing = figure.Figure(figsize=(3 * len(panels), 3.1), dpi=110, layout='constrained')
   axes = drawing.subplots(1, len(panels), squeeze=False)[0]
   for axis, (title, probability) in zip(axes, panels.items()):
-    axis.imshow(probability, origin='lower', extent=(left, right, low, high), cmap=colors,
-                vmin=0, vmax=1, alpha=.55, aspect='auto', interpolation='bilinear')
-    axis.contour(probability, levels=[.5], origin='lower', extent=(left, right, low, high),
-                 colors='black', linewidths=1)
+    axis.imshow(
+      probability,
+      origin='lower',
+      extent=(left, right, low, high),
+      cmap=colors,
+      vmin=0,
+      vmax=1,
+      alpha=0.55,
+      aspect='auto',
+      interpolation='bilinear',
+    )
+    axis.contour(
+      probability,
+      levels=[0.5],
+      origin='lower',
+      extent=(left, right, low, high),
+      colors='black',
+      linewidths=1,
+    )
     axis.scatter(*unlabeled.T, s=1, color='#555555', linewidths=0)
     points, classes = labeled
     for number, (color, marker) in enumerate(zip(CLASS_COLORS, 'o^')):
-      axis.scatter(*points[classes == number].T, s=70, color=color, marker=marker,
-                   edgecolors='black', zorder=3)
+      axis.scatter(
+        *points[classes == number].T, s=70, color=color, marker=marker, edgecolors='black', zorder=3
+      )
     axis.set_title(title, fontsize=11)
     axis.set_xticks([])
     axis.set_yticks([])
@@ -53,7 +71,7 @@ def decision_regions(path, panels, *, plane, unlabeled, labeled, note=''):
 def short(text, length=16):
   """A text that fits beside an axis: its first letters where it is long."""
   text = str(text).encode('utf-8', 'replace').decode()
-  return text if len(text) <= length else text[:length - 1] + '\u2026'
+  return text if len(text) <= length else text[: length - 1] + '\u2026'
 
 
 def _chart(title, width=WIDTH, height=HEIGHT):
@@ -65,7 +83,7 @@ def _chart(title, width=WIDTH, height=HEIGHT):
   for side in axes.spines:
     axes.spines[side].set_visible(side in ('left', 'bottom'))
     axes.spines[side].set_color(INK)
-  axes.grid(color=GRID, linewidth=.6)
+  axes.grid(color=GRID, linewidth=0.6)
   axes.set_axisbelow(True)
   return drawing, axes
 
@@ -91,8 +109,16 @@ def lines(title, series, *, percent=False, xlabel='step'):
   drawing, axes = _chart(title)
   values = np.concatenate([np.asarray(y, float) for _, y in series.values()])
   for (name, (x, y)), color, dashes in zip(series.items(), COLORS, DASHES):
-    axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.4, label=short(name, 40),
-              marker='o' if len(x) <= 12 else None, markersize=3)
+    axes.plot(
+      x,
+      y,
+      color=color,
+      linestyle=dashes,
+      linewidth=1.4,
+      label=short(name, 40),
+      marker='o' if len(x) <= 12 else None,
+      markersize=3,
+    )
   finite = values[np.isfinite(values)]
   # What falls over orders of magnitude is seen on a logarithmic axis.
   if finite.size and finite.min() > 0 and not percent and finite.max() > 30 * finite.min():
@@ -126,8 +152,15 @@ def confusion(matrix, names):
   axes.set_xticks(range(count), labels, parse_math=False, **turned)
   axes.set_yticks(range(count), labels, parse_math=False)
   for row, column in zip(*np.nonzero(matrix)):
-    axes.text(column, row, matrix[row, column], ha='center', va='center', fontsize=8,
-              color='white' if shares[row, column] > .5 else INK)
+    axes.text(
+      column,
+      row,
+      matrix[row, column],
+      ha='center',
+      va='center',
+      fontsize=8,
+      color='white' if shares[row, column] > 0.5 else INK,
+    )
   return _png(drawing)
 
 
@@ -142,14 +175,20 @@ def per_class(entries):
   if len(known) > MAX_BARS:
     known = sorted(known, key=lambda entry: entry['accuracy'])[:MAX_BARS]
     title += f', the {MAX_BARS} lowest of {len(entries)}'
-  drawing, axes = _chart(title, height=max(HEIGHT, .6 + .23 * len(known)))
+  drawing, axes = _chart(title, height=max(HEIGHT, 0.6 + 0.23 * len(known)))
   places = np.arange(len(known))
-  axes.barh(places, [entry['accuracy'] for entry in known], color=COLORS[0], height=.7)
+  axes.barh(places, [entry['accuracy'] for entry in known], color=COLORS[0], height=0.7)
   for place, entry in zip(places, known):
-    inside = entry['accuracy'] > .3
-    axes.text(entry['accuracy'] + (-.01 if inside else .01), place,
-              f'{100 * entry["accuracy"]:.1f}% of {entry["examples"]}', va='center', fontsize=8,
-              ha='right' if inside else 'left', color='white' if inside else INK)
+    inside = entry['accuracy'] > 0.3
+    axes.text(
+      entry['accuracy'] + (-0.01 if inside else 0.01),
+      place,
+      f'{100 * entry["accuracy"]:.1f}% of {entry["examples"]}',
+      va='center',
+      fontsize=8,
+      ha='right' if inside else 'left',
+      color='white' if inside else INK,
+    )
   axes.set_yticks(places, [short(entry['class']) for entry in known], parse_math=False)
   axes.invert_yaxis()
   axes.set_xlim(0, 1)
@@ -163,19 +202,40 @@ def reliability(calibration):
   Args:
     calibration: `evaluate.calibration`'s result.
   """
-  drawing, axes = _chart(f'Reliability, {calibration["num_bins"]} bins; calibration error '
-                         f'{100 * calibration["ece"]:.2f}%', height=WIDTH * .8)
+  drawing, axes = _chart(
+    f'Reliability, {calibration["num_bins"]} bins; calibration error {100 * calibration["ece"]:.2f}%',
+    height=WIDTH * 0.8,
+  )
   bins = [entry for entry in calibration['bins'] if entry['examples']]
   total = sum(entry['examples'] for entry in bins)
   width = 1 / calibration['num_bins']
   left = [entry['from'] for entry in bins]
-  axes.bar(left, [entry['accuracy'] for entry in bins], width, align='edge', color=COLORS[0],
-           edgecolor='white', label='accuracy')
-  axes.bar(left, [entry['examples'] / total for entry in bins], width * .35, align='edge',
-           color=COLORS[5], label='share of the examples')
+  axes.bar(
+    left,
+    [entry['accuracy'] for entry in bins],
+    width,
+    align='edge',
+    color=COLORS[0],
+    edgecolor='white',
+    label='accuracy',
+  )
+  axes.bar(
+    left,
+    [entry['examples'] / total for entry in bins],
+    width * 0.35,
+    align='edge',
+    color=COLORS[5],
+    label='share of the examples',
+  )
   axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle='--', label='as confident as right')
-  axes.plot([entry['confidence'] for entry in bins], [entry['accuracy'] for entry in bins], 'o',
-            color=COLORS[1], markersize=3, label='mean confidence')
+  axes.plot(
+    [entry['confidence'] for entry in bins],
+    [entry['accuracy'] for entry in bins],
+    'o',
+    color=COLORS[1],
+    markersize=3,
+    label='mean confidence',
+  )
   axes.set_xlim(0, 1)
   axes.set_ylim(0, 1.02)
   axes.xaxis.set_major_formatter(ticker.PercentFormatter(1))

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 # The loop returns to Python at least this often, to show progress and to be stopped.
-SECONDS_PER_LOOP = 2.
+SECONDS_PER_LOOP = 2.0
 
 
 class Steps(NamedTuple):
@@ -52,12 +52,13 @@ def train(strategy, method, batches, *, num_steps, stops, most_in_a_row, most_sk
     began = time.time()
     # The chief decides for all workers, whose clocks differ.
     count = workers.of_chief(
-        strategy, min(count, num_steps - step, most_in_a_row, *(s - step % s for s in stops)))
+      strategy, min(count, num_steps - step, most_in_a_row, *(s - step % s for s in stops))
+    )
     logs = loop(iterator, tf.constant(count), tf.constant(most_skipped, tf.int64))
     step, seconds = method.steps_made, time.time() - began
     yield Steps(step, logs, seconds)
     # Enough steps to make a loop worthwhile, few enough to hear a signal.
-    count = max(1, int(count * min(10., SECONDS_PER_LOOP / max(seconds, 1e-6))))
+    count = max(1, int(count * min(10.0, SECONDS_PER_LOOP / max(seconds, 1e-6))))
 
 
 def compiled(strategy, method, jit_compile):
@@ -66,8 +67,11 @@ def compiled(strategy, method, jit_compile):
   It is a function (iterator, number of steps, most steps in a row without an update; int32 and
   int64 scalars) -> {log name: float} of the last step; it returns early after so many such steps.
   """
-  train_step = tf.function(method.train_step, jit_compile=True, autograph=False) if (
-      jit_compile) else method.train_step
+  train_step = (
+    tf.function(method.train_step, jit_compile=True, autograph=False)
+    if (jit_compile)
+    else method.train_step
+  )
   names = []
 
   @tf.function(autograph=False)

@@ -1,4 +1,5 @@
 """Exact accuracy over a whole split, on any strategy; and the same example by example."""
+
 import dataclasses
 
 from meta_pseudo_labels import losses
@@ -18,6 +19,7 @@ class Outcomes:
     labels, predicted: int32 `[N]`; the most probable class.
     confidence: float32 `[N]`, its probability.
   """
+
   labels: np.ndarray
   predicted: np.ndarray
   confidence: np.ndarray
@@ -56,8 +58,9 @@ class Evaluator:
       top = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == labels, tf.float32)
       top_5 = tf.cast(tf.math.in_top_k(labels, logits, 5), tf.float32)
       loss = losses.cross_entropy(labels=one_hot, logits=logits)
-      return tf.stack([tf.reduce_sum(value * weights)
-                       for value in (top, top_5, loss, tf.ones_like(weights))])
+      return tf.stack(
+        [tf.reduce_sum(value * weights) for value in (top, top_5, loss, tf.ones_like(weights))]
+      )
 
     @tf.function
     def total(iterator, num_batches):
@@ -72,12 +75,17 @@ class Evaluator:
       # Each replica's rows of the global batch, zeros elsewhere: a sum over replicas, which every
       # strategy has, puts them together in order. Classes up to 2^24 are exact in float32.
       logits = tf.cast(model(spatial.split(inputs), training=False), tf.float32)
-      values = tf.stack([
-          tf.cast(labels, tf.float32), tf.cast(tf.argmax(logits, axis=-1), tf.float32),
-          tf.reduce_max(tf.nn.softmax(logits), axis=-1), weights], axis=-1)
+      values = tf.stack(
+        [
+          tf.cast(labels, tf.float32),
+          tf.cast(tf.argmax(logits, axis=-1), tf.float32),
+          tf.reduce_max(tf.nn.softmax(logits), axis=-1),
+          weights,
+        ],
+        axis=-1,
+      )
       replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-      return tf.scatter_nd([[replica]], values[tf.newaxis],
-                           [strategy.num_replicas_in_sync, *values.shape])
+      return tf.scatter_nd([[replica]], values[tf.newaxis], [strategy.num_replicas_in_sync, *values.shape])
 
     @tf.function(autograph=False)
     def outcomes(iterator):
@@ -88,10 +96,10 @@ class Evaluator:
 
   def __call__(self):
     """{'top1', 'top5': fractions in [0, 1], 'loss': nats, 'examples': int} of the model now."""
-    top, top_5, loss, count = self._total(
-        iter(self._batches), tf.constant(self._num_batches)).numpy().tolist()
-    return {'top1': top / count, 'top5': top_5 / count, 'loss': loss / count,
-            'examples': int(count)}
+    top, top_5, loss, count = (
+      self._total(iter(self._batches), tf.constant(self._num_batches)).numpy().tolist()
+    )
+    return {'top1': top / count, 'top5': top_5 / count, 'loss': loss / count, 'examples': int(count)}
 
   def outcomes(self):
     """The `Outcomes` of the model now, in the order of the split."""
@@ -99,8 +107,9 @@ class Evaluator:
     rows = np.concatenate([self._outcomes(iterator).numpy() for _ in range(self._num_batches)])
     labels, predicted, confidence, weights = rows.T
     real = weights > 0
-    return Outcomes(labels[real].astype(np.int32), predicted[real].astype(np.int32),
-                    np.nan_to_num(confidence[real]))
+    return Outcomes(
+      labels[real].astype(np.int32), predicted[real].astype(np.int32), np.nan_to_num(confidence[real])
+    )
 
 
 def confusion(outcomes, num_classes):
@@ -123,16 +132,24 @@ def calibration(outcomes, num_bins=NUM_BINS):
   """
   confidence = outcomes.confidence.astype(np.float64)
   chosen = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-  bins, ece = [], 0.
+  bins, ece = [], 0.0
   for number in range(num_bins):
     inside = chosen == number
     count = int(inside.sum())
-    mean, accuracy = ((float(values[inside].mean()) for values in (confidence, outcomes.right))
-                      if count else (None, None))
+    mean, accuracy = (
+      (float(values[inside].mean()) for values in (confidence, outcomes.right)) if count else (None, None)
+    )
     if count:
       ece += count / len(confidence) * abs(accuracy - mean)
-    bins.append({'from': number / num_bins, 'to': (number + 1) / num_bins, 'examples': count,
-                 'confidence': mean, 'accuracy': accuracy})
+    bins.append(
+      {
+        'from': number / num_bins,
+        'to': (number + 1) / num_bins,
+        'examples': count,
+        'confidence': mean,
+        'accuracy': accuracy,
+      }
+    )
   return {'ece': ece, 'num_bins': num_bins, 'bins': bins}
 
 
@@ -147,7 +164,7 @@ def details(outcomes, class_names):
   per_class = []
   for number, (name, row) in enumerate(zip(class_names, matrix)):
     count, right = int(row.sum()), int(row[number])
-    per_class.append({'class': name, 'examples': count, 'right': right,
-                      'accuracy': right / count if count else None})
-  return {'per_class': per_class, 'confusion': matrix.tolist(),
-          'calibration': calibration(outcomes)}
+    per_class.append(
+      {'class': name, 'examples': count, 'right': right, 'accuracy': right / count if count else None}
+    )
+  return {'per_class': per_class, 'confusion': matrix.tolist(), 'calibration': calibration(outcomes)}

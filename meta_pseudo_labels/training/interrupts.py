@@ -1,4 +1,5 @@
 """What stops a run early: signals, and a disk that takes nothing any more."""
+
 import signal
 import time
 
@@ -7,7 +8,7 @@ from meta_pseudo_labels.errors import Failure, one_line
 
 import tensorflow as tf
 
-SECONDS_BETWEEN_TRIES = 5.
+SECONDS_BETWEEN_TRIES = 5.0
 
 
 class Interrupted(Exception):
@@ -26,8 +27,9 @@ class StopSignals:
 
   def __enter__(self):
     try:
-      self._before = {number: signal.signal(number, self._note)
-                      for number in (signal.SIGINT, signal.SIGTERM)}
+      self._before = {
+        number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+      }
     except ValueError:
       self._before = {}  # Not in the main thread: the caller handles signals.
     return self
@@ -71,8 +73,9 @@ def keep_trying(write, *, seconds, signals, say, newest):
       except (OSError, tf.errors.OpError):
         last = None
       after = 'a signal came' if signals.received else f'--save_retry_seconds={seconds} are over'
-      raise Failure(f'cannot save: {why}; {after}; the last good checkpoint is '
-                    f'{last or "not there any more"}')
+      raise Failure(
+        f'cannot save: {why}; {after}; the last good checkpoint is {last or "not there any more"}'
+      )
     if not told:
       say(f'cannot save: {why}; trying again for {seconds} s')
       told = True

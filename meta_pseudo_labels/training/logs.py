@@ -1,4 +1,5 @@
 """What a person and a program see of a run: the progress line, metrics.jsonl, TensorBoard."""
+
 import contextlib
 import errno
 import json
@@ -23,12 +24,13 @@ def _duration(seconds):
 
 class Progress:
   """One live line on a terminal; elsewhere a plain line every few seconds."""
+
   seconds_between_lines = 10
 
   def __init__(self, stream=None):
     self.stream = stream or sys.stdout
     self.live = self.stream.isatty()
-    self._last = 0.
+    self._last = 0.0
     self._width = 0
 
   def start(self, phase, step, num_steps, images_per_step):
@@ -43,8 +45,11 @@ class Progress:
       return
     self._last = now
     rate = (step - self._first_step) / max(now - self._first_time, 1e-9)
-    parts = [f'{self.phase} {step}/{self.num_steps}', f'{rate:.3g} steps/s',
-             f'{rate * self.images:.4g} images/s']
+    parts = [
+      f'{self.phase} {step}/{self.num_steps}',
+      f'{rate:.3g} steps/s',
+      f'{rate * self.images:.4g} images/s',
+    ]
     parts += [f'{name} {value:.3f}' for name, value in losses.items()]
     if accuracy is not None:
       parts.append(f'accuracy {100 * accuracy:.2f}%')
@@ -75,8 +80,10 @@ class Records:
 
   def __init__(self, output_dir, eval_split):
     self._path = os.path.join(output_dir, 'metrics.jsonl')
-    self._folders = {kind: os.path.join(output_dir, 'logs', folder)
-                     for kind, folder in (('train', 'train'), ('eval', f'eval_{eval_split}'))}
+    self._folders = {
+      kind: os.path.join(output_dir, 'logs', folder)
+      for kind, folder in (('train', 'train'), ('eval', f'eval_{eval_split}'))
+    }
     self._writers = {}
     self._waiting = []
 
@@ -108,11 +115,11 @@ class Records:
         self._writers[kind] = tf.summary.create_file_writer(self._folders[kind])
       # All in one operation, and the step not as a Python number: TensorFlow keeps every one of those
       # that it was ever given, a kilobyte each (2.15 and 2.21).
-      summary = tf.compat.v1.Summary(value=[
-          tf.compat.v1.Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+      summary = tf.compat.v1.Summary(
+        value=[tf.compat.v1.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+      )
       with self._writers[kind].as_default():
-        tf.summary.experimental.write_raw_pb(
-            summary.SerializeToString(), step=np.int64(offset + step))
+        tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=np.int64(offset + step))
 
   def _append(self):
     """Appends the lines that wait, all or none of them. Raises OSError."""

@@ -45,25 +45,35 @@ class Run:
     self.progress = progress or Progress()
     self.replicas = strategy.num_replicas_in_sync
     self.select, self.monitored, self.reported = selection.choose(
-        config.select, config.eval_split, problem)
+      config.select, config.eval_split, problem
+    )
     for name in ('train_batch_size', 'eval_batch_size') + (
-        ('finetune_batch_size',) if config.finetune_steps else ()):
+      ('finetune_batch_size',) if config.finetune_steps else ()
+    ):
       devices.per_replica(getattr(config, name), self.replicas, name)
     spatial.check(strategy, problem.image_sizes)
     with strategy.scope():
       self.phases = build.phases(config, problem.input_shape, problem.num_classes)
     # The loop's own, on the host.
     self.phase = tf.Variable(0, trainable=False, name='phase')
-    self.best = tf.Variable(-1., trainable=False, name='best')
-    self.seconds = tf.Variable(0., trainable=False, name='seconds')
+    self.best = tf.Variable(-1.0, trainable=False, name='best')
+    self.seconds = tf.Variable(0.0, trainable=False, name='seconds')
     # Stored predictions are a part of the problem for the method that learns from them.
-    identity = (problem if config.method_name == 'reduced_mpl' else
-                dataclasses.replace(problem, predictions=None)).identity
+    identity = (
+      problem if config.method_name == 'reduced_mpl' else dataclasses.replace(problem, predictions=None)
+    ).identity
     self.identity = tf.Variable(identity, trainable=False, name='identity')
     self.checkpoints = saver.Checkpoints(
-        config.output_dir, config.keep_checkpoints, self.progress.say, strategy, phase=self.phase,
-        best=self.best, seconds=self.seconds, identity=self.identity,
-        **{phase.name: phase.method for phase in self.phases})
+      config.output_dir,
+      config.keep_checkpoints,
+      self.progress.say,
+      strategy,
+      phase=self.phase,
+      best=self.best,
+      seconds=self.seconds,
+      identity=self.identity,
+      **{phase.name: phase.method for phase in self.phases},
+    )
     self._evaluators = {}
     self._start_from(identity)
 
@@ -71,8 +81,7 @@ class Run:
     """Restores the newest checkpoint, or loads what the flags name; `identity`: of the problem."""
     self.restored = self.checkpoints.restore()
     if self.restored:
-      run_folder.refuse_other_data(
-          self.config.output_dir, self.identity.numpy().decode(), identity)
+      run_folder.refuse_other_data(self.config.output_dir, self.identity.numpy().decode(), identity)
       return
     method = next(phase.method for phase in self.phases if phase.name == 'train')
     for line in release_format.start_from(self.config, method):
@@ -95,8 +104,10 @@ class Run:
   def require_checkpoint(self):
     """Raises UserError if the run's folder has no checkpoint."""
     if not self.restored:
-      raise UserError(f'--output_dir={self.config.output_dir}: no checkpoint there, which '
-                      f'--task_mode={self.config.task} needs; train first')
+      raise UserError(
+        f'--output_dir={self.config.output_dir}: no checkpoint there, which '
+        f'--task_mode={self.config.task} needs; train first'
+      )
 
   def evaluate(self, phase, split=None):
     """Evaluates a phase's models as they are now.
@@ -125,10 +136,13 @@ class Run:
       batch = self.config.eval_batch_size
       with self.strategy.scope():
         self._evaluators[id(model), split] = evaluate.Evaluator(
-            self.strategy, model,
-            lambda context: self.problem.eval_batches(
-                split, batch_size=batch, replicas=self.replicas, context=context),
-            math.ceil(len(self.problem.evaluated[split]) / batch))
+          self.strategy,
+          model,
+          lambda context: self.problem.eval_batches(
+            split, batch_size=batch, replicas=self.replicas, context=context
+          ),
+          math.ceil(len(self.problem.evaluated[split]) / batch),
+        )
     return self._evaluators[id(model), split]
 
   def train(self, first_phase=None):
@@ -183,20 +197,29 @@ class Run:
         previous.average.copy_to_model()
     self.phase.assign(index)
     phase = self.phases[index]
-    self.progress.start(phase.name, phase.method.steps_made, phase.num_steps,
-                        phase.batch_size * (1 + 2 * phase.uda_data))
+    self.progress.start(
+      phase.name, phase.method.steps_made, phase.num_steps, phase.batch_size * (1 + 2 * phase.uda_data)
+    )
     return phase
 
   def _loop_settings(self, index):
     """Returns the arguments of `device_loop.train` for a phase."""
     phase, config, start = self.phases[index], self.config, self.phases[index].method.steps_made
     return dict(
-        batches=lambda context: self.problem.train_batches(
-            batch_size=phase.batch_size, seed=config.seed + index, uda_data=phase.uda_data,
-            start_step=start, replicas=self.replicas, context=context),
-        num_steps=phase.num_steps, stops=(config.log_every, config.save_every),
-        most_in_a_row=config.steps_per_loop, most_skipped=self.most_skipped,
-        jit_compile=config.jit_compile)
+      batches=lambda context: self.problem.train_batches(
+        batch_size=phase.batch_size,
+        seed=config.seed + index,
+        uda_data=phase.uda_data,
+        start_step=start,
+        replicas=self.replicas,
+        context=context,
+      ),
+      num_steps=phase.num_steps,
+      stops=(config.log_every, config.save_every),
+      most_in_a_row=config.steps_per_loop,
+      most_skipped=self.most_skipped,
+      jit_compile=config.jit_compile,
+    )
 
   @staticmethod
   def _due(phase, step, every):
@@ -211,19 +234,24 @@ class Run:
     """Raises Failure if the last steps, too many of them, had gradients that were not finite."""
     skipped = int(phase.method.skipped_in_a_row.numpy())
     if skipped >= self.most_skipped:
-      losses = ', '.join(f'{name} {value:.4g}' for name, value in logs.items()
-                         if 'loss' in name or 'cross_entropy' in name)
+      losses = ', '.join(
+        f'{name} {value:.4g}' for name, value in logs.items() if 'loss' in name or 'cross_entropy' in name
+      )
       raise Failure(
-          f'step {phase.method.steps_made} of {phase.name}: the gradient was not finite in {skipped} '
-          f'steps in a row (--max_nonfinite_steps), {losses}; the last good checkpoint is '
-          f'{self.checkpoints.newest or "not there yet"}; try a lower learning rate or --grad_bound')
+        f'step {phase.method.steps_made} of {phase.name}: the gradient was not finite in {skipped} '
+        f'steps in a row (--max_nonfinite_steps), {losses}; the last good checkpoint is '
+        f'{self.checkpoints.newest or "not there yet"}; try a lower learning rate or --grad_bound'
+      )
 
   def _log(self, phase, steps, evaluation):
     if not self._due(phase, steps.step, self.config.log_every):
       return
     self._record('train', phase, steps.step, steps.logs)
-    shown = {name.rsplit('/', 1)[-1]: value for name, value in steps.logs.items()
-             if name in ('loss/total', 'cross_entropy/student_on_u', 'cross_entropy/teacher_on_l')}
+    shown = {
+      name.rsplit('/', 1)[-1]: value
+      for name, value in steps.logs.items()
+      if name in ('loss/total', 'cross_entropy/student_on_u', 'cross_entropy/teacher_on_l')
+    }
     accuracy = evaluation['student']['top1'] if evaluation and 'student' in evaluation else None
     self.progress.update(steps.step, shown, accuracy)
 
@@ -235,17 +263,23 @@ class Run:
 
   def _evaluate_and_save(self, phase, step):
     evaluation = self.evaluate(phase, self.monitored)
-    self._record('eval', phase, step, {
-        f'{name}/{measure}': value for name, measures in evaluation.items()
-        for measure, value in measures.items()})
+    self._record(
+      'eval',
+      phase,
+      step,
+      {
+        f'{name}/{measure}': value
+        for name, measures in evaluation.items()
+        for measure, value in measures.items()
+      },
+    )
     self._show_views(phase, step)
-    accuracy = evaluation.get('student', {}).get('top1', -1.)
+    accuracy = evaluation.get('student', {}).get('top1', -1.0)
     best = accuracy > float(self.best)
     if best:
       self.best.assign(accuracy)
     self._save(self._offset(phase) + step, best)
-    self.progress.say(
-        f'{phase.name} step {step}: {self.monitored} accuracy {percentages(evaluation)}')
+    self.progress.say(f'{phase.name} step {step}: {self.monitored} accuracy {percentages(evaluation)}')
     return evaluation
 
   def _show_views(self, phase, step):
@@ -259,30 +293,44 @@ class Run:
     shown = view_samples.take(phase.method, self.problem, self.config.seed)
     if shown is not None:
       names = self.problem.info.class_names
-      labels = ', '.join(f'{names[label]} {100 * confidence:.0f}%' for label, confidence in zip(
-          shown.predicted, shown.confidence))
-      self.records.show('views', self._offset(phase) + step, view_samples.grid(shown), (
-          f'Original views above augmented ones; labels by {shown.source}: {labels}'))
+      labels = ', '.join(
+        f'{names[label]} {100 * confidence:.0f}%'
+        for label, confidence in zip(shown.predicted, shown.confidence)
+      )
+      self.records.show(
+        'views',
+        self._offset(phase) + step,
+        view_samples.grid(shown),
+        (f'Original views above augmented ones; labels by {shown.source}: {labels}'),
+      )
 
   def _stop_if_asked(self, phase, step):
     """Saves and raises Interrupted if a signal came, here or to another worker."""
     if workers.summed(self.strategy, self.signals.received is not None):
       self._save(self._offset(phase) + step)
-      self.progress.say(f'Stopped at step {step} of {phase.name}, saved; the same command '
-                        'continues from here')
+      self.progress.say(
+        f'Stopped at step {step} of {phase.name}, saved; the same command continues from here'
+      )
       raise interrupts.Interrupted(self.signals.received or signal.SIGTERM)
 
   def _save(self, number, best=False):
     """Writes what has been logged, then a checkpoint. Raises Failure if that cannot be done."""
+
     def write():
       self.records.flush()
       self.checkpoints.save(number, best, gathered)
+
     with self.checkpoints.gathered(number) as gathered:
       self._keep_trying(write)
 
   def _keep_trying(self, write):
-    interrupts.keep_trying(write, seconds=self.config.save_retry_seconds, signals=self.signals,
-                           say=self.progress.say, newest=lambda: self.checkpoints.newest)
+    interrupts.keep_trying(
+      write,
+      seconds=self.config.save_retry_seconds,
+      signals=self.signals,
+      say=self.progress.say,
+      newest=lambda: self.checkpoints.newest,
+    )
 
   @property
   def _results_path(self):
@@ -310,7 +358,8 @@ class Run:
     phase = self.current
     step = self._offset(phase) + phase.method.steps_made
     models = self.evaluate(phase)
-    self.progress.say(f'best on the {self.monitored} split at step {step}: {self.reported} accuracy '
-                      + percentages(models))
+    self.progress.say(
+      f'best on the {self.monitored} split at step {step}: {self.reported} accuracy ' + percentages(models)
+    )
     self.checkpoints.restore()
     return {'phase': phase.name, 'step': step, 'by': self.monitored, 'models': models}

@@ -1,4 +1,5 @@
 """Some unlabeled images as training sees them, with the pseudo labels they get: for people."""
+
 import dataclasses
 
 from meta_pseudo_labels import methods
@@ -21,6 +22,7 @@ class Samples:
     confidence: float32 `[N]`, their probabilities.
     source: who labels, and what it looks at.
   """
+
   original: np.ndarray
   augmented: np.ndarray
   truth: np.ndarray
@@ -31,8 +33,9 @@ class Samples:
 
 def grid(taken):
   """One image uint8 `[2 S, N S, C]` of `Samples`: original views above augmented ones."""
-  return np.concatenate([np.concatenate(list(views), axis=1)
-                         for views in (taken.original, taken.augmented)])
+  return np.concatenate(
+    [np.concatenate(list(views), axis=1) for views in (taken.original, taken.augmented)]
+  )
 
 
 def pixels(views, inputs):
@@ -45,7 +48,8 @@ def _pseudo_labels(method, batch):
   """(probabilities `[n, C]` that a batch's pseudo labels are made from, where they come from)."""
   if isinstance(method, methods.PseudoLabels):
     return tf.nn.softmax(method.teacher(batch.original, training=False)), (
-        'the teacher, on the original views')
+      'the teacher, on the original views'
+    )
   # In training mode, as in training: the release's teacher cannot do without its batch's
   # statistics. Its averages stay as they are.
   mpl = isinstance(method, methods.MetaPseudoLabels)
@@ -71,12 +75,16 @@ def take(method, problem, seed, count=12):
   """
   if isinstance(problem.views, Points) or isinstance(method, methods.Supervised):
     return None
-  batch = methods.Batch.of(next(iter(
-      problem.train_batches(batch_size=LABELED, uda_data=PER_LABELED, seed=seed))))
+  batch = methods.Batch.of(
+    next(iter(problem.train_batches(batch_size=LABELED, uda_data=PER_LABELED, seed=seed)))
+  )
   probabilities, source = _pseudo_labels(method, batch)
   probabilities = tf.cast(probabilities, tf.float32).numpy()[:count]
   return Samples(
-      original=pixels(problem.views, batch.original[:count]),
-      augmented=pixels(problem.views, batch.augmented[:count]), truth=batch.truth.numpy()[:count],
-      predicted=probabilities.argmax(axis=1).astype(np.int32),
-      confidence=probabilities.max(axis=1), source=source)
+    original=pixels(problem.views, batch.original[:count]),
+    augmented=pixels(problem.views, batch.augmented[:count]),
+    truth=batch.truth.numpy()[:count],
+    predicted=probabilities.argmax(axis=1).astype(np.int32),
+    confidence=probabilities.max(axis=1),
+    source=source,
+  )

@@ -1,4 +1,5 @@
 """Faults put in on purpose: damaged checkpoints, full and lost disks, NaN, second writers."""
+
 import io
 import json
 import os
@@ -21,8 +22,15 @@ from tiny import tiny
 
 def short(folder, *flags):
   """A supervised run of six steps with three checkpoints."""
-  return tiny(folder, '--dataset_name=two_moons_6_supervised', '--lr=1', '--save_every=2',
-              '--log_every=1', '--save_retry_seconds=1', *flags)
+  return tiny(
+    folder,
+    '--dataset_name=two_moons_6_supervised',
+    '--lr=1',
+    '--save_every=2',
+    '--log_every=1',
+    '--save_retry_seconds=1',
+    *flags,
+  )
 
 
 def flip(path):
@@ -33,7 +41,7 @@ def flip(path):
 
 
 def cut(path):
-  path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def saved(folder, numbers=(1, 2, 3), keep=3):
@@ -68,10 +76,12 @@ def test_the_newest_few_are_kept_and_nothing_else(tmp_path):
   folder = tmp_path / 'ckpt_last'
   (folder / 'ckpt-7_temp').mkdir()  # Of a run that was killed while it saved.
   (folder / 'ckpt-7.data-00000-of-00001').write_text('half')
-  variable.assign(tf.fill([100], 9.))
+  variable.assign(tf.fill([100], 9.0))
   made.save(9, best=True)
   assert sorted(name for name in os.listdir(folder) if name.endswith('.index')) == [
-      'ckpt-2.index', 'ckpt-9.index']
+    'ckpt-2.index',
+    'ckpt-9.index',
+  ]
   assert not [name for name in os.listdir(folder) if 'ckpt-7' in name]
   assert tf.train.latest_checkpoint(folder) == f'{folder}/ckpt-9' == made.newest
   assert made.restore_best() == str(tmp_path / 'ckpt_best' / 'ckpt-9')
@@ -102,8 +112,10 @@ def test_one_writer_a_folder(tmp_path, capsys):
     error = capsys.readouterr().err
     assert f'process {os.getpid()} is writing there' in error
     assert len(error.splitlines()) == 1
-  holder = ('import sys, time\nfrom meta_pseudo_labels import run_folder\n'
-            f'with run_folder.lock({str(tmp_path)!r}):\n  print("held", flush=True)\n  time.sleep(60)')
+  holder = (
+    'import sys, time\nfrom meta_pseudo_labels import run_folder\n'
+    f'with run_folder.lock({str(tmp_path)!r}):\n  print("held", flush=True)\n  time.sleep(60)'
+  )
   process = subprocess.Popen([sys.executable, '-c', holder], stdout=subprocess.PIPE, text=True)
   assert process.stdout.readline() == 'held\n'
   with pytest.raises(UserError, match=f'process {process.pid} is writing'):
@@ -115,9 +127,17 @@ def test_one_writer_a_folder(tmp_path, capsys):
     pass
 
 
-@pytest.mark.parametrize('what, words', [
-    ('home', 'home or root'), ('data', '--data_dir'), ('repository', '.git'), ('foreign', 'did not'),
-    ('older', ''), ('ours', '')])
+@pytest.mark.parametrize(
+  'what, words',
+  [
+    ('home', 'home or root'),
+    ('data', '--data_dir'),
+    ('repository', '.git'),
+    ('foreign', 'did not'),
+    ('older', ''),
+    ('ours', ''),
+  ],
+)
 def test_reset_removes_only_what_this_program_made(tmp_path, monkeypatch, what, words):
   folder = tmp_path / 'a' / 'run'
   folder.mkdir(parents=True)
@@ -153,6 +173,7 @@ def test_a_run_says_what_a_reset_removed(tmp_path, capsys):
 @pytest.fixture(name='before_second_save')
 def fixture_before_second_save(monkeypatch):
   """A function that has something done before the second checkpoint of the next run."""
+
   def plan(action):
     calls, save = [], Run._save
 
@@ -163,6 +184,7 @@ def fixture_before_second_save(monkeypatch):
       return save(self, *args)
 
     monkeypatch.setattr(Run, '_save', wrapped)
+
   return plan
 
 
@@ -179,9 +201,12 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
   disk = tmp_path / 'disk'
   disk.mkdir()
   folder = disk / 'run'
-  if fault != 'gone' and subprocess.run(
-      ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', disk], check=False,
-      capture_output=True).returncode:
+  if (
+    fault != 'gone'
+    and subprocess.run(
+      ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', disk], check=False, capture_output=True
+    ).returncode
+  ):
     pytest.skip('cannot mount a small disk')
   filler = disk / 'filler'
 
@@ -198,11 +223,12 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
     subprocess.run(['mount', '--bind', folder, folder], check=True)
     subprocess.run(['mount', '-o', 'remount,ro,bind', folder], check=True)
 
-  actions = {'full': fill, 'read_only': read_only,
-             'gone': lambda: folder.rename(disk / 'away')}
-  undo = {'full': lambda: filler.unlink(),
-          'read_only': lambda: subprocess.run(['umount', folder], check=True),
-          'gone': lambda: (disk / 'away').rename(folder)}
+  actions = {'full': fill, 'read_only': read_only, 'gone': lambda: folder.rename(disk / 'away')}
+  undo = {
+    'full': lambda: filler.unlink(),
+    'read_only': lambda: subprocess.run(['umount', folder], check=True),
+    'gone': lambda: (disk / 'away').rename(folder),
+  }
   before_second_save(actions[fault])
   try:
     assert main.run(short(folder)) == 1
@@ -224,7 +250,7 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
 
 
 def test_a_disk_that_comes_back(tmp_path, capsys, monkeypatch, before_second_save):
-  monkeypatch.setattr(interrupts, 'SECONDS_BETWEEN_TRIES', .01)
+  monkeypatch.setattr(interrupts, 'SECONDS_BETWEEN_TRIES', 0.01)
   check, failures = files.check, [OSError(5, 'Input/output error')] * 3
 
   def failing(path):
@@ -247,6 +273,7 @@ def poisoned(first, count):
     def poison(index, data):
       bad = (index >= first) & (index < first + count)
       return tf.where(bad, tf.fill(tf.shape(data[0]), np.nan), data[0]), *data[1:]
+
     made = batches(self, **kwargs).enumerate(kwargs['start_step'])
     return made.map(lambda index, data: poison(index, data))
 
@@ -256,8 +283,7 @@ def poisoned(first, count):
 @pytest.mark.parametrize('method', ['supervised', 'mpl'])
 def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
   monkeypatch.setattr(semi_supervised.Problem, 'train_batches', poisoned(3, 100))
-  flags = [f'--method={method}', '--max_nonfinite_steps=4', '--num_train_steps=50',
-           '--mpl_feedback=soft']
+  flags = [f'--method={method}', '--max_nonfinite_steps=4', '--num_train_steps=50', '--mpl_feedback=soft']
   assert main.run(short(tmp_path, *flags)) == 1
   line, _ = one_error_line(capsys)
   assert line.startswith('error: step 7 of train: the gradient was not finite in 4 steps in a row')
@@ -278,20 +304,21 @@ def test_a_loop_on_the_device_ends_at_the_last_step_that_is_allowed(tmp_path, ca
 
 def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
   """A disk that fills up in the middle of a line: later it is written once, and whole."""
+
   class Half(io.FileIO):
     """Writes half, as a full disk lets one."""
 
     def write(self, text):
-      return super().write(text[:len(text) // 2])
+      return super().write(text[: len(text) // 2])
 
   records = logs.Records(str(tmp_path), 'test')
-  records.write('train', 'train', 1, 0, {'loss': 1.})
+  records.write('train', 'train', 1, 0, {'loss': 1.0})
   with monkeypatch.context() as patch:
     patch.setattr(logs, 'open', lambda path, *args, **kwargs: Half(path, 'ab'), raising=False)
-    records.write('train', 'train', 2, 0, {'loss': 2.})
+    records.write('train', 'train', 2, 0, {'loss': 2.0})
     with pytest.raises(OSError, match='No space left'):
       records.flush()
-  records.write('train', 'train', 3, 0, {'loss': 3.})
+  records.write('train', 'train', 3, 0, {'loss': 3.0})
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['step'] for line in lines] == [1, 2, 3]
 
@@ -306,13 +333,14 @@ def test_a_few_nan_steps_are_left_out_and_counted(tmp_path, monkeypatch):
 
 
 def test_failures_that_pass_restart_and_others_do_not(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(main, 'RESTART_SECONDS', 0.)
+  monkeypatch.setattr(main, 'RESTART_SECONDS', 0.0)
   monkeypatch.setenv(main.RESTARTS, '0')
   restarted = []
 
   def fail(error):
     def raise_it(*args):
       raise error
+
     monkeypatch.setattr(experiment, 'train_and_compare', raise_it)
 
   def again(argv):
@@ -334,7 +362,7 @@ def test_failures_that_pass_restart_and_others_do_not(tmp_path, capsys, monkeypa
 
 def test_a_restarted_process_goes_on_and_resets_nothing(tmp_path):
   """A worker is lost after the second checkpoint; the process starts itself anew."""
-  program = f'''
+  program = f"""
 import os, sys
 from meta_pseudo_labels import main
 import tensorflow as tf
@@ -346,7 +374,7 @@ def failing(self, number, *args):
     raise tf.errors.AbortedError(None, None, 'preempted')
 Run._save = failing
 sys.exit(main.run({short(tmp_path, '--reset_output_dir')!r}, main.restart_process))
-'''
+"""
   done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   assert 'AbortedError: preempted: restarting from the newest checkpoint' in done.stderr

@@ -1,4 +1,5 @@
 """Checkpoints under the release's names: the map, loading, reporting, refusing, writing."""
+
 import json
 import pathlib
 import shutil
@@ -20,12 +21,18 @@ KERNEL = 'mlp-8x1/hidden_1/dense/kernel'  # Of the small model that most tests u
 
 def build(shape=(2,), **flags):
   """A method on a small problem of two classes, MPL with the release's feedback unless said."""
-  flags = {'dataset_name': 'two_moons_6_mpl', 'model_type': 'mlp-8x1', 'mpl_feedback': 'release',
-           'output_dir': '.', **flags}
+  flags = {
+    'dataset_name': 'two_moons_6_mpl',
+    'model_type': 'mlp-8x1',
+    'mpl_feedback': 'release',
+    'output_dir': '.',
+    **flags,
+  }
   config = Config(**flags)
   model = lambda number: building.model(config, number, shape, 2)
   return building.method(
-      config, student=model(0), teacher=model(1) if config.method_name == 'mpl' else None)
+    config, student=model(0), teacher=model(1) if config.method_name == 'mpl' else None
+  )
 
 
 def draw(method, seed):
@@ -42,8 +49,10 @@ def draw(method, seed):
 def write_as_tf1(path, values):
   """A checkpoint made as the release makes it: a graph, a session and a Saver."""
   with tf.Graph().as_default():
-    variables = {name: tf.compat.v1.get_variable(name, initializer=value, use_resource=True)
-                 for name, value in values.items()}
+    variables = {
+      name: tf.compat.v1.get_variable(name, initializer=value, use_resource=True)
+      for name, value in values.items()
+    }
     with tf.compat.v1.Session() as session:
       session.run(tf.compat.v1.global_variables_initializer())
       tf.compat.v1.train.Saver(variables).save(session, str(path), write_meta_graph=False)
@@ -80,19 +89,21 @@ def test_names_and_shapes_are_those_of_the_release(replay):
 def test_slots_are_named_as_tensorflow_1_names_them(optim_type):
   method = build(method='supervised', optim_type=optim_type)
   found = release_format.names(method)
-  optimizer = {'momentum': lambda: tf.compat.v1.train.MomentumOptimizer(.1, .9),
-               'rmsprop': lambda: tf.compat.v1.train.RMSPropOptimizer(.1, momentum=.9),
-               'sgd': lambda: tf.compat.v1.train.GradientDescentOptimizer(.1)}[optim_type]
+  optimizer = {
+    'momentum': lambda: tf.compat.v1.train.MomentumOptimizer(0.1, 0.9),
+    'rmsprop': lambda: tf.compat.v1.train.RMSPropOptimizer(0.1, momentum=0.9),
+    'sgd': lambda: tf.compat.v1.train.GradientDescentOptimizer(0.1),
+  }[optim_type]
   with tf.Graph().as_default():
-    variables = [tf.compat.v1.get_variable(
-        release_format.release_name(v, 'model'), v.shape, use_resource=True)
-                 for v in method.student.trainable_variables]
+    variables = [
+      tf.compat.v1.get_variable(release_format.release_name(v, 'model'), v.shape, use_resource=True)
+      for v in method.student.trainable_variables
+    ]
     optimizer().apply_gradients([(tf.ones_like(v), v) for v in variables])
     expected = {v.op.name for v in tf.compat.v1.global_variables()}
     with tf.compat.v1.Session() as session:
       session.run(tf.compat.v1.global_variables_initializer())
-      starts = {v.op.name: session.run(v) for v in tf.compat.v1.global_variables()
-                if v not in variables}
+      starts = {v.op.name: session.run(v) for v in tf.compat.v1.global_variables() if v not in variables}
   assert {name for name in found if name.startswith('model/')} == expected
   # TensorFlow 1's two slots of RMSProp start differently, so they cannot have changed places.
   assert_equal({name: found[name] for name in starts}, starts)
@@ -108,8 +119,11 @@ def test_golden_formula_loads_into_teacher_student_and_average(tmp_path):
   golden = np.load(GOLDEN / 'case1_intended.npz')
   shapes = [json.loads(shape) for shape in golden['vars/shapes'].tolist()]
   slots = ('Momentum', 'global_step', 'cross_entropy_old', 'moving_dot_product')
-  values = {name: parity.initial_value(name, shape) for name, shape in zip(
-      golden['vars/names'].tolist(), shapes) if not name.endswith(slots)}
+  values = {
+    name: parity.initial_value(name, shape)
+    for name, shape in zip(golden['vars/names'].tolist(), shapes)
+    if not name.endswith(slots)
+  }
   path = write_as_tf1(tmp_path / 'ckpt-0', values)
   method = parity.Replay(golden).method
   draw(method, 5)
@@ -117,12 +131,16 @@ def test_golden_formula_loads_into_teacher_student_and_average(tmp_path):
   report = release_format.load(path, variables)
   assert sorted(report.found) == sorted(values)
   assert {name.rsplit('/', 1)[-1] for name in report.missing} == {
-      'Momentum', 'global_step', 'moving_dot_product'}
+    'Momentum',
+    'global_step',
+    'moving_dot_product',
+  }
   assert_equal({name: variables[name] for name in values}, values)
   # The average is applied by position in lists: each value must come out in its own variable.
   with method.average.applied():
-    assert_equal({release_format.release_name(v, 'ema/model'): v
-                  for v in method.student.variables}, values)
+    assert_equal(
+      {release_format.release_name(v, 'ema/model'): v for v in method.student.variables}, values
+    )
 
 
 # Two runs of the release differ by 4e-3 and 5e-5 here, ours with one thread and with two by 2e-2; of
@@ -142,8 +160,9 @@ def test_golden_evaluation_logits_come_out_of_a_checkpoint(tmp_path, case, atol)
   assert not report.missing and not report.unused
   assert int(fresh.step) == 4
   batch = np.random.RandomState(7).standard_normal([8, 32, 32, 3]).astype(np.float32)
-  np.testing.assert_allclose(fresh.student(batch, training=False), golden['eval/model_logits'],
-                             rtol=0, atol=atol)
+  np.testing.assert_allclose(
+    fresh.student(batch, training=False), golden['eval/model_logits'], rtol=0, atol=atol
+  )
   with fresh.average.applied():
     logits = fresh.student(batch, training=False)
   np.testing.assert_allclose(logits, golden['eval/ema_logits'], rtol=0, atol=atol)
@@ -173,22 +192,24 @@ def test_missing_extra_and_wrongly_shaped_names_are_reported(tmp_path):
   draw(method, 4)
   del values['ema/model/' + KERNEL], values['global_step']
   values['model/conv/kernel'] = np.zeros([3], np.float32)
-  report = release_format.load(
-      write_as_tf1(tmp_path / 'a', values), release_format.names(method))
+  report = release_format.load(write_as_tf1(tmp_path / 'a', values), release_format.names(method))
   assert sorted(report.missing) == sorted(['ema/model/' + KERNEL, 'global_step'])
   assert report.unused == ['model/conv/kernel']
   assert report.lines() == [
-      f'{tmp_path}/a: loaded 4 student, 3 average',
-      f'  not in it, left as they were: 1 average, global_step (global_step, ema/model/{KERNEL})',
-      '  in it and not used: 1 student (model/conv/kernel)']
-  assert_equal({name: v for name, v in release_format.names(method).items()
-                if name in report.found}, values)
+    f'{tmp_path}/a: loaded 4 student, 3 average',
+    f'  not in it, left as they were: 1 average, global_step (global_step, ema/model/{KERNEL})',
+    '  in it and not used: 1 student (model/conv/kernel)',
+  ]
+  assert_equal(
+    {name: v for name, v in release_format.names(method).items() if name in report.found}, values
+  )
   values['model/' + KERNEL] = np.zeros([2, 9], np.float32)
   path = write_as_tf1(tmp_path / 'b', values)
   report = release_format.compare(path, release_format.names(method))
   assert report.wrong_shape == [('model/' + KERNEL, (2, 9), (2, 8))]
   assert report.lines()[2] == (
-      f'  of another shape: 1 student (model/{KERNEL} ((2, 9) in it, (2, 8) here))')
+    f'  of another shape: 1 student (model/{KERNEL} ((2, 9) in it, (2, 8) here))'
+  )
   before = draw(method, 5)
   with pytest.raises(UserError, match=r'kernel: \(2, 9\) in it, \(2, 8\) here') as error:
     release_format.load(path, release_format.names(method))
@@ -198,8 +219,10 @@ def test_missing_extra_and_wrongly_shaped_names_are_reported(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
   """It shares the step, which is no reason to begin at step 2000 with random weights."""
-  path = write_as_tf1(tmp_path / 'a', {
-      'global_step': np.int64(2000), 'model/resnet-50/stem/kernel': np.zeros([3], np.float32)})
+  path = write_as_tf1(
+    tmp_path / 'a',
+    {'global_step': np.int64(2000), 'model/resnet-50/stem/kernel': np.zeros([3], np.float32)},
+  )
   method = build()
   with pytest.raises(UserError, match='has none of the .*, but 1 others such as model/resnet-50'):
     release_format.load(path, release_format.names(method))
@@ -216,12 +239,16 @@ def test_bad_paths_are_one_line_each(tmp_path):
   (tmp_path / 'lost').mkdir()
   (tmp_path / 'lost/checkpoint').write_text('model_checkpoint_path: "ckpt-7"\n')
   shutil.copy(f'{good}.index', tmp_path / 'half.index')
-  tf.train.Checkpoint(other=tf.Variable(1.)).write(str(tmp_path / 'other'))
+  tf.train.Checkpoint(other=tf.Variable(1.0)).write(str(tmp_path / 'other'))
   for name, words in (
-      ('none', 'no checkpoint there'), ('text', 'no checkpoint there'),
-      ('good.index', 'without .index'), ('empty', 'a folder without a `checkpoint` file'),
-      ('lost', 'names .*ckpt-7, which is not there'), ('half', r'damaged .* \.data files'),
-      ('other', 'is not of a run of this program')):
+    ('none', 'no checkpoint there'),
+    ('text', 'no checkpoint there'),
+    ('good.index', 'without .index'),
+    ('empty', 'a folder without a `checkpoint` file'),
+    ('lost', 'names .*ckpt-7, which is not there'),
+    ('half', r'damaged .* \.data files'),
+    ('other', 'is not of a run of this program'),
+  ):
     with pytest.raises(UserError, match=words) as error:
       release_format.load(str(tmp_path / name), variables, method)
     assert str(error.value).startswith(f'{tmp_path}/{name}: ') and '\n' not in str(error.value)
@@ -245,24 +272,35 @@ def test_a_folder_stands_for_its_newest_checkpoint_after_a_move_too(tmp_path):
   assert_equal(release_format.names(method), values)
 
 
-@pytest.mark.parametrize('role, scopes, expected', [
-    ('teacher', ('teacher', 'ema', 'model'), 'teacher'), ('teacher', ('ema', 'model'), 'ema/model'),
-    ('teacher', ('model',), 'model'), ('student', ('teacher', 'ema', 'model'), 'ema/model'),
-    ('student', ('teacher', 'model'), 'model')])
+@pytest.mark.parametrize(
+  'role, scopes, expected',
+  [
+    ('teacher', ('teacher', 'ema', 'model'), 'teacher'),
+    ('teacher', ('ema', 'model'), 'ema/model'),
+    ('teacher', ('model',), 'model'),
+    ('student', ('teacher', 'ema', 'model'), 'ema/model'),
+    ('student', ('teacher', 'model'), 'model'),
+  ],
+)
 def test_one_model_comes_from_the_best_place(tmp_path, role, scopes, expected):
   values = draw(build(), 1)
-  path = write_as_tf1(tmp_path / 'a', {name: value for name, value in values.items()
-                                       if name.split('/')[0] in scopes})
+  path = write_as_tf1(
+    tmp_path / 'a', {name: value for name, value in values.items() if name.split('/')[0] in scopes}
+  )
   method = build()
   untouched = draw(method, 2)
   report, place = release_format.load_role(path, method, role)
   assert place == expected and len(report.found) == 4
   variables = release_format.names(method)
-  mine = [name for name in variables if name.split('/')[0] in (
-      ('teacher',) if role == 'teacher' else ('model', 'ema')) and not name.endswith('Momentum')]
+  mine = [
+    name
+    for name in variables
+    if name.split('/')[0] in (('teacher',) if role == 'teacher' else ('model', 'ema'))
+    and not name.endswith('Momentum')
+  ]
   for name in variables:
     if name in mine:
-      source = f'{expected}/{name[name.index("mlp"):]}'
+      source = f'{expected}/{name[name.index("mlp") :]}'
       np.testing.assert_array_equal(variables[name].numpy(), values[source])
     else:
       np.testing.assert_array_equal(variables[name].numpy(), untouched[name])
@@ -274,16 +312,24 @@ def test_a_run_starts_from_what_its_flags_name(tmp_path):
   write_as_tf1(tmp_path / 'all', values)
   write_as_tf1(tmp_path / 'student', student)
   config = Config(
-      dataset_name='two_moons_6_mpl', load_checkpoint=f'{tmp_path}/all',
-      load_checkpoint_and_restart_global_step=True, mpl_student_checkpoint=f'{tmp_path}/student')
+    dataset_name='two_moons_6_mpl',
+    load_checkpoint=f'{tmp_path}/all',
+    load_checkpoint_and_restart_global_step=True,
+    mpl_student_checkpoint=f'{tmp_path}/student',
+  )
   method = build()
   lines = release_format.start_from(config, method)
   assert [line for line in lines if line.startswith('--')] == [
-      '--load_checkpoint', '--mpl_student_checkpoint: the student from ema/model/...']
+    '--load_checkpoint',
+    '--mpl_student_checkpoint: the student from ema/model/...',
+  ]
   assert int(method.step) == 0
-  expected = {name: student[f'ema/{name}' if f'ema/{name}' in student else name]
-              if name in student and not name.endswith('Momentum') else value
-              for name, value in values.items()}
+  expected = {
+    name: student[f'ema/{name}' if f'ema/{name}' in student else name]
+    if name in student and not name.endswith('Momentum')
+    else value
+    for name, value in values.items()
+  }
   variables = release_format.names(method)
   del variables['global_step']
   assert_equal(variables, expected)

@@ -1,4 +1,5 @@
 """Batches against their definition: epochs, replicas, going on, evaluation's padding."""
+
 import socket
 
 from meta_pseudo_labels.data import input_pipeline, service
@@ -15,8 +16,7 @@ LABELS = np.arange(50).astype(np.int32)
 
 
 def batches(count, **settings):
-  settings = dict(views=PadCrop(magnitude=8), batch_size=8, uda_data=2, seed=3,
-                  **settings)
+  settings = dict(views=PadCrop(magnitude=8), batch_size=8, uda_data=2, seed=3, **settings)
   dataset = input_pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, **settings)
   return [[part.numpy() for part in element] for element in dataset.take(count)]
 
@@ -52,12 +52,16 @@ def fixture_service_address():
     with socket.socket() as free:
       free.bind(('localhost', 0))
       ports.append(free.getsockname()[1])
-  dispatcher = experimental.DispatchServer(experimental.DispatcherConfig(
-      worker_addresses=[f'localhost:{port}' for port in ports]))
+  dispatcher = experimental.DispatchServer(
+    experimental.DispatcherConfig(worker_addresses=[f'localhost:{port}' for port in ports])
+  )
   address = dispatcher.target.split('://')[1]
-  workers = [experimental.WorkerServer(experimental.WorkerConfig(
-      dispatcher_address=address, worker_address=f'localhost:{port}', port=port))
-             for port in ports]
+  workers = [
+    experimental.WorkerServer(
+      experimental.WorkerConfig(dispatcher_address=address, worker_address=f'localhost:{port}', port=port)
+    )
+    for port in ports
+  ]
   yield service.reached(address)
   del workers, dispatcher
 
@@ -77,9 +81,15 @@ def test_a_service_s_workers_make_the_same_batches(service_address, replicas):
   assert {*steps % 2} == {0, 1}  # Both had their share.
 
 
-@pytest.mark.parametrize('address, words', [
-    ('nowhere', "must be the dispatcher's host:port"), ('http://a:1', 'must be the dispatcher'),
-    ('localhost:1', 'no dispatcher answers'), ('localhost:99999', 'no dispatcher answers')])
+@pytest.mark.parametrize(
+  'address, words',
+  [
+    ('nowhere', "must be the dispatcher's host:port"),
+    ('http://a:1', 'must be the dispatcher'),
+    ('localhost:1', 'no dispatcher answers'),
+    ('localhost:99999', 'no dispatcher answers'),
+  ],
+)
 def test_a_service_that_is_not_there_is_named(address, words):
   with pytest.raises(UserError, match=f'--dataset_service_address={address}: .*{words}'):
     service.reached(address)
@@ -90,8 +100,9 @@ def test_shapes_types_and_labels_that_stay_with_their_images():
   assert labeled.shape == (8, 8, 8, 1) and original.shape == augmented.shape == (16, 8, 8, 1)
   assert labeled.dtype == original.dtype == np.float32 and labels.dtype == np.int32
   assert set(labels) <= set(range(20))
-  plain = input_pipeline.train_batches(IMAGES[:20], LABELS[:20], None, batch_size=8, uda_data=0, seed=3,
-                                 views=Points())
+  plain = input_pipeline.train_batches(
+    IMAGES[:20], LABELS[:20], None, batch_size=8, uda_data=0, seed=3, views=Points()
+  )
   points, labels = next(iter(plain))
   np.testing.assert_array_equal(points, IMAGES[labels.numpy()].astype(np.float32))
 
@@ -100,10 +111,9 @@ def test_shapes_types_and_labels_that_stay_with_their_images():
 def test_replicas_share_the_batch_of_one(replicas):
   whole, parts = batches(2), batches(2 * replicas, replicas=replicas)
   for step in range(2):
-    mine = parts[step * replicas:(step + 1) * replicas]
+    mine = parts[step * replicas : (step + 1) * replicas]
     for index in range(4):
-      np.testing.assert_array_equal(np.concatenate([part[index] for part in mine]),
-                                    whole[step][index])
+      np.testing.assert_array_equal(np.concatenate([part[index] for part in mine]), whole[step][index])
 
 
 def test_a_worker_feeds_its_own_replicas():
@@ -123,29 +133,31 @@ def test_going_on_at_a_step_gives_that_step_s_batch():
 
 
 def test_evaluation_pads_with_weight_zero():
-  found = list(input_pipeline.eval_batches(IMAGES[:10], LABELS[:10], views=PadCrop(),
-                                     batch_size=8, replicas=2))
+  found = list(
+    input_pipeline.eval_batches(IMAGES[:10], LABELS[:10], views=PadCrop(), batch_size=8, replicas=2)
+  )
   labels = np.concatenate([element[1].numpy() for element in found])
   weights = np.concatenate([element[2].numpy() for element in found])
   assert len(found) == 4
   np.testing.assert_array_equal(labels[weights == 1], np.arange(10))
   assert weights.sum() == 10
-  np.testing.assert_allclose(found[0][0], IMAGES[:4] / 255., atol=1e-6)
+  np.testing.assert_allclose(found[0][0], IMAGES[:4] / 255.0, atol=1e-6)
 
 
 def test_points_are_jittered_only_in_the_augmented_view():
   points = np.random.RandomState(0).standard_normal([30, 2]).astype(np.float32)
   dataset = input_pipeline.train_batches(
-      points[:6], LABELS[:6], points, batch_size=6, uda_data=50, seed=0,
-      views=Points(stddev=.1))
+    points[:6], LABELS[:6], points, batch_size=6, uda_data=50, seed=0, views=Points(stddev=0.1)
+  )
   _, _, original, augmented = next(iter(dataset))
   noise = (augmented - original).numpy()
-  assert abs(noise.std() - .1) < .01 and abs(noise.mean()) < .02
+  assert abs(noise.std() - 0.1) < 0.01 and abs(noise.mean()) < 0.02
 
 
 def test_bfloat16_views():
-  dataset = input_pipeline.eval_batches(IMAGES[:4], LABELS[:4], batch_size=4,
-                                  views=PadCrop(dtype=tf.bfloat16))
+  dataset = input_pipeline.eval_batches(
+    IMAGES[:4], LABELS[:4], batch_size=4, views=PadCrop(dtype=tf.bfloat16)
+  )
   assert next(iter(dataset))[0].dtype == tf.bfloat16
 
 
@@ -155,9 +167,11 @@ def test_one_cpu_device_reads_a_dataset_without_tuning_thread():
   strategy = tf.distribute.OneDeviceStrategy('CPU:0')
   views = PadCrop()
   for make in (
-      lambda context: input_pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, views=views,
-                                             batch_size=8, uda_data=2, seed=3),
-      lambda context: input_pipeline.eval_batches(IMAGES, LABELS, views=views, batch_size=8)):
+    lambda context: input_pipeline.train_batches(
+      IMAGES[:20], LABELS[:20], IMAGES, views=views, batch_size=8, uda_data=2, seed=3
+    ),
+    lambda context: input_pipeline.eval_batches(IMAGES, LABELS, views=views, batch_size=8),
+  ):
     dataset = devices.datasets(strategy, make)
     assert isinstance(dataset, tf.data.Dataset)
     assert not dataset.options().autotune.enabled

@@ -1,4 +1,5 @@
 """The list of datasets: complete, consistent, and a helpful word for a name that is not there."""
+
 import dataclasses
 
 from meta_pseudo_labels.data import registry
@@ -8,11 +9,18 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.parametrize('name, classes, shape, flip', [
-    ('digits', 10, (8, 8, 1), False), ('two_moons', 2, (2,), False),
-    ('cifar10', 10, (32, 32, 3), True), ('cifar100', 100, (32, 32, 3), True),
-    ('svhn', 10, (32, 32, 3), False), ('fashion_mnist', 10, (28, 28, 1), True),
-    ('stl10', 10, (96, 96, 3), True)])
+@pytest.mark.parametrize(
+  'name, classes, shape, flip',
+  [
+    ('digits', 10, (8, 8, 1), False),
+    ('two_moons', 2, (2,), False),
+    ('cifar10', 10, (32, 32, 3), True),
+    ('cifar100', 100, (32, 32, 3), True),
+    ('svhn', 10, (32, 32, 3), False),
+    ('fashion_mnist', 10, (28, 28, 1), True),
+    ('stl10', 10, (96, 96, 3), True),
+  ],
+)
 def test_what_is_known_of_each(name, classes, shape, flip):
   info = registry.info(name)
   assert (info.name, info.num_classes, info.image_shape, info.flip) == (name, classes, shape, flip)
@@ -26,8 +34,19 @@ def test_what_is_known_of_each(name, classes, shape, flip):
 
 def test_all_names_are_tested_here():
   assert registry.names() == (
-      'digits', 'two_moons', 'cifar10', 'cifar100', 'svhn', 'fashion_mnist', 'stl10', 'imagenet',
-      'imagenet_10_percent', 'imagenet_heldout', 'folder', 'npz')
+    'digits',
+    'two_moons',
+    'cifar10',
+    'cifar100',
+    'svhn',
+    'fashion_mnist',
+    'stl10',
+    'imagenet',
+    'imagenet_10_percent',
+    'imagenet_heldout',
+    'folder',
+    'npz',
+  )
 
 
 def test_cifar10_constants_are_the_releases():
@@ -47,14 +66,21 @@ def test_an_entry_cannot_be_changed():
     registry.info('digits').flip = True
 
 
-@pytest.mark.parametrize('name, hint', [
-    ('cifar01', "did you mean 'cifar10'?"), ('fashion-mnist', "did you mean 'fashion_mnist'?"),
-    ('digit', "did you mean 'digits'?")])
+@pytest.mark.parametrize(
+  'name, hint',
+  [
+    ('cifar01', "did you mean 'cifar10'?"),
+    ('fashion-mnist', "did you mean 'fashion_mnist'?"),
+    ('digit', "did you mean 'digits'?"),
+  ],
+)
 def test_an_unknown_name_is_answered_with_the_nearest(name, hint):
   with pytest.raises(UserError) as caught:
     registry.info(name)
   message = str(caught.value)
-  assert f'--dataset_name={name}: unknown dataset (' in message and hint in message and 'two_moons' in message
+  assert (
+    f'--dataset_name={name}: unknown dataset (' in message and hint in message and 'two_moons' in message
+  )
   assert '\n' not in message
 
 

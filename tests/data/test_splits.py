@@ -1,4 +1,5 @@
 """Labeled, unlabeled and validation positions: their properties, and hand-made cases."""
+
 import hashlib
 import json
 import os
@@ -28,8 +29,7 @@ def split(labels, **changes):
 @pytest.mark.parametrize('num_labeled', [35, 40])
 def test_properties_of_every_split(label_seed, num_validation, num_labeled):
   labels = some_labels()
-  made = split(labels, label_seed=label_seed, num_validation=num_validation,
-               num_labeled=num_labeled)
+  made = split(labels, label_seed=label_seed, num_validation=num_validation, num_labeled=num_labeled)
   assert len(made.labeled) == num_labeled
   assert len(made.validation) == num_validation
   assert not set(made.validation) & set(made.unlabeled)
@@ -60,8 +60,7 @@ def test_the_first_n_skip_validation_and_unknown_labels():
 @pytest.mark.parametrize('label_seed', [None, 3])
 def test_none_labels_all_that_is_left_balanced_or_not(label_seed):
   labels = np.array([0, 1, -1, 0, 0, 0, 0, 0, 1])
-  made = splits.split(labels, num_labeled=None, label_seed=label_seed, num_validation=2,
-                      num_classes=2)
+  made = splits.split(labels, num_labeled=None, label_seed=label_seed, num_validation=2, num_classes=2)
   assert made.labeled.tolist() == [i for i in made.unlabeled if labels[i] >= 0]
   assert len(made.labeled) == 6
 
@@ -105,8 +104,9 @@ def test_every_example_of_a_class_can_be_drawn():
   labels = np.repeat([0, 1], 10)
   drawn = set()
   for seed in range(60):
-    drawn.update(splits.split(labels, num_labeled=4, label_seed=seed, num_validation=0,
-                              num_classes=2).labeled)
+    drawn.update(
+      splits.split(labels, num_labeled=4, label_seed=seed, num_validation=0, num_classes=2).labeled
+    )
   assert drawn == set(range(20))
 
 
@@ -132,7 +132,9 @@ def test_draws_never_change():
   assert made.labeled.tolist() == [9, 10, 12, 15, 22, 32]
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize(
+  'changes, words',
+  [
     ({'num_labeled': 174}, ['num_labeled=174', '203', '30 are held out']),
     ({'num_labeled': 0}, ['num_labeled=0']),
     ({'num_labeled': 6}, ['num_labeled=6', '7 classes', 'at least 7']),
@@ -140,9 +142,10 @@ def test_draws_never_change():
     ({'num_validation': 203}, ['num_validation=203', '203']),
     ({'num_validation': -1}, ['num_validation=-1']),
     ({'label_seed': -1}, ['label_seed=-1']),
-    ({'label_seed': None, 'num_labeled': 2}, ['first 2 labels', 'classes are missing',
-                                              'label_seed']),
-    ({'num_classes': 6}, ['0 to 6', '6 classes'])])
+    ({'label_seed': None, 'num_labeled': 2}, ['first 2 labels', 'classes are missing', 'label_seed']),
+    ({'num_classes': 6}, ['0 to 6', '6 classes']),
+  ],
+)
 def test_a_request_that_cannot_be_met_is_one_line(changes, words):
   labels = some_labels()
   with pytest.raises(UserError) as caught:
@@ -154,42 +157,47 @@ def test_a_request_that_cannot_be_met_is_one_line(changes, words):
 
 def test_a_class_without_examples_is_named():
   with pytest.raises(UserError, match='needs 2 examples of class 1, but .* has 0 of it left'):
-    splits.split(np.array([0, 0, 0, 2, 2, 2]), num_labeled=6, label_seed=0, num_validation=0,
-                 num_classes=3)
+    splits.split(
+      np.array([0, 0, 0, 2, 2, 2]), num_labeled=6, label_seed=0, num_validation=0, num_classes=3
+    )
   with pytest.raises(UserError, match='no example of class 1 .1 of 3 classes are missing'):
-    splits.split(np.array([0, 0, 0, 2, 2, 2]), num_labeled=6, label_seed=None, num_validation=0,
-                 num_classes=3)
+    splits.split(
+      np.array([0, 0, 0, 2, 2, 2]), num_labeled=6, label_seed=None, num_validation=0, num_classes=3
+    )
 
 
 def test_no_known_labels():
   with pytest.raises(UserError, match='num_validation=0 .* 0 labeled examples'):
-    splits.split(np.full(5, -1), num_labeled=None, label_seed=None, num_validation=0,
-                 num_classes=3)
+    splits.split(np.full(5, -1), num_labeled=None, label_seed=None, num_validation=0, num_classes=3)
 
 
 def test_the_manifest_says_what_was_chosen(tmp_path):
   labels = np.array([1, 0, 1, 0, 1, 2])
-  made = splits.Split(labeled=np.array([0, 1, 5]), unlabeled=np.array([0, 1, 3, 5]),
-                      validation=np.array([2, 4]))
+  made = splits.Split(
+    labeled=np.array([0, 1, 5]), unlabeled=np.array([0, 1, 3, 5]), validation=np.array([2, 4])
+  )
   path = str(tmp_path / 'split.json')
   splits.write_manifest(path, made, dataset='digits', labels=labels)
   with open(path, encoding='utf-8') as file:
     written = json.load(file)
   little_endian = bytes([0] * 8 + [1] + [0] * 7 + [5] + [0] * 7)
   assert written == {
-      'dataset': 'digits', 'num_labeled': 3, 'num_unlabeled': 4, 'num_validation': 2,
-      'labeled_per_class': [1, 1, 1], 'labeled': [0, 1, 5],
-      'labeled_sha256': hashlib.sha256(little_endian).hexdigest(),
-      'validation_sha256': hashlib.sha256(
-          bytes([2] + [0] * 7 + [4] + [0] * 7)).hexdigest()}
+    'dataset': 'digits',
+    'num_labeled': 3,
+    'num_unlabeled': 4,
+    'num_validation': 2,
+    'labeled_per_class': [1, 1, 1],
+    'labeled': [0, 1, 5],
+    'labeled_sha256': hashlib.sha256(little_endian).hexdigest(),
+    'validation_sha256': hashlib.sha256(bytes([2] + [0] * 7 + [4] + [0] * 7)).hexdigest(),
+  }
   assert os.listdir(tmp_path) == ['split.json']
 
 
 def test_a_manifest_that_cannot_be_written_is_one_line(tmp_path):
   made = splits.Split(*[np.array([0])] * 3)
   with pytest.raises(UserError, match='cannot write .*none/split.json'):
-    splits.write_manifest(str(tmp_path / 'none/split.json'), made, dataset='d',
-                          labels=np.array([0]))
+    splits.write_manifest(str(tmp_path / 'none/split.json'), made, dataset='d', labels=np.array([0]))
 
 
 def test_names_are_written_down_and_tell_splits_apart_where_positions_do_not():
@@ -200,11 +208,17 @@ def test_names_are_written_down_and_tell_splits_apart_where_positions_do_not():
   assert found['labeled_files'] == ['a/1.png', 'b/1.png']
   assert found['labeled_sha256'] == hashlib.sha256(b'a/1.png\nb/1.png').hexdigest()
   identity = lambda labels=labels, classes=('a', 'b'), names=names: splits.identity(
-      made, labels=labels, class_names=classes, unlabeled=5, names=names)
+    made, labels=labels, class_names=classes, unlabeled=5, names=names
+  )
   other = names.copy()
   other[0] = 'a/0.png'
-  different = {identity(), identity(names=None), identity(names=other),
-               identity(labels=1 - labels), identity(classes=('a', 'c'))}
+  different = {
+    identity(),
+    identity(names=None),
+    identity(names=other),
+    identity(labels=1 - labels),
+    identity(classes=('a', 'c')),
+  }
   assert len(different) == 5
   other = names.copy()
   other[4] = 'y.png'  # Only unlabeled.
@@ -215,7 +229,8 @@ def test_a_selection_is_read_as_it_was_written_and_only_for_its_data(tmp_path):
   path, names = str(tmp_path / 'selected.json'), np.array(['a', 'b', 'c', 'd'])
   splits.write_selection(path, np.array([1, 3]), dataset='folder', count=4, names=names)
   read = lambda **other: splits.read_selection(
-      path, **{'dataset': 'folder', 'count': 4, 'names': names, **other})
+    path, **{'dataset': 'folder', 'count': 4, 'names': names, **other}
+  )
   np.testing.assert_array_equal(read(), [1, 3])
   for other in ({'dataset': 'npz'}, {'count': 5}, {'names': names[::-1]}):
     with pytest.raises(UserError, match='was made from other data; make it anew'):

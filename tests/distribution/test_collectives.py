@@ -1,4 +1,5 @@
 """Sums over replicas: by hand, with both derivatives, and without links between replicas' graphs."""
+
 from meta_pseudo_labels.distribution import collectives, devices
 
 import numpy as np
@@ -9,8 +10,9 @@ def test_a_sum_over_replicas_and_both_derivatives():
   strategy = devices.mirrored(['CPU:0', 'CPU:1'])
 
   def replica():
-    value = tf.constant([1., 2.]) * tf.cast(
-        tf.distribute.get_replica_context().replica_id_in_sync_group + 1, tf.float32)
+    value = tf.constant([1.0, 2.0]) * tf.cast(
+      tf.distribute.get_replica_context().replica_id_in_sync_group + 1, tf.float32
+    )
     with tf.GradientTape() as second:
       second.watch(value)
       with tf.GradientTape() as first:
@@ -20,9 +22,11 @@ def test_a_sum_over_replicas_and_both_derivatives():
     return outputs['cubes'], gradient, second.gradient(gradient, value)
 
   # The sum s is 1 + 2 and 2 + 4. Every replica has s^3, so s has 2 * 3 s^2; and again.
-  run = tf.function(lambda: [strategy.experimental_local_results(value)
-                             for value in strategy.run(replica)], autograph=False)
-  for values, expected in zip(run(), ([27., 216.], [54., 216.], [72., 144.])):
+  run = tf.function(
+    lambda: [strategy.experimental_local_results(value) for value in strategy.run(replica)],
+    autograph=False,
+  )
+  for values, expected in zip(run(), ([27.0, 216.0], [54.0, 216.0], [72.0, 144.0])):
     for value in values:
       np.testing.assert_allclose(value, expected)
 

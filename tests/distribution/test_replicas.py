@@ -1,4 +1,5 @@
 """N replicas equal one: losses and weights of every method, on devices and on worker processes."""
+
 import json
 import os
 import pathlib
@@ -58,18 +59,18 @@ def test_float16_trains_about_what_float32_trains(alone, kind, one_device):
   expected, expected_values = alone[kind]
   for name in logs:
     if 'cross_entropy' in name or 'grad_norm' in name:
-      np.testing.assert_allclose(logs[name], expected[name], rtol=.03, atol=1e-3, err_msg=name)
+      np.testing.assert_allclose(logs[name], expected[name], rtol=0.03, atol=1e-3, err_msg=name)
   assert all(value.dtype == np.float32 for value in values)
   start = [v.numpy() for v in replicas.model(1).variables]  # The student's, which come first.
-  distance = lambda one, other: np.sqrt(sum(np.sum((a - b)**2) for a, b in zip(one, other)))
-  assert distance(values, expected_values) < .1 * distance(start, expected_values)
+  distance = lambda one, other: np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(one, other)))
+  assert distance(values, expected_values) < 0.1 * distance(start, expected_values)
 
 
 def test_the_comparison_is_about_something(alone):
   """The gradient is clipped, the student moves, and the feedbacks differ."""
   for kind, (logs, _) in alone.items():
     norm = logs['grad_norm/student' if kind in replicas.FEEDBACKS else 'loss/grad_norm']
-    assert (norm > .1).any(), kind
+    assert (norm > 0.1).any(), kind
     assert all(np.isfinite(value).all() for value in logs.values()), kind
   weights = {kind: values[0] for kind, (_, values) in alone.items()}
   for kind, other in (('soft', 'release'), ('sampled', 'sampled_dot'), ('soft', 'argmax')):
@@ -90,15 +91,22 @@ def free_ports(count):
 def start_workers(command, count=2):
   """Processes that run a command as workers of one cluster on this machine, the chief first."""
   cluster = {'worker': [f'localhost:{port}' for port in free_ports(count)]}
-  return [start(command, json.dumps({'cluster': cluster, 'task': {'type': 'worker', 'index': index}}))
-          for index in range(count)]
+  return [
+    start(command, json.dumps({'cluster': cluster, 'task': {'type': 'worker', 'index': index}}))
+    for index in range(count)
+  ]
 
 
 def start(command, cluster):
   """A process that runs a command with this TF_CONFIG."""
   process = subprocess.Popen(
-      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=CHECKOUT,
-      env={**os.environ, 'TF_CONFIG': cluster})
+    command,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    cwd=CHECKOUT,
+    env={**os.environ, 'TF_CONFIG': cluster},
+  )
   process.cluster = cluster
   return process
 
@@ -115,6 +123,8 @@ def test_worker_processes_train_what_one_trains(alone, tmp_path):
   assert [process.returncode for process in processes] == [0, 0], outputs
   with np.load(path) as arrays:
     for kind, (logs, values) in alone.items():
-      found = ({name: arrays[f'{kind} log {name}'] for name in logs},
-               [arrays[f'{kind} variable {number}'] for number in range(len(values))])
+      found = (
+        {name: arrays[f'{kind} log {name}'] for name in logs},
+        [arrays[f'{kind} variable {number}'] for number in range(len(values))],
+      )
       assert_same(found, (logs, values))

@@ -1,5 +1,6 @@
 """Replicas that are split over TPU cores, as far as that can be seen without a TPU: how images and the
 TPU's mesh are divided, that every pass is told so, that XLA takes it, and what is refused."""
+
 from meta_pseudo_labels import build, methods
 from meta_pseudo_labels.checkpoints import run_folder
 from meta_pseudo_labels.config import Config, to_json
@@ -17,12 +18,16 @@ def test_parts_are_as_square_as_can_be(cores, expected):
   assert spatial.grid(cores) == expected
 
 
-@pytest.mark.parametrize('mesh, cores, expected', [
+@pytest.mark.parametrize(
+  'mesh, cores, expected',
+  [
     ((2, 2, 1, 2), 2, [1, 1, 1, 2]),  # v3-8: the two cores of a chip.
     ((2, 2, 1, 2), 8, [2, 2, 1, 2]),
     ((4, 4, 1, 2), 4, [2, 1, 1, 2]),
     ((32, 32, 1, 2), 16, [4, 2, 1, 2]),  # v3-2048, as in the paper: 128 replicas.
-    ((4, 4, 4, 1), 16, [4, 2, 2, 1])])  # v4: one core a chip, in three dimensions.
+    ((4, 4, 4, 1), 16, [4, 2, 2, 1]),
+  ],
+)  # v4: one core a chip, in three dimensions.
 def test_a_replica_is_a_block_of_the_mesh(mesh, cores, expected):
   assert spatial.computation_shape(mesh, cores) == expected
 
@@ -45,13 +50,16 @@ def fixture_two_by_two_chips(monkeypatch):
   given = {}
   places = [[x, y, 0, core] for y in range(2) for x in range(2) for core in range(2)]
   topology = tf.tpu.experimental.Topology(
-      mesh_shape=[2, 2, 1, 2], device_coordinates=np.array([places], np.int32))
+    mesh_shape=[2, 2, 1, 2], device_coordinates=np.array([places], np.int32)
+  )
   monkeypatch.setattr(tf.distribute.cluster_resolver, 'TPUClusterResolver', Resolver)
   monkeypatch.setattr(tf.config, 'experimental_connect_to_cluster', lambda resolver: None)
   monkeypatch.setattr(tf.tpu.experimental, 'initialize_tpu_system', lambda resolver: topology)
   monkeypatch.setattr(
-      tf.distribute.TPUStrategy, '__init__',
-      lambda self, resolver, assignment=None: given.update(tpu=resolver.tpu, assignment=assignment))
+    tf.distribute.TPUStrategy,
+    '__init__',
+    lambda self, resolver, assignment=None: given.update(tpu=resolver.tpu, assignment=assignment),
+  )
   return given
 
 
@@ -99,7 +107,7 @@ def sharded(function, *args):
 def test_images_are_split_and_nothing_else(monkeypatch):
   monkeypatch.setattr(tf.distribute, 'get_strategy', lambda: split_strategy(8))
   images = tf.zeros([2, 8, 8, 3])
-  op, = sharded(tf.function(spatial.split, autograph=False), images)
+  (op,) = sharded(tf.function(spatial.split, autograph=False), images)
   assert op.outputs[0].shape == images.shape
   # The field `tile_assignment_dimensions` of OpSharding: 1 x 4 x 2 x 1.
   assert b'\x1a\x04\x01\x04\x02\x01' in op.get_attr('sharding')
@@ -115,8 +123,15 @@ def test_other_strategies_split_nothing():
 def mpl(model_type, remat=False):
   """(MPL with the derivative's feedback, a batch for it of 4 labeled and 4 unlabeled images)."""
   config = Config(
-      dataset_name='cifar10', method='mpl', mpl_feedback='soft', model_type=model_type, image_size=8,
-      train_batch_size=4, uda_data=1, remat=remat)
+    dataset_name='cifar10',
+    method='mpl',
+    mpl_feedback='soft',
+    model_type=model_type,
+    image_size=8,
+    train_batch_size=4,
+    uda_data=1,
+    remat=remat,
+  )
   make = lambda number: build.model(config, number, (8, 8, 3), 10)
   rng = np.random.RandomState(0)
   views = lambda: tf.constant(rng.normal(size=[4, 8, 8, 3]), tf.float32)
@@ -145,19 +160,25 @@ def test_xla_takes_it_and_computes_the_same(on_four_cores, monkeypatch):
 
 
 def test_evaluation_is_split_too(on_four_cores):
-  model = build.model(Config(
-      dataset_name='cifar10', model_type='mlp-8x1'), 0, (8, 8, 3), 10)
+  model = build.model(Config(dataset_name='cifar10', model_type='mlp-8x1'), 0, (8, 8, 3), 10)
   batch = (tf.zeros([2, 8, 8, 3]), tf.zeros([2], tf.int32), tf.ones([2]))
   evaluator = evaluate.Evaluator(
-      tf.distribute.OneDeviceStrategy('CPU:0'), model,
-      lambda context: tf.data.Dataset.from_tensors(batch).repeat(), 1)
+    tf.distribute.OneDeviceStrategy('CPU:0'),
+    model,
+    lambda context: tf.data.Dataset.from_tensors(batch).repeat(),
+    1,
+  )
   assert evaluator()['examples'] == len(evaluator.outcomes().labels) == 2
   assert on_four_cores == [(2, 8, 8, 3)] * 2
 
 
-@pytest.mark.parametrize('sizes, words', [
+@pytest.mark.parametrize(
+  'sizes, words',
+  [
     ((512, 510), 'cuts images into 4 x 4 parts, and 510 pixels a side cannot be divided by 4'),
-    ((), 'cuts images into 4 x 4 parts, and there are none')])
+    ((), 'cuts images into 4 x 4 parts, and there are none'),
+  ],
+)
 def test_images_that_cannot_be_split(sizes, words):
   with pytest.raises(UserError, match=words):
     spatial.check(split_strategy(16), sizes)
@@ -166,8 +187,13 @@ def test_images_that_cannot_be_split(sizes, words):
 
 
 def test_what_was_trained_on_split_replicas_is_used_without_them(tmp_path):
-  trained = Config(dataset_name='digits_40_mpl', output_dir=str(tmp_path), strategy='tpu',
-                              use_xla_sharding=True, num_cores_per_replica=4)
+  trained = Config(
+    dataset_name='digits_40_mpl',
+    output_dir=str(tmp_path),
+    strategy='tpu',
+    use_xla_sharding=True,
+    num_cores_per_replica=4,
+  )
   (tmp_path / 'hparams.json').write_text(to_json(trained), encoding='utf-8')
   report = Config(task_mode='report', output_dir=str(tmp_path))
   found = run_folder.as_trained(report)

@@ -1,4 +1,5 @@
 """Two worker processes on this machine: one folder, one killed, one signalled, bad requests."""
+
 import json
 import os
 import signal
@@ -15,11 +16,24 @@ import tensorflow as tf
 from test_replicas import start_again, start_workers
 
 STEPS = 600
-FLAGS = ['--dataset_name=two_moons_6_mpl', '--label_seed=1', '--model_type=mlp-8x1',
-         '--mpl_feedback=soft', '--train_batch_size=4', '--uda_data=2', f'--num_train_steps={STEPS}',
-         '--save_every=100', '--log_every=50', '--eval_batch_size=1000', '--mpl_student_lr=1',
-         '--mpl_teacher_lr=1', '--mpl_student_lr_wait_steps=0', '--mpl_student_lr_warmup_steps=0',
-         '--mpl_teacher_lr_warmup_steps=0', '--uda_steps=100']
+FLAGS = [
+  '--dataset_name=two_moons_6_mpl',
+  '--label_seed=1',
+  '--model_type=mlp-8x1',
+  '--mpl_feedback=soft',
+  '--train_batch_size=4',
+  '--uda_data=2',
+  f'--num_train_steps={STEPS}',
+  '--save_every=100',
+  '--log_every=50',
+  '--eval_batch_size=1000',
+  '--mpl_student_lr=1',
+  '--mpl_teacher_lr=1',
+  '--mpl_student_lr_wait_steps=0',
+  '--mpl_student_lr_warmup_steps=0',
+  '--mpl_teacher_lr_warmup_steps=0',
+  '--uda_steps=100',
+]
 
 
 def command(folder, *flags):
@@ -29,7 +43,7 @@ def command(folder, *flags):
 def wait_for_a_checkpoint(folder, processes):
   while not os.path.exists(folder / 'ckpt_last' / 'checkpoint'):
     assert all(process.poll() is None for process in processes)
-    time.sleep(.1)
+    time.sleep(0.1)
 
 
 def finish(processes):
@@ -41,9 +55,11 @@ def finish(processes):
 def weights(folder):
   """{name in the newest checkpoint: value} of what was trained."""
   reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(folder / 'ckpt_last')))
-  return {name: reader.get_tensor(name) for name, dtype in (
-      reader.get_variable_to_dtype_map().items())
-          if dtype == tf.float32 and not name.startswith('seconds')}
+  return {
+    name: reader.get_tensor(name)
+    for name, dtype in (reader.get_variable_to_dtype_map().items())
+    if dtype == tf.float32 and not name.startswith('seconds')
+  }
 
 
 def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
@@ -61,7 +77,7 @@ def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
   processes = start_workers(command(folder))
   while tf.train.latest_checkpoint(str(folder / 'ckpt_last')) == before:
     assert all(process.poll() is None for process in processes)
-    time.sleep(.1)
+    time.sleep(0.1)
   processes[1].kill()
   processes[1].communicate()
   processes[1] = start_again(processes[1])
@@ -69,8 +85,11 @@ def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
   assert statuses == [0, 0], outputs
   assert 'restarting from the newest checkpoint' in outputs[0]
 
-  steps = [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()
-           if json.loads(line)['kind'] == 'train']
+  steps = [
+    json.loads(line)['step']
+    for line in (folder / 'metrics.jsonl').read_text().splitlines()
+    if json.loads(line)['kind'] == 'train'
+  ]
   assert steps == list(range(50, STEPS + 1, 50))
   assert json.loads((folder / 'table.json').read_text())[-1]['steps'] == STEPS
 
@@ -83,17 +102,27 @@ def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
 
 def test_two_workers_select_finetune_go_on_and_report(tmp_path):
   """Images, batch norm, a baseline, a selection, a finetune; then the finished run again."""
-  flags = ['--dataset_name=digits_40_mpl', '--model_type=wrn-10-1', '--image_size=8',
-           '--num_validation=100', '--select=validation', '--finetune_steps=2',
-           '--finetune_batch_size=4', '--baselines=supervised', '--num_train_steps=2',
-           '--save_every=2', '--eval_batch_size=250']
+  flags = [
+    '--dataset_name=digits_40_mpl',
+    '--model_type=wrn-10-1',
+    '--image_size=8',
+    '--num_validation=100',
+    '--select=validation',
+    '--finetune_steps=2',
+    '--finetune_batch_size=4',
+    '--baselines=supervised',
+    '--num_train_steps=2',
+    '--save_every=2',
+    '--eval_batch_size=250',
+  ]
   printed = []
   for more in ([], [], ['--task_mode=eval']):
     statuses, outputs = finish(start_workers(command(tmp_path, *flags, *more)))
     assert statuses == [0, 0], outputs
     printed.append(outputs[0])
-  rows = [[line for line in text.splitlines() if line.startswith(('MPL', 'supervised'))]
-          for text in printed]
+  rows = [
+    [line for line in text.splitlines() if line.startswith(('MPL', 'supervised'))] for text in printed
+  ]
   assert rows[0] == rows[1] and len(rows[0]) >= 2, printed
   for name in ('report.html', 'eval_test.json', 'results.json', 'baselines/supervised/ckpt_last'):
     assert (tmp_path / name).exists()
@@ -108,10 +137,15 @@ def test_a_bad_request_is_one_line_of_the_chief_and_ends_both(tmp_path):
   assert sorted(os.listdir(tmp_path)) == ['.lock', 'thesis.tex']
 
 
-@pytest.mark.parametrize('value, words', [
-    ('{"cluster": ', 'must be JSON'), ('[]', 'must be JSON'), ('', 'names no workers'),
+@pytest.mark.parametrize(
+  'value, words',
+  [
+    ('{"cluster": ', 'must be JSON'),
+    ('[]', 'must be JSON'),
+    ('', 'names no workers'),
     ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 7}}', 'refuses'),
-])
+  ],
+)
 def test_a_bad_cluster_is_one_line(tmp_path, capsys, monkeypatch, value, words):
   monkeypatch.setenv('TF_CONFIG', value)
   assert main.run(command(tmp_path, '--strategy=multi_worker')[2:]) == 2
@@ -120,11 +154,12 @@ def test_a_bad_cluster_is_one_line(tmp_path, capsys, monkeypatch, value, words):
 
 
 def test_parts_of_a_cpu_are_refused_to_several_workers(tmp_path, capsys, monkeypatch):
-  monkeypatch.setenv('TF_CONFIG', json.dumps({
-      'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 0}}))
+  monkeypatch.setenv(
+    'TF_CONFIG',
+    json.dumps({'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 0}}),
+  )
   assert main.run(command(tmp_path, '--num_virtual_devices=4')[2:]) == 2
-  assert capsys.readouterr().err.startswith(
-      'error: --num_virtual_devices=4: not with several workers')
+  assert capsys.readouterr().err.startswith('error: --num_virtual_devices=4: not with several workers')
 
 
 def test_one_process_is_the_chief_and_writes_where_it_is_told(one_device, tmp_path):
@@ -141,6 +176,5 @@ def test_a_worker_s_own_folder_stands_for_the_run_s(monkeypatch, tmp_path):
   with workers.folder(None, str(tmp_path)) as own:
     assert own != str(tmp_path)
     assert workers.shared(own) == str(tmp_path)
-    assert workers.shared(os.path.join(own, 'baselines', 'uda')) == str(
-        tmp_path / 'baselines' / 'uda')
+    assert workers.shared(os.path.join(own, 'baselines', 'uda')) == str(tmp_path / 'baselines' / 'uda')
   assert not os.path.exists(own)

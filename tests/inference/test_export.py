@@ -1,4 +1,5 @@
 """Task export: what a process with nothing but TensorFlow makes of the SavedModel."""
+
 import json
 import os
 import subprocess
@@ -16,16 +17,32 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-FLAGS = ['--dataset_name=digits_40_mpl', '--model_type=wrn-10-1', '--image_size=12',
-         '--num_validation=100', '--mpl_feedback=soft', '--train_batch_size=8', '--uda_data=1',
-         '--num_train_steps=6', '--save_every=3', '--log_every=3', '--uda_steps=2',
-         '--ema_decay=0.9', '--batch_norm_decay=0.5', '--mpl_student_lr=3', '--mpl_teacher_lr=3',
-         '--mpl_student_lr_wait_steps=0', '--mpl_student_lr_warmup_steps=0',
-         '--mpl_teacher_lr_warmup_steps=0', '--eval_batch_size=500', '--strategy=one_device']
+FLAGS = [
+  '--dataset_name=digits_40_mpl',
+  '--model_type=wrn-10-1',
+  '--image_size=12',
+  '--num_validation=100',
+  '--mpl_feedback=soft',
+  '--train_batch_size=8',
+  '--uda_data=1',
+  '--num_train_steps=6',
+  '--save_every=3',
+  '--log_every=3',
+  '--uda_steps=2',
+  '--ema_decay=0.9',
+  '--batch_norm_decay=0.5',
+  '--mpl_student_lr=3',
+  '--mpl_teacher_lr=3',
+  '--mpl_student_lr_wait_steps=0',
+  '--mpl_student_lr_warmup_steps=0',
+  '--mpl_teacher_lr_warmup_steps=0',
+  '--eval_batch_size=500',
+  '--strategy=one_device',
+]
 
 # What somebody without this project does. The test images come as an array, so that they are PNG
 # files of this process's making.
-CLIENT = '''
+CLIENT = """
 import sys
 import numpy as np
 import tensorflow as tf
@@ -54,7 +71,7 @@ except tf.errors.InvalidArgumentError as error:
 results['signatures'] = sorted(loaded.signatures)
 results['ours'] = [name for name in sys.modules if name.startswith('meta_pseudo')]
 np.savez(sys.argv[3], **results)
-'''
+"""
 
 
 def exported(run, folder, *flags):
@@ -82,8 +99,9 @@ def fixture_digits(run):
   assert trained.checkpoints.restore_best()
   images = problem.evaluated['test'].inputs
   assert images.shape == (500, 12, 12, 1)
-  model = lambda name: tf.nn.softmax(trained.phases[0].models[name][0](
-      problem.views.plain(images), training=False)).numpy()
+  model = lambda name: tf.nn.softmax(
+    trained.phases[0].models[name][0](problem.views.plain(images), training=False)
+  ).numpy()
   found = {'raw': model('student'), 'teacher': model('teacher')}
   with trained.phases[0].method.average.applied():
     found['ema'] = model('student')
@@ -99,8 +117,14 @@ def test_another_process_predicts_what_evaluation_does(run, digits, tmp_path, ca
   np.save(tmp_path / 'images.npy', images)
   (tmp_path / 'client.py').write_text(CLIENT)
   environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-  subprocess.run([sys.executable, 'client.py', 'served', 'images.npy', 'found.npz'],
-                 cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120)
+  subprocess.run(
+    [sys.executable, 'client.py', 'served', 'images.npy', 'found.npz'],
+    cwd=tmp_path,
+    env=environment,
+    check=True,
+    capture_output=True,
+    timeout=120,
+  )
   found = np.load(tmp_path / 'found.npz')
   assert found['ours'].size == 0
   assert found['signatures'].tolist() == ['images', 'logits', 'serving_default']
@@ -147,16 +171,16 @@ def test_an_older_export_is_replaced_and_tflite_and_warmup_come_with_it(run, dig
   logits = interpreter.get_tensor(interpreter.get_output_details()[0]['index'])
   np.testing.assert_allclose(tf.nn.softmax(logits), expected['ema'][:20], atol=1e-4)
   warmup = tmp_path / 'served' / 'assets.extra' / 'tf_serving_warmup_requests'
-  record, = tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator()
+  (record,) = tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator()
   # tensorflow_serving/apis: PredictionLog.predict_log, PredictLog.request, then PredictRequest's
   # model_spec (its name) and inputs, a map.
-  (predict_log,), = fields(record, 6)
-  (request,), = fields(predict_log, 1)
+  ((predict_log,),) = fields(record, 6)
+  ((request,),) = fields(predict_log, 1)
   (model_spec,), (entry,) = fields(request, 1, 2)
   assert fields(model_spec, 1) == [[b'default']]
   (name,), (tensor,) = fields(entry, 1, 2)
   assert name == b'image_bytes'
-  image, = tf.make_ndarray(type(tf.make_tensor_proto(0)).FromString(tensor))
+  (image,) = tf.make_ndarray(type(tf.make_tensor_proto(0)).FromString(tensor))
   loaded = tf.saved_model.load(str(tmp_path / 'served'))
   found = loaded.signatures['serving_default'](image_bytes=tf.constant([image]))
   assert found['classes'].shape == [1]
@@ -165,6 +189,7 @@ def test_an_older_export_is_replaced_and_tflite_and_warmup_come_with_it(run, dig
 def fields(message, *numbers):
   """The values of a protocol buffer message whose fields all are of these numbers and hold bytes:
   a list of bytes for each number."""
+
   def varint():
     nonlocal place
     value = shift = 0
@@ -174,12 +199,13 @@ def fields(message, *numbers):
       shift += 7
       if byte < 128:
         return value
+
   place, found = 0, {number: [] for number in numbers}
   while place < len(message):
     key = varint()
     assert key & 7 == 2
     length = varint()
-    found[key >> 3].append(message[place:place + length])
+    found[key >> 3].append(message[place : place + length])
     assert len(found[key >> 3][-1]) == length
     place += length
   return list(found.values())
@@ -194,18 +220,23 @@ def built(views, shape, model_type='wrn-10-1', num_classes=3):
 
 def test_gray_of_equal_channels_is_unchanged():
   gray = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-  served, _ = built(PadCrop(mean=(0.,), std=(1.,)), (16, 16, 1))
+  served, _ = built(PadCrop(mean=(0.0,), std=(1.0,)), (16, 16, 1))
   png = tf.io.encode_png(gray[0])
   np.testing.assert_array_equal(served.prepare(png), gray[0])
   np.testing.assert_array_equal(served._prepared_pixels(tf.repeat(gray, 3, axis=3)), gray)
 
 
 def test_photos_are_cropped_as_in_evaluation():
-  views = ResizedCrop(size=12, eval_size=16, mean=(100., 120., 90.), std=(50., 60., 70.))
+  views = ResizedCrop(size=12, eval_size=16, mean=(100.0, 120.0, 90.0), std=(50.0, 60.0, 70.0))
   served, model = built(views, (None, None, 3))
   images = np.random.RandomState(0).randint(0, 256, [3, 37, 50, 3]).astype(np.uint8)
-  files = tf.stack([tf.io.encode_png(images[0]), tf.io.encode_jpeg(images[1], quality=80),
-                    tf.io.encode_png(images[2][:9, :20])])
+  files = tf.stack(
+    [
+      tf.io.encode_png(images[0]),
+      tf.io.encode_jpeg(images[1], quality=80),
+      tf.io.encode_png(images[2][:9, :20]),
+    ]
+  )
   seen = views.plain(files)
   # But for the last bit: a graph may multiply by 1 / std.
   np.testing.assert_allclose(tf.stack([served.prepare(file) for file in files]), seen, atol=1e-6)
@@ -236,7 +267,7 @@ def test_points(tmp_path):
   saved_model.write(served, str(tmp_path / 'served'))
   loaded = tf.saved_model.load(str(tmp_path / 'served'))
   assert sorted(loaded.signatures) == ['points', 'serving_default']
-  points = tf.constant([[0., 1.], [2., -1.], [.5, .5]])
+  points = tf.constant([[0.0, 1.0], [2.0, -1.0], [0.5, 0.5]])
   expected = tf.nn.softmax(model(points)).numpy()
   for signature in loaded.signatures.values():
     found = signature(points=points)
@@ -245,14 +276,18 @@ def test_points(tmp_path):
   assert set(found['class_names'].numpy()) <= {b'one', b'two'}
 
 
-@pytest.mark.parametrize('flags, words', [
+@pytest.mark.parametrize(
+  'flags, words',
+  [
     (['--output_dir=/no/such'], '--output_dir=/no/such: no run there'),
     (['--model_type=wrn-16-1'], 'model_type wrn-10-1 -> wrn-16-1'),
     (['--dataset_name=digits_50_mpl'], 'labeled_count 40 -> 50'),
     (['--export_dir={run}/ckpt_last'], 'ckpt_last: exists and is no SavedModel'),
     (['--export_dir=/proc/nothing/here'], '--export_dir=/proc/nothing/here: cannot be written'),
     (['--export_weights=average'], '--export_weights=average: unknown value'),
-    (['--reset_output_dir'], 'would delete the checkpoints')])
+    (['--reset_output_dir'], 'would delete the checkpoints'),
+  ],
+)
 def test_a_bad_request_is_one_line_and_status_2(run, capsys, flags, words):
   flags = [flag.format(run=run) for flag in flags]
   assert main.run(['main', f'--output_dir={run}', '--task_mode=export', *flags]) == 2
@@ -261,11 +296,19 @@ def test_a_bad_request_is_one_line_and_status_2(run, capsys, flags, words):
 
 
 def test_networks_that_a_run_does_not_have(tmp_path, capsys):
-  argv = ['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1', '--label_seed=1',
-          '--num_train_steps=1', '--train_batch_size=4', f'--output_dir={tmp_path}']
+  argv = [
+    'main',
+    '--dataset_name=two_moons_6',
+    '--model_type=mlp-8x1',
+    '--label_seed=1',
+    '--num_train_steps=1',
+    '--train_batch_size=4',
+    f'--output_dir={tmp_path}',
+  ]
   # What the training did to its folder, a later task does not do.
-  assert main.run([*argv, '--method=uda', '--uda_data=1', '--strategy=one_device',
-                   '--reset_output_dir']) == 0
+  assert (
+    main.run([*argv, '--method=uda', '--uda_data=1', '--strategy=one_device', '--reset_output_dir']) == 0
+  )
   capsys.readouterr()
   command = ['main', f'--output_dir={tmp_path}', '--task_mode=export']
   assert main.run([*command, '--export_weights=teacher']) == 2

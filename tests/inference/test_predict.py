@@ -1,4 +1,5 @@
 """Task predict: a folder of images to a table, from the checkpoint and from the SavedModel."""
+
 import csv
 import io
 import json
@@ -17,10 +18,24 @@ import tensorflow as tf
 def fixture_run(tmp_path_factory):
   """The folder of a run on digits."""
   folder = tmp_path_factory.mktemp('run')
-  assert main.run([
-      'main', '--dataset_name=digits_40', '--model_type=mlp-8x1', '--image_size=8', '--lr=3',
-      '--num_train_steps=3', '--train_batch_size=8', '--ema_decay=0.5', '--eval_batch_size=500',
-      '--strategy=one_device', f'--output_dir={folder}']) == 0
+  assert (
+    main.run(
+      [
+        'main',
+        '--dataset_name=digits_40',
+        '--model_type=mlp-8x1',
+        '--image_size=8',
+        '--lr=3',
+        '--num_train_steps=3',
+        '--train_batch_size=8',
+        '--ema_decay=0.5',
+        '--eval_batch_size=500',
+        '--strategy=one_device',
+        f'--output_dir={folder}',
+      ]
+    )
+    == 0
+  )
   return folder
 
 
@@ -34,11 +49,19 @@ def fixture_images(tmp_path_factory):
   (folder / '.hidden').mkdir()
   png = lambda *shape: tf.io.encode_png(draw(*shape)).numpy()
   for name, content in (
-      ('a, "1".png', png(8, 8, 1)), ('a2.JPG', tf.io.encode_jpeg(draw(20, 30, 3)).numpy()),
-      ('b/c.png', png(9, 12, 4)), ('b/deep/\u00e9.jpeg', tf.io.encode_jpeg(draw(8, 8, 1)).numpy()),
-      ('b/deep/z.png', png(40, 8, 3)), ('y.png', png(8, 8, 1)), ('z.png', png(8, 8, 1)),
-      ('b/bad.jpg', b'no image'), ('cut.png', png(30, 30, 3)[:200]),
-      ('notes.txt', b'notes'), ('.hidden/h.png', png(8, 8, 1)), ('.h.png', png(8, 8, 1))):
+    ('a, "1".png', png(8, 8, 1)),
+    ('a2.JPG', tf.io.encode_jpeg(draw(20, 30, 3)).numpy()),
+    ('b/c.png', png(9, 12, 4)),
+    ('b/deep/\u00e9.jpeg', tf.io.encode_jpeg(draw(8, 8, 1)).numpy()),
+    ('b/deep/z.png', png(40, 8, 3)),
+    ('y.png', png(8, 8, 1)),
+    ('z.png', png(8, 8, 1)),
+    ('b/bad.jpg', b'no image'),
+    ('cut.png', png(30, 30, 3)[:200]),
+    ('notes.txt', b'notes'),
+    ('.hidden/h.png', png(8, 8, 1)),
+    ('.h.png', png(8, 8, 1)),
+  ):
     (folder / name).write_bytes(content)
   return folder
 
@@ -54,11 +77,11 @@ def test_a_folder_from_the_checkpoint_and_from_the_saved_model(run, images, tmp_
   text = predicted(run, images, '--eval_batch_size=3')
   printed = capsys.readouterr().out
   rows = list(csv.DictReader(io.StringIO(text)))
-  names = ['a, "1".png', 'a2.JPG', 'b/c.png', 'b/deep/z.png', 'b/deep/\u00e9.jpeg', 'y.png',
-           'z.png']
+  names = ['a, "1".png', 'a2.JPG', 'b/c.png', 'b/deep/z.png', 'b/deep/\u00e9.jpeg', 'y.png', 'z.png']
   assert [row['path'] for row in rows] == [f'{images}/{name}' for name in names]
   assert list(rows[0]) == ['path', 'class', 'probability'] + [
-      f'{what}_{place}' for place in range(1, 6) for what in ('class', 'probability')]
+    f'{what}_{place}' for place in range(1, 6) for what in ('class', 'probability')
+  ]
   for row in rows:
     probabilities = [float(row[f'probability_{place}']) for place in range(1, 6)]
     assert probabilities == sorted(probabilities, reverse=True) and probabilities[0] <= 1
@@ -67,8 +90,7 @@ def test_a_folder_from_the_checkpoint_and_from_the_saved_model(run, images, tmp_
   assert '7 images in' in printed and 'images/s' in printed and 'predict 3/3' in printed
   assert '2 files cannot be read' in printed
   unreadable = (run / 'predictions.csv.unreadable.txt').read_text().splitlines()
-  assert [line.split('\t')[0] for line in unreadable] == [
-      f'{images}/b/bad.jpg', f'{images}/cut.png']
+  assert [line.split('\t')[0] for line in unreadable] == [f'{images}/b/bad.jpg', f'{images}/cut.png']
   assert all(line.split('\t')[1] in printed for line in unreadable)
 
   assert main.run(['main', f'--output_dir={run}', '--task_mode=export']) == 0
@@ -82,14 +104,15 @@ def test_a_folder_from_the_checkpoint_and_from_the_saved_model(run, images, tmp_
     assert line['class'] == row['class'] == line['top_5_classes'][0]
     assert line['top_5_classes'] == [row[f'class_{place}'] for place in range(1, 6)]
     assert line['top_5_probabilities'] == pytest.approx(
-        [float(row[f'probability_{place}']) for place in range(1, 6)], abs=2e-6)
+      [float(row[f'probability_{place}']) for place in range(1, 6)], abs=2e-6
+    )
   # One good file: the list of unreadable ones goes.
   predicted(run, images / 'y.png')
   assert not (run / 'predictions.csv.unreadable.txt').exists()
 
 
 def test_what_an_input_means(images):
-  short = lambda pattern: [name[len(str(images)) + 1:] for name in predict_files.find(str(pattern))]
+  short = lambda pattern: [name[len(str(images)) + 1 :] for name in predict_files.find(str(pattern))]
   assert short(images / '*.png') == ['a, "1".png', 'cut.png', 'y.png', 'z.png']
   assert short(images / 'b*') == ['b/bad.jpg', 'b/c.png', 'b/deep/z.png', 'b/deep/\u00e9.jpeg']
   assert short(images / '**' / 'z.png') == ['b/deep/z.png', 'z.png']
@@ -104,8 +127,14 @@ def test_the_network_is_traced_once(images, tmp_path):
   served.classify = lambda inputs: shapes.append(tuple(inputs.shape)) or classify(inputs)
   found = []
   for batch_size in (2, 100):
-    count, bad = predict_files.write(served, predict_files.find(str(images)), str(tmp_path / 'out.csv'), 'csv',
-                               batch_size=batch_size, progress=logs.Progress())
+    count, bad = predict_files.write(
+      served,
+      predict_files.find(str(images)),
+      str(tmp_path / 'out.csv'),
+      'csv',
+      batch_size=batch_size,
+      progress=logs.Progress(),
+    )
     assert (count, len(bad)) == (7, 2)
     found.append((tmp_path / 'out.csv').read_text())
   assert shapes == [(2, 8, 8, 3)] * 4 + [(9, 8, 8, 3)]
@@ -114,14 +143,18 @@ def test_the_network_is_traced_once(images, tmp_path):
   assert classify.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize('flags, words', [
+@pytest.mark.parametrize(
+  'flags, words',
+  [
     (['--input=/no/such'], '--input=/no/such: no images found'),
     (['--input='], '--input: required and not given'),
     (['--format=xml'], '--format=xml: unknown value'),
     (['--saved_model=/no/such'], '--saved_model=/no/such: cannot be loaded'),
     (['--output=/proc/nothing/here.csv'], '--output=/proc/nothing/here.csv: cannot be written'),
     (['--output_dir=', '--saved_model=x'], '--output: required and not given'),
-    (['--output_dir=/no/such'], '--output_dir=/no/such: no run there')])
+    (['--output_dir=/no/such'], '--output_dir=/no/such: no run there'),
+  ],
+)
 def test_a_bad_request_is_one_line_and_status_2(run, images, capsys, flags, words):
   argv = ['main', f'--output_dir={run}', '--task_mode=predict', f'--input={images}']
   assert main.run([*argv, *flags]) == 2
@@ -136,10 +169,22 @@ def test_networks_that_take_no_images(images, tmp_path, capsys):
   other = tf.Module()
   other.function = tf.function(lambda x: x, input_signature=[tf.TensorSpec([])])
   tf.saved_model.save(other, str(tmp_path / 'other'))
-  for name, words in (('points', 'classifies points, not images'),
-                      ('other', 'not written by --task_mode=export')):
+  for name, words in (
+    ('points', 'classifies points, not images'),
+    ('other', 'not written by --task_mode=export'),
+  ):
     capsys.readouterr()
-    assert main.run(['main', '--task_mode=predict', f'--input={images}', f'--output={tmp_path}/o',
-                     f'--saved_model={tmp_path}/{name}']) == 2
+    assert (
+      main.run(
+        [
+          'main',
+          '--task_mode=predict',
+          f'--input={images}',
+          f'--output={tmp_path}/o',
+          f'--saved_model={tmp_path}/{name}',
+        ]
+      )
+      == 2
+    )
     error = capsys.readouterr().err
     assert words in error and len(error.strip().splitlines()) == 1

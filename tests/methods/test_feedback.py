@@ -1,5 +1,6 @@
 """The feedback against brute force: numerical derivatives of the student's labeled loss after its
 step by the teacher's weights, in float64, through the very step that the student takes."""
+
 import itertools
 
 import meta_pseudo_labels as mpl
@@ -35,7 +36,7 @@ def small_model(seed, batch_norm):
   model = tf.keras.Model(images, tf.keras.layers.Dense(CLASSES, name=f'dense_{seed}')(x))
   rng = np.random.RandomState(seed)
   for variable in model.trainable_variables:
-    variable.assign(rng.standard_normal(variable.shape) * .7)
+    variable.assign(rng.standard_normal(variable.shape) * 0.7)
   return model
 
 
@@ -51,7 +52,7 @@ def small_calibration(seed):
   model = calibration.calibration(CLASSES, units=4, seed=seed)
   rng = np.random.RandomState(seed)
   for variable in model.trainable_variables:
-    variable.assign(rng.standard_normal(variable.shape) * .7)
+    variable.assign(rng.standard_normal(variable.shape) * 0.7)
   return model
 
 
@@ -65,27 +66,30 @@ def stored(unlabeled):
 class Bilevel:
   """A step that can be taken again and again from the same point."""
 
-  def __init__(self, name, optimizer, batch_norm=False, unlabeled=UNLABELED, reduced=False,
-               **settings):
+  def __init__(self, name, optimizer, batch_norm=False, unlabeled=UNLABELED, reduced=False, **settings):
     self.student = small_model(2, batch_norm)
     self.teacher = small_calibration(1) if reduced else small_model(1, batch_norm)
     kind = methods.ReducedMetaPseudoLabels if reduced else methods.MetaPseudoLabels
-    self.method = kind(self.teacher, self.student, mpl_feedback=name, uda_weight=0., **settings)
-    self.method.set_optimizers(teacher_optimizer=optimizers.SGD(0.), student_optimizer=optimizer)
+    self.method = kind(self.teacher, self.student, mpl_feedback=name, uda_weight=0.0, **settings)
+    self.method.set_optimizers(teacher_optimizer=optimizers.SGD(0.0), student_optimizer=optimizer)
     self.data = batch(unlabeled=unlabeled) + (stored(unlabeled) if reduced else ())
     slots = [v for values in optimizer.slots.values() for v in values]
     rng = np.random.RandomState(5)
     for slot in slots:  # A run in progress: momentum is there already.
-      slot.assign(np.abs(rng.standard_normal(slot.shape)) * .1 + .05)
+      slot.assign(np.abs(rng.standard_normal(slot.shape)) * 0.1 + 0.05)
     self.state = self.student.variables + self.method.variables + slots
     self.start = [v.numpy() for v in self.state]
     self.method.apply_update = self._capture
-    self.method.mpl_weight = tf.Variable(1., dtype=tf.float64)
+    self.method.mpl_weight = tf.Variable(1.0, dtype=tf.float64)
     self.targets = tf.Variable(tf.zeros([unlabeled, CLASSES], tf.float64))
     self._step = tf.function(self._step, autograph=False)
-    self.loss = tf.function(lambda: tf.reduce_mean(
+    self.loss = tf.function(
+      lambda: tf.reduce_mean(
         tf.nn.sparse_softmax_cross_entropy_with_logits(
-            self.data[1], self.student(self.data[0], training=True))))
+          self.data[1], self.student(self.data[0], training=True)
+        )
+      )
+    )
 
   def _capture(self, model, optimizer, gradients):
     if model is self.teacher:
@@ -112,7 +116,7 @@ class Bilevel:
   def teacher_gradient(self):
     """The gradient that the feedback alone gives the teacher, as one vector."""
     found = []
-    for weight in (1., 0.):
+    for weight in (1.0, 0.0):
       self.method.mpl_weight.assign(weight)
       found.append(self.step())
     return found[0] - found[1]
@@ -128,6 +132,7 @@ class Bilevel:
     for variable in self.teacher.trainable_variables:
       value = variable.numpy()
       for index in np.ndindex(*value.shape):
+
         def at(shift, value=value, variable=variable, index=index):
           changed = value.copy()
           changed[index] += shift * epsilon
@@ -138,6 +143,7 @@ class Bilevel:
             return function()
           finally:
             self.start[position] = before
+
         result.append((8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * epsilon))
     self.reset()
     return np.array(result)
@@ -148,22 +154,31 @@ def relative_error(found, expected):
 
 
 OPTIMIZERS = {
-    'sgd': lambda: optimizers.SGD(.7),
-    'momentum': lambda: optimizers.Momentum(.7, .9, nesterov=False),
-    'nesterov': lambda: optimizers.Momentum(.7, .9),
-    'rmsprop': lambda: optimizers.RMSProp(.1),
-    'lars': lambda: optimizers.LARS(30., weight_decay=.01),
-    'adam': lambda: optimizers.Adam(.05),
+  'sgd': lambda: optimizers.SGD(0.7),
+  'momentum': lambda: optimizers.Momentum(0.7, 0.9, nesterov=False),
+  'nesterov': lambda: optimizers.Momentum(0.7, 0.9),
+  'rmsprop': lambda: optimizers.RMSProp(0.1),
+  'lars': lambda: optimizers.LARS(30.0, weight_decay=0.01),
+  'adam': lambda: optimizers.Adam(0.05),
 }
 
 
-@pytest.mark.parametrize('optimizer, batch_norm, settings', [
-    ('sgd', False, {}), ('sgd', True, {}), ('momentum', False, {}), ('nesterov', True, {}),
-    ('nesterov', False, {'grad_bound': .1, 'weight_decay': .1}),
-    ('sgd', True, {'grad_bound': .05, 'label_smoothing': .15}),
-    ('rmsprop', False, {}), ('lars', False, {}), ('adam', False, {}),
+@pytest.mark.parametrize(
+  'optimizer, batch_norm, settings',
+  [
+    ('sgd', False, {}),
+    ('sgd', True, {}),
+    ('momentum', False, {}),
+    ('nesterov', True, {}),
+    ('nesterov', False, {'grad_bound': 0.1, 'weight_decay': 0.1}),
+    ('sgd', True, {'grad_bound': 0.05, 'label_smoothing': 0.15}),
+    ('rmsprop', False, {}),
+    ('lars', False, {}),
+    ('adam', False, {}),
     ('sgd', False, {'reduced': True}),
-    ('nesterov', True, {'reduced': True, 'weight_decay': .1, 'label_smoothing': .15})])
+    ('nesterov', True, {'reduced': True, 'weight_decay': 0.1, 'label_smoothing': 0.15}),
+  ],
+)
 def test_soft_is_the_derivative_of_the_loss_after_the_step(optimizer, batch_norm, settings):
   bilevel = Bilevel('soft', OPTIMIZERS[optimizer](), batch_norm, **settings)
   expected = bilevel.numerical(bilevel.loss_after)
@@ -175,10 +190,17 @@ def test_soft_is_the_derivative_of_the_loss_after_the_step(optimizer, batch_norm
 
 def student_pass(name, shape):
   """(student without its last cast, function: its pass over fixed views)."""
-  student = models.build(name, num_classes=CLASSES, input_shape=shape, dropout=.2, seed=1,
-                         stochastic_depth=.2, small_images=True)
+  student = models.build(
+    name,
+    num_classes=CLASSES,
+    input_shape=shape,
+    dropout=0.2,
+    seed=1,
+    stochastic_depth=0.2,
+    small_images=True,
+  )
   student = tf.keras.Model(student.inputs, student.layers[-2].output)  # Logits not yet float32.
-  method = methods.MetaPseudoLabels(small_model(1, False), student, label_smoothing=.1)
+  method = methods.MetaPseudoLabels(small_model(1, False), student, label_smoothing=0.1)
   rng = np.random.RandomState(0)
   views = [tf.constant(rng.standard_normal([n, *shape])) for n in (4, 3)]
   targets = tf.nn.softmax(tf.constant(rng.standard_normal([4, CLASSES])))
@@ -186,16 +208,22 @@ def student_pass(name, shape):
   return student, lambda: method.student_pass(batch_, targets)
 
 
-@pytest.mark.parametrize('name, shape', [
-    ('mlp-8x2', (2,)), ('wrn-10-1', (8, 8, 3)), ('resnet-50', (32, 32, 3)),
-    ('efficientnet-bs', (32, 32, 3))])
+@pytest.mark.parametrize(
+  'name, shape',
+  [
+    ('mlp-8x2', (2,)),
+    ('wrn-10-1', (8, 8, 3)),
+    ('resnet-50', (32, 32, 3)),
+    ('efficientnet-bs', (32, 32, 3)),
+  ],
+)
 def test_the_student_s_change_along_a_direction_in_every_model(name, shape):
   """`StudentPass.jvp` against differences of the log probabilities: batch norm in training
   mode, dropout, stochastic depth, max pooling, swish."""
   student, run = student_pass(name, shape)
   rng = np.random.RandomState(1)
   start = [v.numpy() for v in student.trainable_variables]
-  direction = [rng.standard_normal(v.shape) * max(np.std(v), .1) * .1 for v in start]
+  direction = [rng.standard_normal(v.shape) * max(np.std(v), 0.1) * 0.1 for v in start]
   found = run().jvp([tf.constant(d) for d in direction]).numpy()
 
   def log_probs(shift):
@@ -219,12 +247,13 @@ def test_the_change_along_a_direction_in_bfloat16():
     rng = np.random.RandomState(0)
     images = [tf.constant(rng.standard_normal([n, 8, 8, 3]), tf.float32) for n in (16, 8)]
     targets = tf.nn.softmax(tf.constant(rng.standard_normal([16, CLASSES]), tf.float32))
-    direction = [tf.constant(rng.standard_normal(v.shape) * .1, tf.float32)
-                 for v in student.trainable_variables]
+    direction = [
+      tf.constant(rng.standard_normal(v.shape) * 0.1, tf.float32) for v in student.trainable_variables
+    ]
     batch_ = methods.Batch(labeled=images[1], labels=None, augmented=images[0])
     found[policy] = method.student_pass(batch_, targets).jvp(direction).numpy()
   assert found['mixed_bfloat16'].dtype == np.float32
-  assert 1e-6 < relative_error(found['mixed_bfloat16'], found['float32']) < .2
+  assert 1e-6 < relative_error(found['mixed_bfloat16'], found['float32']) < 0.2
 
 
 def all_hard_targets(count):
@@ -246,7 +275,7 @@ def teacher_log_probs(bilevel):
 def expected_over_draws(bilevel, function):
   """sum over all label combinations of their probability times function()."""
   bilevel.fix_targets()
-  total = 0.
+  total = 0.0
   for targets in all_hard_targets(len(bilevel.data[3])):
     bilevel.targets.assign(targets)
     total = total + probability(teacher_log_probs(bilevel), targets) * function()
@@ -270,8 +299,8 @@ def test_sampled_is_unbiased_at_the_mean_scale(batch_norm, reduced):
   found = expected_over_draws(bilevel, bilevel.teacher_gradient)
   # The mean over 2 views has half the scale; .99 because the moving average, which starts at
   # zero, has taken a hundredth of the dot product off.
-  assert relative_error(2 * found / .99, expected) < 1e-6
-  assert relative_error(-2 * found / .99, expected) > 1.99
+  assert relative_error(2 * found / 0.99, expected) < 1e-6
+  assert relative_error(-2 * found / 0.99, expected) > 1.99
 
 
 @pytest.mark.parametrize('reduced', [False, True])
@@ -290,22 +319,25 @@ def test_the_feedback_of_the_release_has_no_gradient(reduced):
 
   class Late(feedback.Release):
     """Takes the teacher's gradient after the feedback is known, with the term in it."""
+
     begin = feedback.Estimator.begin
 
     def feedback(self, *args):
       found = super().feedback(*args)
-      assert np.abs(found.by_log_prob.numpy()).max() > .01 or reduced
+      assert np.abs(found.by_log_prob.numpy()).max() > 0.01 or reduced
       return found
 
   gradients = []
   for estimator in (Late(), 'release'):
     bilevel = Bilevel(estimator, OPTIMIZERS['nesterov'](), True, reduced=reduced)
-    bilevel.start = [np.float32(-3) if v is bilevel.method.moving_dot_product else value
-                     for v, value in zip(bilevel.state, bilevel.start)]
+    bilevel.start = [
+      np.float32(-3) if v is bilevel.method.moving_dot_product else value
+      for v, value in zip(bilevel.state, bilevel.start)
+    ]
     bilevel._step = bilevel._step.python_function
     gradients.append(bilevel.step())
   with_feedback, without = gradients
-  assert np.linalg.norm(without) > .1
+  assert np.linalg.norm(without) > 0.1
   assert 0 < np.linalg.norm(with_feedback - without) < 1e-12 * np.linalg.norm(without)
 
 

@@ -4,6 +4,7 @@ Two moons, three labels a class. The teacher sees no label and no consistency lo
 learns came back from the student; then the student's labeled loss tells a right feedback from none
 and from one of the wrong sign (docs/method.md).
 """
+
 import dataclasses
 
 import meta_pseudo_labels as mpl
@@ -21,22 +22,23 @@ class FeedbackAlone(mpl.MetaPseudoLabels):
 
   def uda_pass(self, model, data):
     out = super().uda_pass(model, data)
-    return dataclasses.replace(out, cross_entropy_l=0. * out.cross_entropy_l)
+    return dataclasses.replace(out, cross_entropy_l=0.0 * out.cross_entropy_l)
 
 
 def student_losses(feedback, weights, seed=0):
   """The student's labeled loss after the run, for each weight of the feedback."""
   data = registry.load(registry.info('two_moons'), None, seed).train
-  chosen = splits.split(data.labels, num_labeled=6, label_seed=seed, num_validation=0,
-                        num_classes=2).labeled
+  chosen = splits.split(
+    data.labels, num_labeled=6, label_seed=seed, num_validation=0, num_classes=2
+  ).labeled
   points = tf.constant(data.inputs)
   labeled, labels = tf.gather(points, chosen), tf.constant(data.labels[chosen])
-  model = lambda number: models.build('mlp-8x2', num_classes=2, input_shape=(2,),
-                                      seed=f'{seed}/{number}')
-  method = FeedbackAlone(model(0), model(1), mpl_feedback=feedback, uda_weight=0., seed=seed)
-  method.set_optimizers(student_optimizer=mpl.optimizers.SGD(.5),
-                        teacher_optimizer=mpl.optimizers.Momentum(.05))
-  method.mpl_weight = tf.Variable(1.)
+  model = lambda number: models.build('mlp-8x2', num_classes=2, input_shape=(2,), seed=f'{seed}/{number}')
+  method = FeedbackAlone(model(0), model(1), mpl_feedback=feedback, uda_weight=0.0, seed=seed)
+  method.set_optimizers(
+    student_optimizer=mpl.optimizers.SGD(0.5), teacher_optimizer=mpl.optimizers.Momentum(0.05)
+  )
+  method.mpl_weight = tf.Variable(1.0)
 
   @tf.function(autograph=False)
   def run():
@@ -45,6 +47,7 @@ def student_losses(feedback, weights, seed=0):
       views = tf.gather(points, tf.cast(draw * points.shape[0], tf.int32))
       method.train_step((labeled, labels, views, views))
       return index + 1
+
     tf.while_loop(lambda index: index < STEPS, step, [0])
     return method.labeled_loss_now(methods.Batch(labeled, labels))
 
@@ -61,7 +64,7 @@ def student_losses(feedback, weights, seed=0):
 
 @pytest.mark.parametrize('feedback', ['soft', 'sampled_dot'])
 def test_the_student_s_loss_tells_right_from_none_from_wrong(feedback):
-  right, none, wrong = student_losses(feedback, [1., 0., -1.])
-  assert right < .1
-  assert .5 < none < 1.1
+  right, none, wrong = student_losses(feedback, [1.0, 0.0, -1.0])
+  assert right < 0.1
+  assert 0.5 < none < 1.1
   assert wrong > 2

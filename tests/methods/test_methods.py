@@ -1,4 +1,5 @@
 """Every method: on one replica and on several, under fit, and when a step is not finite."""
+
 import meta_pseudo_labels as mpl
 from meta_pseudo_labels import models
 from meta_pseudo_labels.distribution import collectives, devices
@@ -9,29 +10,42 @@ import pytest
 import tensorflow as tf
 
 BATCH, UNLABELED = 8, 16
-NAMES = ('supervised', 'pseudo_labels', 'uda', 'release', 'soft', 'sampled', 'sampled_dot',
-         'argmax', 'reduced')
+NAMES = (
+  'supervised',
+  'pseudo_labels',
+  'uda',
+  'release',
+  'soft',
+  'sampled',
+  'sampled_dot',
+  'argmax',
+  'reduced',
+)
 
 
 def make(name, **settings):
   """A method with small wide resnets and everything switched on."""
-  model = lambda seed: models.build('wrn-10-1', num_classes=10, input_shape=(8, 8, 1), dropout=.2,
-                                    seed=seed)
-  settings = dict(ema_decay=.9, weight_decay=1e-3, grad_bound=.5, label_smoothing=.1, seed=3,
-                  **settings)
+  model = lambda seed: models.build(
+    'wrn-10-1', num_classes=10, input_shape=(8, 8, 1), dropout=0.2, seed=seed
+  )
+  settings = dict(
+    ema_decay=0.9, weight_decay=1e-3, grad_bound=0.5, label_smoothing=0.1, seed=3, **settings
+  )
   if name == 'supervised':
     method = mpl.Supervised(model('student'), **settings)
   elif name == 'pseudo_labels':
     method = mpl.PseudoLabels(model('teacher'), model('student'), **settings)
   elif name == 'uda':
-    method = mpl.UDA(model('student'), uda_threshold=.1, **settings)
+    method = mpl.UDA(model('student'), uda_threshold=0.1, **settings)
   elif name == 'reduced':
     method = mpl.ReducedMetaPseudoLabels(
-        calibration.calibration(10), model('student'), mpl_feedback='soft', **settings)
+      calibration.calibration(10), model('student'), mpl_feedback='soft', **settings
+    )
   else:
-    method = mpl.MetaPseudoLabels(model('teacher'), model('student'), mpl_feedback=name,
-                                  uda_threshold=.1, **settings)
-  optimizer = lambda: mpl.optimizers.Momentum(.1)
+    method = mpl.MetaPseudoLabels(
+      model('teacher'), model('student'), mpl_feedback=name, uda_threshold=0.1, **settings
+    )
+  optimizer = lambda: mpl.optimizers.Momentum(0.1)
   if hasattr(method, 'estimator'):
     method.set_optimizers(teacher_optimizer=optimizer(), student_optimizer=optimizer())
   else:
@@ -43,34 +57,45 @@ def batch(seed=0):
   rng = np.random.RandomState(seed)
   images = lambda n: rng.standard_normal([n, 8, 8, 1]).astype(np.float32)
   log_probs = lambda n: tf.nn.log_softmax(
-      2 * np.random.RandomState(n).standard_normal([n, 10]).astype(np.float32)).numpy()
-  return (images(BATCH), rng.randint(10, size=BATCH).astype(np.int32), images(UNLABELED),
-          images(UNLABELED), np.full(UNLABELED, -1, np.int32), (log_probs(BATCH), log_probs(UNLABELED)))
+    2 * np.random.RandomState(n).standard_normal([n, 10]).astype(np.float32)
+  ).numpy()
+  return (
+    images(BATCH),
+    rng.randint(10, size=BATCH).astype(np.int32),
+    images(UNLABELED),
+    images(UNLABELED),
+    np.full(UNLABELED, -1, np.int32),
+    (log_probs(BATCH), log_probs(UNLABELED)),
+  )
 
 
 def train(name, replicas, steps=3, data=None):
   """(logs of the last step, all variables) after some steps on so many replicas."""
   data = data or batch()
-  strategy = tf.distribute.OneDeviceStrategy('CPU:0') if replicas == 1 else (
-      devices.mirrored([f'CPU:{i}' for i in range(replicas)]))
+  strategy = (
+    tf.distribute.OneDeviceStrategy('CPU:0')
+    if replicas == 1
+    else (devices.mirrored([f'CPU:{i}' for i in range(replicas)]))
+  )
   with strategy.scope():
     method = make(name)
 
   def share(context):
     index = context.replica_id_in_sync_group
     return tf.nest.map_structure(
-        lambda x: x[len(x) // replicas * index:len(x) // replicas * (index + 1)], data)
+      lambda x: x[len(x) // replicas * index : len(x) // replicas * (index + 1)], data
+    )
 
   @tf.function(autograph=False)
   def step(shares):
     return strategy.run(method.train_step, args=(shares,))
 
   shares = strategy.experimental_distribute_values_from_function(
-      lambda context: tf.nest.map_structure(tf.constant, share(context)))
+    lambda context: tf.nest.map_structure(tf.constant, share(context))
+  )
   for _ in range(steps):
     logs = step(shares)
-  logs = {key: float(strategy.experimental_local_results(value)[0])
-          for key, value in logs.items()}
+  logs = {key: float(strategy.experimental_local_results(value)[0]) for key, value in logs.items()}
   return logs, {f'{i} {v.name}': v.numpy() for i, v in enumerate(method.variables)}
 
 
@@ -150,18 +175,23 @@ def test_only_the_pass_that_trains_moves_the_student_s_batch_norm_averages():
 
 def plain_keras_classifier(name):
   """A model of nobody's but Keras' layers: batch norm, dropout."""
-  return tf.keras.Sequential([
+  return tf.keras.Sequential(
+    [
       tf.keras.layers.Conv2D(8, 3, activation='relu', input_shape=(8, 8, 1)),
-      tf.keras.layers.BatchNormalization(), tf.keras.layers.GlobalAveragePooling2D(),
-      tf.keras.layers.Dropout(.1), tf.keras.layers.Dense(10)], name=name)
+      tf.keras.layers.BatchNormalization(),
+      tf.keras.layers.GlobalAveragePooling2D(),
+      tf.keras.layers.Dropout(0.1),
+      tf.keras.layers.Dense(10),
+    ],
+    name=name,
+  )
 
 
 @pytest.mark.parametrize('name, first', [('release', True), ('sampled', False)])
 def test_the_release_s_teacher_is_done_before_the_student_starts(name, first):
   method = make(name)
   graph = tf.function(method.train_step).get_concrete_function(batch()[:5]).graph
-  _, of_student, *_ = [
-      op for op in graph.get_operations() if op.type == 'Conv2D' and '/stem/' in op.name]
+  _, of_student, *_ = [op for op in graph.get_operations() if op.type == 'Conv2D' and '/stem/' in op.name]
   needed, left = set(), [of_student]
   while left:
     op = left.pop()
@@ -173,11 +203,16 @@ def test_the_release_s_teacher_is_done_before_the_student_starts(name, first):
 
 @pytest.mark.parametrize('feedback', ('soft', 'sampled'))
 def test_any_keras_classifier_trains_under_fit(feedback):
-  method = mpl.MetaPseudoLabels(plain_keras_classifier('teacher'),
-                                plain_keras_classifier('student'), mpl_feedback=feedback,
-                                uda_weight=1.)
-  method.compile(teacher_optimizer=tf.keras.optimizers.SGD(.1, momentum=.9),
-                 student_optimizer=tf.keras.optimizers.Adam(1e-2))
+  method = mpl.MetaPseudoLabels(
+    plain_keras_classifier('teacher'),
+    plain_keras_classifier('student'),
+    mpl_feedback=feedback,
+    uda_weight=1.0,
+  )
+  method.compile(
+    teacher_optimizer=tf.keras.optimizers.SGD(0.1, momentum=0.9),
+    student_optimizer=tf.keras.optimizers.Adam(1e-2),
+  )
   before = [v.numpy() for v in method.student.trainable_variables]
   dataset = tf.data.Dataset.from_tensors(batch()).repeat(4)
   history = method.fit(dataset, verbose=0)
@@ -202,7 +237,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 def test_a_teacher_without_feedback_is_uda():
   """Weight for weight: what MPL adds to UDA is the feedback and the student."""
-  pair = make('soft', mpl_weight=0.)
+  pair = make('soft', mpl_weight=0.0)
   alone = make('uda')
   for variable, value in zip(alone.student.variables, pair.teacher.variables):
     variable.assign(value)

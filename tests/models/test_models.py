@@ -1,4 +1,5 @@
 """The models against the release's inventory (golden case8) and against plain tf.nn ops."""
+
 import functools
 import gc
 import gzip
@@ -17,7 +18,7 @@ import tensorflow as tf
 with gzip.open(pathlib.Path(__file__).resolve().parents[2] / 'tests/golden' / 'case8.json.gz') as file:
   GOLDEN = json.load(file)
 EFFICIENTNETS = [name for name in GOLDEN if name.startswith('efficientnet')]
-DECAY, EPSILON = .6, 1e-2  # Of batch norms, unlike the defaults.
+DECAY, EPSILON = 0.6, 1e-2  # Of batch norms, unlike the defaults.
 QUICK = ('wrn-28-2', 'wrn-28-10', 'wrn-28-large', 'resnet-50', 'efficientnet-b0')
 
 
@@ -38,8 +39,9 @@ def images(size, batch, seed=0):
 # What the release has: every name, shape and size, in its order.
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in GOLDEN])
+@pytest.mark.parametrize(
+  'name', [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in GOLDEN]
+)
 def test_variables_are_the_releases(name):
   golden = GOLDEN[name]
   cifar = name.startswith('wrn')
@@ -78,7 +80,7 @@ def test_eval_image_size(name):
   assert models.eval_image_size(name, 900, imagenet=True) == 900
 
 
-# What they compute: the same network once more, from official-release.md, out of tf.nn ops.
+# What they compute: the same network once more, from the release's description, out of tf.nn ops.
 
 
 class Reference:
@@ -91,7 +93,7 @@ class Reference:
 
   def conv(self, x, path, stride=1):
     x = tf.nn.conv2d(x, self.values[f'{path}/kernel'], stride, 'SAME')
-    return x + self.values.get(f'{path}/bias', 0.)
+    return x + self.values.get(f'{path}/bias', 0.0)
 
   def depthwise(self, x, path, stride):
     kernel = self.values[f'{path}/depthwise_kernel']
@@ -99,8 +101,8 @@ class Reference:
 
   def norm(self, x, path):
     mean, variance, gamma, beta = (
-        self.values[f'{path}/{name}'] for name in
-        ('moving_mean', 'moving_variance', 'gamma', 'beta'))
+      self.values[f'{path}/{name}'] for name in ('moving_mean', 'moving_variance', 'gamma', 'beta')
+    )
     if self.training:
       mean, variance = tf.nn.moments(x, [0, 1, 2])
       self.statistics.update({f'{path}/moving_mean': mean, f'{path}/moving_variance': variance})
@@ -112,7 +114,7 @@ class Reference:
 
 
 def lrelu(x):
-  return tf.maximum(x, .2 * x)
+  return tf.maximum(x, 0.2 * x)
 
 
 def wide_resnet(ref, x, name):
@@ -137,8 +139,7 @@ def resnet(ref, x, name):
     h = tf.nn.relu(conv_norm(x, f'{path}/conv_1x1_1'))
     h = tf.nn.relu(conv_norm(h, f'{path}/conv_3x3', stride))
     h = conv_norm(h, f'{path}/conv_1x1_2')
-    x = tf.nn.relu(
-        h + (conv_norm(x, f'{path}/residual', stride) if number in (1, 4, 8, 14) else x))
+    x = tf.nn.relu(h + (conv_norm(x, f'{path}/residual', stride) if number in (1, 4, 8, 14) else x))
   return ref.head(x, f'{name}/head')
 
 
@@ -169,19 +170,23 @@ def model_for_reference(name, size, small_images):
   draw = np.random.RandomState(0).standard_normal
   for variable in model.variables:  # Off their initial values, which hide what they do.
     if 'kernel' not in variable.name:
-      variable.assign_add(.1 * draw(variable.shape))
+      variable.assign_add(0.1 * draw(variable.shape))
   for seed in range(1, 9):  # To averages that fit, or evaluation would hardly see the image.
     model(images(size, 8, seed), training=True)
   return model
 
 
 @pytest.mark.parametrize('training', [False, True], ids=['evaluation', 'training'])
-@pytest.mark.parametrize('name, size, small_images, forward', [
+@pytest.mark.parametrize(
+  'name, size, small_images, forward',
+  [
     ('wrn-10-2', 8, False, wide_resnet),
     ('resnet-50', 64, False, resnet),
     ('efficientnet-bs', 33, False, functools.partial(swish_network, small_images=False)),
     ('efficientnet-bs', 15, True, functools.partial(swish_network, small_images=True)),
-], ids=['wrn', 'resnet', 'efficientnet', 'efficientnet-small-images'])
+  ],
+  ids=['wrn', 'resnet', 'efficientnet', 'efficientnet-small-images'],
+)
 def test_forward_pass(name, size, small_images, forward, training):
   model, x = model_for_reference(name, size, small_images), images(size, 8)
   before = {v.name[:-2]: v.numpy() for v in model.variables}
@@ -197,8 +202,9 @@ def test_forward_pass(name, size, small_images, forward, training):
     if path in reference.statistics:
       moved = moved + (1 - DECAY) * (reference.statistics[path] - moved)
     # A sum is rounded by what its terms are, not by what it comes to.
-    np.testing.assert_allclose(variable, moved, rtol=1e-4, err_msg=path,
-                               atol=2e-5 * max(1, np.abs(moved).max()))
+    np.testing.assert_allclose(
+      variable, moved, rtol=1e-4, err_msg=path, atol=2e-5 * max(1, np.abs(moved).max())
+    )
 
 
 def test_mlp():
@@ -215,8 +221,10 @@ def test_mlp():
 # What the flags change.
 
 
-@pytest.mark.parametrize('size, small_images, sides', [
-    (33, False, [17, 17, 9, 5, 3, 3, 2, 2]), (15, True, [15, 15, 15, 15, 8, 8, 4, 4])])
+@pytest.mark.parametrize(
+  'size, small_images, sides',
+  [(33, False, [17, 17, 9, 5, 3, 3, 2, 2]), (15, True, [15, 15, 15, 15, 8, 8, 4, 4])],
+)
 def test_small_images_drop_three_strides(size, small_images, sides):
   model = model_for_reference('efficientnet-bs', size, small_images)
   outputs = ['stem/conv2d', *(f'block_{last}/output/conv2d' for last in (0, 2, 4, 7, 10, 14, 15))]
@@ -225,20 +233,24 @@ def test_small_images_drop_three_strides(size, small_images, sides):
 
 
 def test_stochastic_depth_grows_with_the_block():
-  model = shared('efficientnet-bs', 16, dropout=.5, stochastic_depth=.8)
-  rates = {layer.name.split('/')[1]: layer.rate for layer in model.layers
-           if isinstance(layer, layers.StochasticDepth)}
+  model = shared('efficientnet-bs', 16, dropout=0.5, stochastic_depth=0.8)
+  rates = {
+    layer.name.split('/')[1]: layer.rate
+    for layer in model.layers
+    if isinstance(layer, layers.StochasticDepth)
+  }
   # The blocks with a residual, of 16: neither the first of a stage nor one that changes width.
   assert rates == pytest.approx(
-      {f'block_{index}': .8 * index / 16 for index in (2, 4, 6, 7, 9, 10, 12, 13, 14)})
+    {f'block_{index}': 0.8 * index / 16 for index in (2, 4, 6, 7, 9, 10, 12, 13, 14)}
+  )
 
 
 @pytest.mark.parametrize('name', ['wrn-10-1', 'resnet-50', 'efficientnet-bs', 'mlp-8x1'])
 def test_dropout_draws_from_the_noise(name):
   if name.startswith('mlp'):
-    model = build(name, input_shape=(3,), dropout=.5)
+    model = build(name, input_shape=(3,), dropout=0.5)
   else:
-    model = shared(name, 16, dropout=.5, stochastic_depth=.8)
+    model = shared(name, 16, dropout=0.5, stochastic_depth=0.8)
   x = np.random.RandomState(0).standard_normal([6, *model.input_shape[1:]]).astype(np.float32)
 
   def logits(step):
@@ -254,6 +266,7 @@ def test_seeds():
   def kernels(seed):
     model = build('wrn-10-1', seed=seed)
     return [v.numpy() for v in model.variables if 'kernel' in v.name]
+
   first, again, other = kernels(1), kernels(1), kernels(2)
   for one, same, different in zip(first, again, other):
     np.testing.assert_array_equal(one, same)
@@ -278,12 +291,15 @@ def test_bfloat16_keeps_variables_and_logits_in_float32(name):
   assert kernel.compute_dtype == 'bfloat16'
 
 
-@pytest.mark.parametrize('name, shape, words', [
+@pytest.mark.parametrize(
+  'name, shape, words',
+  [
     ('resnet-18', (32, 32, 3), ['--model_type=resnet-18', 'resnet-50', 'efficientnet-l2']),
     ('efficientnet-b9', (32, 32, 3), ['--model_type=efficientnet-b9', 'efficientnet-b8']),
     ('wrn-11-2', (32, 32, 3), ['6n+4', '11']),
     ('resnet-50', (2,), ['--model_type=resnet-50', '(2,)', 'image']),
-])
+  ],
+)
 def test_a_wrong_model_says_what_is_there(name, shape, words):
   with pytest.raises(UserError) as error:
     models.build(name, num_classes=10, input_shape=shape)

@@ -1,4 +1,5 @@
 """Rematerialized passes train what plain ones train, in every method and model."""
+
 from meta_pseudo_labels import build, methods, models
 from meta_pseudo_labels.config import Config
 from meta_pseudo_labels.models import calibration, remat
@@ -13,11 +14,27 @@ CLASSES = 3
 def train(method, model_type, size, steps, **options):
   """({log: value} of the last step, values of all variables) after some steps."""
   config = Config(
-      dataset_name='digits', output_dir='unused', method=method, model_type=model_type,
-      train_batch_size=4, uda_data=2, num_train_steps=10, dense_dropout_rate=.3, lr=.5,
-      mpl_student_lr=.5, mpl_teacher_lr=4., mpl_student_lr_wait_steps=0, num_warmup_steps=0,
-      mpl_student_lr_warmup_steps=0, mpl_teacher_lr_warmup_steps=0, uda_steps=0, uda_threshold=0.,
-      stochastic_depth_drop_rate=.5, ema_decay=.9, **options)
+    dataset_name='digits',
+    output_dir='unused',
+    method=method,
+    model_type=model_type,
+    train_batch_size=4,
+    uda_data=2,
+    num_train_steps=10,
+    dense_dropout_rate=0.3,
+    lr=0.5,
+    mpl_student_lr=0.5,
+    mpl_teacher_lr=4.0,
+    mpl_student_lr_wait_steps=0,
+    num_warmup_steps=0,
+    mpl_student_lr_warmup_steps=0,
+    mpl_teacher_lr_warmup_steps=0,
+    uda_steps=0,
+    uda_threshold=0.0,
+    stochastic_depth_drop_rate=0.5,
+    ema_decay=0.9,
+    **options,
+  )
   make = lambda number: build.model(config, number, (size, size, 3), CLASSES)
   student, teacher = make(1), make(0)
   trained = build.method(config, student=student, teacher=teacher)
@@ -25,22 +42,26 @@ def train(method, model_type, size, steps, **options):
   step = tf.function(trained.train_step, autograph=False)
   for number in range(steps):
     logs = step((draw(4, number), tf.range(4) % CLASSES, draw(8, number), draw(8, number + 100)))
-  return ({name: float(value) for name, value in logs.items()},
-          [v.numpy() for v in (*student.variables, *teacher.variables)])
+  return (
+    {name: float(value) for name, value in logs.items()},
+    [v.numpy() for v in (*student.variables, *teacher.variables)],
+  )
 
 
-@pytest.mark.parametrize('method, feedback, model_type, size', [
+@pytest.mark.parametrize(
+  'method, feedback, model_type, size',
+  [
     ('supervised', 'release', 'wrn-10-1', 8),
     ('uda', 'release', 'efficientnet-bs', 32),
     ('pseudo_labels', 'release', 'mlp-8x2', 4),
     ('mpl', 'release', 'wrn-10-1', 8),
     ('mpl', 'soft', 'wrn-10-1', 8),
-])
+  ],
+)
 def test_remat_changes_no_result(method, feedback, model_type, size):
   steps = 1 if model_type.startswith('efficientnet') else 2
   logs, values = train(method, model_type, size, steps, mpl_feedback=feedback)
-  again_logs, again_values = train(method, model_type, size, steps, mpl_feedback=feedback,
-                                   remat=True)
+  again_logs, again_values = train(method, model_type, size, steps, mpl_feedback=feedback, remat=True)
   for name, value in logs.items():
     np.testing.assert_allclose(again_logs[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
   assert len(values) == len(again_values)
@@ -48,11 +69,14 @@ def test_remat_changes_no_result(method, feedback, model_type, size):
     np.testing.assert_allclose(again, value, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name, size, blocks', [
+@pytest.mark.parametrize(
+  'name, size, blocks',
+  [
     ('wrn-10-1', 8, ['stem', 'block_1', 'block_2', 'block_3', 'head']),
     ('mlp-8x2', 4, ['hidden_1', 'hidden_2', 'head']),
     ('efficientnet-bs', 32, ['stem', *(f'block_{number}' for number in range(16)), 'head']),
-])
+  ],
+)
 def test_boundaries_lie_between_blocks(name, size, blocks):
   model = models.build(name, num_classes=CLASSES, input_shape=(size, size, 3))
   ends = remat.boundaries(model)

@@ -1,4 +1,5 @@
 """Schedules against the release's numbers, optimizers against arithmetic by hand."""
+
 import json
 import pathlib
 
@@ -18,27 +19,36 @@ def test_learning_rates_equal_the_release_s():
     decay_type, warmup, wait = name.split('/')
     wait = wait.split('=')[1]
     schedule = schedules.LearningRate(
-        params['lr'], batch_size=params['train_batch_size'], decay_type=decay_type,
-        num_train_steps=params['num_train_steps'], num_warmup_steps=int(warmup.split('=')[1]),
-        num_wait_steps=0 if wait == 'None' else int(wait),
-        num_decay_steps=params['num_decay_steps'], decay_rate=params['lr_decay_rate'])
+      params['lr'],
+      batch_size=params['train_batch_size'],
+      decay_type=decay_type,
+      num_train_steps=params['num_train_steps'],
+      num_warmup_steps=int(warmup.split('=')[1]),
+      num_wait_steps=0 if wait == 'None' else int(wait),
+      num_decay_steps=params['num_decay_steps'],
+      decay_rate=params['lr_decay_rate'],
+    )
     found = [float(schedule(tf.constant(step, tf.int64))) for step in range(len(expected))]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=name)
 
 
 def test_an_unknown_schedule_is_named():
   with pytest.raises(ValueError, match='decay_type=linear: use constant'):
-    schedules.LearningRate(.1, decay_type='linear')(tf.constant(0))
+    schedules.LearningRate(0.1, decay_type='linear')(tf.constant(0))
 
 
-def steps(optimizer, gradients, start=1., name='kernel'):
+def steps(optimizer, gradients, start=1.0, name='kernel'):
   """The values of one variable after each step."""
   variable = tf.Variable(start, name=name)
   optimizer.build([variable])
   found = []
   for step, gradient in enumerate(gradients):
-    values, slots = optimizer.update([tf.constant(gradient)], [tf.convert_to_tensor(variable)],
-                                     optimizer.slot_values(), tf.constant(step, tf.int64))
+    values, slots = optimizer.update(
+      [tf.constant(gradient)],
+      [tf.convert_to_tensor(variable)],
+      optimizer.slot_values(),
+      tf.constant(step, tf.int64),
+    )
     variable.assign(values[0])
     optimizer.assign_slots(slots)
     found.append(float(variable))
@@ -46,48 +56,52 @@ def steps(optimizer, gradients, start=1., name='kernel'):
 
 
 def test_sgd():
-  np.testing.assert_allclose(steps(optimizers.SGD(.1), [1., 2.]), [.9, .7], rtol=1e-6)
+  np.testing.assert_allclose(steps(optimizers.SGD(0.1), [1.0, 2.0]), [0.9, 0.7], rtol=1e-6)
 
 
 def test_nesterov_keeps_the_rate_out_of_the_accumulator():
-  rates = [.1, .2]
-  optimizer = optimizers.Momentum(lambda step: tf.gather(rates, step), .5)
+  rates = [0.1, 0.2]
+  optimizer = optimizers.Momentum(lambda step: tf.gather(rates, step), 0.5)
   # a = 1, w = 1 - .1 * (1 + .5); a = .5 + 2, w -= .2 * (2 + .5 * 2.5).
-  np.testing.assert_allclose(steps(optimizer, [1., 2.]), [.85, .85 - .2 * 3.25], rtol=1e-6)
+  np.testing.assert_allclose(steps(optimizer, [1.0, 2.0]), [0.85, 0.85 - 0.2 * 3.25], rtol=1e-6)
 
 
 def test_keras_keeps_the_rate_inside():
-  rates = [.1, .2]
-  optimizer = optimizers.Momentum(lambda step: tf.gather(rates, step), .5, rate_inside=True)
+  rates = [0.1, 0.2]
+  optimizer = optimizers.Momentum(lambda step: tf.gather(rates, step), 0.5, rate_inside=True)
   # a = .1, w = 1 - (.1 + .05); a = .05 + .4, w -= .4 + .225.
-  np.testing.assert_allclose(steps(optimizer, [1., 2.]), [.85, .85 - .625], rtol=1e-6)
+  np.testing.assert_allclose(steps(optimizer, [1.0, 2.0]), [0.85, 0.85 - 0.625], rtol=1e-6)
 
 
 def test_rmsprop_starts_its_mean_square_at_one():
   # ms = 1 + .1 * (4 - 1) = 1.3, m = .1 * 2 / sqrt(1.3 + .3).
-  first = .1 * 2 / np.sqrt(1.6)
-  ms = 1.3 + .1 * (1 - 1.3)
-  second = .5 * first + .1 / np.sqrt(ms + .3)
-  found = steps(optimizers.RMSProp(.1, rho=.9, momentum=.5, epsilon=.3), [2., 1.])
+  first = 0.1 * 2 / np.sqrt(1.6)
+  ms = 1.3 + 0.1 * (1 - 1.3)
+  second = 0.5 * first + 0.1 / np.sqrt(ms + 0.3)
+  found = steps(optimizers.RMSProp(0.1, rho=0.9, momentum=0.5, epsilon=0.3), [2.0, 1.0])
   np.testing.assert_allclose(found, [1 - first, 1 - first - second], rtol=1e-6)
 
 
 def test_lars_scales_by_the_ratio_of_norms_and_skips_biases():
   # trust = .1 * 2 / (4 + .5 * 2) = .04; g = .04 * (4 + .5 * 2) = .2; w -= .2 + .9 * .2.
-  optimizer = lambda: optimizers.LARS(1., weight_decay=.5, eeta=.1)
-  np.testing.assert_allclose(steps(optimizer(), [4.], start=2.), [2 - .38], rtol=1e-6)
-  np.testing.assert_allclose(steps(optimizer(), [4.], start=2., name='bias'), [2 - 4 * 1.9],
-                             rtol=1e-6)
+  optimizer = lambda: optimizers.LARS(1.0, weight_decay=0.5, eeta=0.1)
+  np.testing.assert_allclose(steps(optimizer(), [4.0], start=2.0), [2 - 0.38], rtol=1e-6)
+  np.testing.assert_allclose(steps(optimizer(), [4.0], start=2.0, name='bias'), [2 - 4 * 1.9], rtol=1e-6)
 
 
-@pytest.mark.parametrize('make', [
-    lambda: tf.keras.optimizers.SGD(.1), lambda: tf.keras.optimizers.SGD(.1, .9),
-    lambda: tf.keras.optimizers.SGD(.1, .9, nesterov=True),
-    lambda: tf.keras.optimizers.Adam(.1),
-    lambda: tf.keras.optimizers.SGD(tf.keras.optimizers.schedules.ExponentialDecay(.1, 2, .5))])
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda: tf.keras.optimizers.SGD(0.1),
+    lambda: tf.keras.optimizers.SGD(0.1, 0.9),
+    lambda: tf.keras.optimizers.SGD(0.1, 0.9, nesterov=True),
+    lambda: tf.keras.optimizers.Adam(0.1),
+    lambda: tf.keras.optimizers.SGD(tf.keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
+  ],
+)
 def test_the_place_of_a_keras_optimizer_is_taken_by_one_that_does_the_same(make):
-  gradients = [1., -2., .5, 3.]
-  variable, keras = tf.Variable(1.), make()
+  gradients = [1.0, -2.0, 0.5, 3.0]
+  variable, keras = tf.Variable(1.0), make()
   expected = []
   for gradient in gradients:
     keras.apply_gradients([(tf.constant(gradient), variable)])
@@ -96,17 +110,21 @@ def test_the_place_of_a_keras_optimizer_is_taken_by_one_that_does_the_same(make)
 
 
 def test_a_keras_learning_rate_may_be_set_later():
-  keras = tf.keras.optimizers.SGD(.1)
+  keras = tf.keras.optimizers.SGD(0.1)
   optimizer = optimizers.get(keras)
-  assert float(optimizer.rate(tf.constant(0))) == pytest.approx(.1)
-  keras.learning_rate = .05
-  assert float(optimizer.rate(tf.constant(0))) == pytest.approx(.05)
+  assert float(optimizer.rate(tf.constant(0))) == pytest.approx(0.1)
+  keras.learning_rate = 0.05
+  assert float(optimizer.rate(tf.constant(0))) == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda: tf.keras.optimizers.Adagrad(.1), 'Adagrad: use'),
-    (lambda: tf.keras.optimizers.SGD(.1, clipnorm=1.), 'clipnorm=1.0 .* pass weight_decay and'),
-    (lambda: 'sgd', 'is no optimizer')])
+@pytest.mark.parametrize(
+  'make, message',
+  [
+    (lambda: tf.keras.optimizers.Adagrad(0.1), 'Adagrad: use'),
+    (lambda: tf.keras.optimizers.SGD(0.1, clipnorm=1.0), 'clipnorm=1.0 .* pass weight_decay and'),
+    (lambda: 'sgd', 'is no optimizer'),
+  ],
+)
 def test_what_would_be_taken_for_something_else_is_refused(make, message):
   with pytest.raises(TypeError, match=message):
     optimizers.get(make())
@@ -114,15 +132,15 @@ def test_what_would_be_taken_for_something_else_is_refused(make, message):
 
 def test_weight_decay_leaves_batch_norms_out():
   names = ['block/conv2d/kernel:0', 'block/batch_norm/gamma:0', 'head/dense/bias:0']
-  found = optimizers.add_weight_decay([1., 1., 1.], [2., 2., 2.], names, .5)
-  assert found == [2., 1., 2.]
+  found = optimizers.add_weight_decay([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], names, 0.5)
+  assert found == [2.0, 1.0, 2.0]
 
 
 def test_clipping_scales_all_by_the_global_norm():
-  gradients = [tf.constant([3.]), tf.constant([4.])]
-  clipped, norm = optimizers.clip(gradients, 10.)
+  gradients = [tf.constant([3.0]), tf.constant([4.0])]
+  clipped, norm = optimizers.clip(gradients, 10.0)
   np.testing.assert_allclose([clipped[0][0], clipped[1][0], norm], [3, 4, 5], rtol=1e-6)
-  clipped, norm = optimizers.clip(gradients, 1.)
-  np.testing.assert_allclose([clipped[0][0], clipped[1][0], norm], [.6, .8, 5], rtol=1e-6)
-  _, norm = optimizers.clip([tf.constant([np.nan])], 1.)
+  clipped, norm = optimizers.clip(gradients, 1.0)
+  np.testing.assert_allclose([clipped[0][0], clipped[1][0], norm], [0.6, 0.8, 5], rtol=1e-6)
+  _, norm = optimizers.clip([tf.constant([np.nan])], 1.0)
   assert np.isnan(norm)

@@ -1,4 +1,5 @@
 """Task report and the details of task eval: numbers by hand, pages of real runs, a real browser."""
+
 import html.parser
 import json
 import os
@@ -21,11 +22,28 @@ import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 CHROMIUM = shutil.which('chromium')
-TINY = ['--label_seed=1', '--train_batch_size=4', '--uda_data=2', '--num_train_steps=4',
-        '--save_every=2', '--log_every=1', '--uda_steps=2', '--mpl_feedback=soft',
-        '--mpl_student_lr_wait_steps=0', '--strategy=one_device', '--eval_batch_size=300']
-DIGITS = ['--dataset_name=digits_40_mpl', '--model_type=wrn-10-1', '--image_size=8',
-          '--finetune_steps=2', '--finetune_batch_size=8', '--ema_decay=0.5', '--num_validation=60']
+TINY = [
+  '--label_seed=1',
+  '--train_batch_size=4',
+  '--uda_data=2',
+  '--num_train_steps=4',
+  '--save_every=2',
+  '--log_every=1',
+  '--uda_steps=2',
+  '--mpl_feedback=soft',
+  '--mpl_student_lr_wait_steps=0',
+  '--strategy=one_device',
+  '--eval_batch_size=300',
+]
+DIGITS = [
+  '--dataset_name=digits_40_mpl',
+  '--model_type=wrn-10-1',
+  '--image_size=8',
+  '--finetune_steps=2',
+  '--finetune_batch_size=8',
+  '--ema_decay=0.5',
+  '--num_validation=60',
+]
 # What has attributes that a browser would fetch something for.
 FETCHING = ('src', 'href', 'srcset', 'data', 'action', 'poster', 'background')
 
@@ -48,8 +66,12 @@ class Page(html.parser.HTMLParser):
   @property
   def fetched(self):
     """What is no part of the page: values that are neither data: nor a place within it."""
-    return [value for _, attributes in self.elements for name, value in attributes.items()
-            if name in FETCHING and not value.startswith(('data:', '#'))]
+    return [
+      value
+      for _, attributes in self.elements
+      for name, value in attributes.items()
+      if name in FETCHING and not value.startswith(('data:', '#'))
+    ]
 
 
 def read(folder):
@@ -69,13 +91,27 @@ def fixture_run(tmp_path_factory):
 def test_a_training_ends_with_a_report_of_all_there_is(run, capsys):
   text = (run / 'report.html').read_text(encoding='utf-8')
   found = read(run)
-  assert found.sections == ['results', 'what', 'curves', 'losses', 'feedback', 'pseudo_labels',
-                            'views', 'classes', 'mistakes']
+  assert found.sections == [
+    'results',
+    'what',
+    'curves',
+    'losses',
+    'feedback',
+    'pseudo_labels',
+    'views',
+    'classes',
+    'mistakes',
+  ]
   assert found.fetched == [] and '<script' not in text and '@import' not in text
   assert 'url(' not in text and '<b>"a"' not in text
-  for words in ('--mpl_feedback=soft', 'Finetune on the labeled examples', '--num_train_steps',
-                'was the best on the validation split', f'TensorFlow {tf.__version__}',
-                '40 labeled (4 to 4 a class)'):
+  for words in (
+    '--mpl_feedback=soft',
+    'Finetune on the labeled examples',
+    '--num_train_steps',
+    'was the best on the validation split',
+    f'TensorFlow {tf.__version__}',
+    '40 labeled (4 to 4 a class)',
+  ):
     assert words in ' '.join(found.texts), words
   results = json.loads((run / 'results.json').read_text())
   accuracy = results['selected']['models']['student']['top1']
@@ -86,6 +122,7 @@ def test_a_training_ends_with_a_report_of_all_there_is(run, capsys):
   assert sum(alt.startswith('example ') for alt in alts) == 12
   # The command in it makes the same run; the folder is named so that a shell takes it.
   import shlex
+
   written = next(text for text in found.texts if text.startswith('python -m'))
   again = parse(['main', *shlex.split(written.replace('\\\n', ''))[3:]])
   hparams = from_json((run / 'hparams.json').read_text())
@@ -105,11 +142,9 @@ def test_eval_writes_details_that_agree_with_the_accuracy(run, capsys):
   details, student = found['details'], found['models']['student']
   matrix = np.array(details['confusion'])
   assert details['model'] == 'student' and matrix.shape == (10, 10)
-  assert matrix.sum(axis=1).tolist() == [50] * 10 == [
-      entry['examples'] for entry in details['per_class']]
+  assert matrix.sum(axis=1).tolist() == [50] * 10 == [entry['examples'] for entry in details['per_class']]
   assert matrix.trace() / 500 == pytest.approx(student['top1'])
-  assert [entry['accuracy'] for entry in details['per_class']] == pytest.approx(
-      matrix.diagonal() / 50)
+  assert [entry['accuracy'] for entry in details['per_class']] == pytest.approx(matrix.diagonal() / 50)
   assert details['calibration']['num_bins'] == len(details['calibration']['bins']) == 15
   assert sum(entry['examples'] for entry in details['calibration']['bins']) == 500
   for what in ('confusion', 'per_class', 'reliability'):
@@ -117,15 +152,27 @@ def test_eval_writes_details_that_agree_with_the_accuracy(run, capsys):
     assert picture.shape[1] > 600 and picture[..., :3].std() > 10
 
 
-@pytest.mark.parametrize('flags, sections', [
-    (['--dataset_name=two_moons_6', '--model_type=mlp-8x1'],
-     ['results', 'what', 'curves', 'losses', 'classes', 'regions']),
-    (['--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--num_seeds=2'],
-     ['results', 'what', 'curves', 'losses', 'feedback', 'pseudo_labels', 'classes', 'regions']),
-    (['--dataset_name=digits_40', '--method=pseudo_labels', '--model_type=mlp-8x1', '--image_size=8'],
-     ['results', 'what', 'curves', 'losses', 'views', 'classes', 'mistakes']),
-    (['--dataset_name=digits_40_uda', '--model_type=mlp-8x1', '--image_size=8'],
-     ['results', 'what', 'curves', 'losses', 'pseudo_labels', 'views', 'classes', 'mistakes'])])
+@pytest.mark.parametrize(
+  'flags, sections',
+  [
+    (
+      ['--dataset_name=two_moons_6', '--model_type=mlp-8x1'],
+      ['results', 'what', 'curves', 'losses', 'classes', 'regions'],
+    ),
+    (
+      ['--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--num_seeds=2'],
+      ['results', 'what', 'curves', 'losses', 'feedback', 'pseudo_labels', 'classes', 'regions'],
+    ),
+    (
+      ['--dataset_name=digits_40', '--method=pseudo_labels', '--model_type=mlp-8x1', '--image_size=8'],
+      ['results', 'what', 'curves', 'losses', 'views', 'classes', 'mistakes'],
+    ),
+    (
+      ['--dataset_name=digits_40_uda', '--model_type=mlp-8x1', '--image_size=8'],
+      ['results', 'what', 'curves', 'losses', 'pseudo_labels', 'views', 'classes', 'mistakes'],
+    ),
+  ],
+)
 def test_what_does_not_apply_is_left_out(tmp_path, capsys, flags, sections):
   assert main.run(['main', f'--output_dir={tmp_path}', *TINY, *flags]) == 0
   assert f'report:          {tmp_path}/report.html' in capsys.readouterr().out
@@ -136,27 +183,33 @@ def test_what_does_not_apply_is_left_out(tmp_path, capsys, flags, sections):
     other = read(tmp_path / 'seed_1')
     assert other.sections == sections[:-1] and ' ± ' not in ' '.join(other.texts)
     table = json.loads((tmp_path / 'seed_1' / 'table.json').read_text())
-    assert table[-1]['accuracies'] == json.loads(
-        (tmp_path / 'table.json').read_text())[-1]['accuracies'][1:]
+    assert (
+      table[-1]['accuracies'] == json.loads((tmp_path / 'table.json').read_text())[-1]['accuracies'][1:]
+    )
 
 
 def test_a_failing_report_is_one_line_and_no_failure(tmp_path, capsys, monkeypatch):
   def fail(run):
     raise OSError(28, 'No space left\non device')
+
   monkeypatch.setattr(report, 'write', fail)
   argv = ['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1', f'--output_dir={tmp_path}']
   assert main.run([*argv, *TINY]) == 0
-  line, = [line for line in capsys.readouterr().out.splitlines() if 'report.html' in line]
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if 'report.html' in line]
   assert line.startswith('report.html was not made (OSError: [Errno 28] No space left on device)')
   assert (tmp_path / 'table.json').exists()
 
 
-@pytest.mark.parametrize('flags, words', [
+@pytest.mark.parametrize(
+  'flags, words',
+  [
     (['--output_dir=/no/such'], '--output_dir=/no/such: no run there'),
     (['--output_dir='], '--output_dir: required and not given'),
     (['--model_type=wrn-16-1'], 'model_type wrn-10-1 -> wrn-16-1'),
     (['--reset_output_dir'], 'would delete the checkpoints'),
-    (['--output_dir={empty}'], 'no checkpoint there, which --task_mode=report needs')])
+    (['--output_dir={empty}'], 'no checkpoint there, which --task_mode=report needs'),
+  ],
+)
 def test_a_bad_request_is_one_line_and_status_2(run, tmp_path, capsys, flags, words):
   shutil.copy(run / 'hparams.json', tmp_path)
   flags = [flag.format(empty=tmp_path) for flag in flags]
@@ -167,8 +220,9 @@ def test_a_bad_request_is_one_line_and_status_2(run, tmp_path, capsys, flags, wo
 
 def test_outcomes_are_in_order_on_every_strategy(tmp_path):
   """Four replicas, seven batches of 300, the last one filled up, against plain arithmetic."""
-  config = parse(['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1',
-                             f'--output_dir={tmp_path}', *TINY])
+  config = parse(
+    ['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1', f'--output_dir={tmp_path}', *TINY]
+  )
   problem = build.problem(config)
   for strategy in (devices.create_strategy('one_device'), devices.create_strategy('mirrored')):
     run = Run(config, problem, strategy)
@@ -193,42 +247,62 @@ def test_tensorboard_gets_the_views(run):
           found = tf.make_ndarray(value.tensor)
           (images if value.metadata.plugin_data.plugin_name == 'images' else texts).append(found)
   # At the second of two evaluations, of the one phase that has views.
-  (width, height, picture), = images
+  ((width, height, picture),) = images
   assert (width, height) == (b'96', b'16')  # Twelve pairs of 8 pixels.
   assert tf.io.decode_png(picture).shape == (16, 96, 1)
   assert b'labels by the teacher, on the augmented views: ' in texts[0].item()
 
 
 def test_calibration_by_hand():
-  found = evaluate.Outcomes(labels=np.array([0, 1, 1, 0]), predicted=np.array([0, 1, 0, 2]),
-                            confidence=np.array([1., .9, .5, .45], np.float32))
+  found = evaluate.Outcomes(
+    labels=np.array([0, 1, 1, 0]),
+    predicted=np.array([0, 1, 0, 2]),
+    confidence=np.array([1.0, 0.9, 0.5, 0.45], np.float32),
+  )
   assert evaluate.confusion(found, 3).tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
   result = evaluate.calibration(found, num_bins=2)
   # .5 belongs to the lower of two bins: two wrong ones there, two right ones in the upper.
   assert [(entry['examples'], entry['accuracy']) for entry in result['bins']] == [(2, 0), (2, 1)]
-  assert result['ece'] == pytest.approx(.5 * .475 + .5 * .05)
+  assert result['ece'] == pytest.approx(0.5 * 0.475 + 0.5 * 0.05)
   assert evaluate.calibration(found, num_bins=10)['bins'][0] == {
-      'from': 0., 'to': .1, 'examples': 0, 'confidence': None, 'accuracy': None}
+    'from': 0.0,
+    'to': 0.1,
+    'examples': 0,
+    'confidence': None,
+    'accuracy': None,
+  }
   assert evaluate.details(found, ['a', 'b', 'c'])['per_class'][2]['accuracy'] is None
   assert found.mistakes(5).tolist() == [2, 3]
 
 
 def test_texts_are_escaped_everywhere():
   bad = '<img src="https://x/">\udcff'
-  for text in (page.tag('p', bad), page.tag('p', 'x', title=bad), page.table((bad,), [(bad,)]),
-               page.image(b'', bad), page.document(bad, '', [('a', bad, page.Markup('<p>'))])):
+  for text in (
+    page.tag('p', bad),
+    page.tag('p', 'x', title=bad),
+    page.table((bad,), [(bad,)]),
+    page.image(b'', bad),
+    page.document(bad, '', [('a', bad, page.Markup('<p>'))]),
+  ):
     assert '<img src="https' not in text
     text.encode()
     assert not Page(text).fetched
 
 
 def test_curves_go_over_phases_and_are_thinned(tmp_path):
-  (tmp_path / 'm.jsonl').write_text(''.join(
+  (tmp_path / 'm.jsonl').write_text(
+    ''.join(
       json.dumps({'kind': 'train', 'phase': phase, 'step': step, 'x': step}) + '\n'
-      for phase in ('train', 'finetune') for step in range(1, 601)) + '{"half')
+      for phase in ('train', 'finetune')
+      for step in range(1, 601)
+    )
+    + '{"half'
+  )
+
   class Run:
     phases = [Phase(name, None, 600, 1, 0, {}) for name in ('train', 'finetune')]
     steps_before = Run.steps_before
+
   logged = curves.read_metrics(str(tmp_path / 'm.jsonl'))
   x, y = curves.series(Run(), logged, 'train', {'x': 'X', 'z': 'Z'})['X']
   assert len(x) == 300 and x[0] == 2.5 and x[-1] == 1198.5
@@ -240,18 +314,38 @@ def test_a_browser_shows_it_without_network_and_errors(run, tmp_path):
   shutil.copy(run / 'report.html', tmp_path / 'report.html')
   # Narrower than a headless window can be: in a frame.
   (tmp_path / 'frame.html').write_text(
-      '<iframe src="report.html" style="width:400px;height:800px;border:0"></iframe><script>'
-      'onload = () => { const inner = document.querySelector("iframe").contentDocument.'
-      'documentElement; document.title = "over " + (inner.scrollWidth - inner.clientWidth); }</script>')
-  flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-sync',
-           '--disable-background-networking', '--disable-component-update', '--enable-logging=stderr',
-           '--disable-features=NetworkTimeServiceQuerying', '--allow-file-access-from-files']
+    '<iframe src="report.html" style="width:400px;height:800px;border:0"></iframe><script>'
+    'onload = () => { const inner = document.querySelector("iframe").contentDocument.'
+    'documentElement; document.title = "over " + (inner.scrollWidth - inner.clientWidth); }</script>'
+  )
+  flags = [
+    '--headless',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--no-first-run',
+    '--disable-sync',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--enable-logging=stderr',
+    '--disable-features=NetworkTimeServiceQuerying',
+    '--allow-file-access-from-files',
+  ]
 
   def opened(name):
     """(DOM, what the browser's console says)."""
     done = subprocess.run(
-        [CHROMIUM, *flags, f'--user-data-dir={tmp_path}/user_{name}', '--dump-dom',
-         f'file://{tmp_path}/{name}.html'], capture_output=True, text=True, timeout=120, check=True)
+      [
+        CHROMIUM,
+        *flags,
+        f'--user-data-dir={tmp_path}/user_{name}',
+        '--dump-dom',
+        f'file://{tmp_path}/{name}.html',
+      ],
+      capture_output=True,
+      text=True,
+      timeout=120,
+      check=True,
+    )
     return done.stdout, [line for line in done.stderr.splitlines() if 'CONSOLE' in line]
 
   dom, said = opened('report')

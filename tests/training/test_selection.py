@@ -1,4 +1,5 @@
 """Which student is reported: --select, the validation split, and what may be gone on with."""
+
 import dataclasses
 import json
 
@@ -30,8 +31,11 @@ def results_of(folder):
 def test_validation_selects_and_the_test_split_is_measured_once(tmp_path, capsys, monkeypatch):
   counted = []
   evaluate = Run.evaluate
-  monkeypatch.setattr(Run, 'evaluate', lambda self, phase, split=None: (
-      counted.append(split or self.reported) or evaluate(self, phase, split)))
+  monkeypatch.setattr(
+    Run,
+    'evaluate',
+    lambda self, phase, split=None: counted.append(split or self.reported) or evaluate(self, phase, split),
+  )
   argv = tiny(tmp_path, *STEPS, '--num_validation=100')
   assert main.run(argv) == 0
   assert counted == ['validation'] * 6 + ['test']
@@ -71,14 +75,19 @@ def test_the_best_on_test_is_reported_as_in_the_release(tmp_path):
 
 def test_who_tunes_on_validation_gets_the_last_step():
   config = parse(tiny('unused', '--num_validation=100', '--eval_split=validation'))
-  assert selection.choose('', 'validation', build.problem(config)) == (
-      'last', 'validation', 'validation')
+  assert selection.choose('', 'validation', build.problem(config)) == ('last', 'validation', 'validation')
 
 
-@pytest.mark.parametrize('flag, line', [
-    ('--select=validation', '--select=validation: there is no validation split; give '
-                            '--num_validation=300 or --select=last'),
-    ('--select=best', '--select=best: unknown value')])
+@pytest.mark.parametrize(
+  'flag, line',
+  [
+    (
+      '--select=validation',
+      '--select=validation: there is no validation split; give --num_validation=300 or --select=last',
+    ),
+    ('--select=best', '--select=best: unknown value'),
+  ],
+)
 def test_a_selection_that_cannot_be_made(tmp_path, capsys, flag, line):
   assert main.run(tiny(tmp_path, flag)) == 2
   assert line in capsys.readouterr().err
@@ -94,5 +103,6 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, one_device):
   with pytest.raises(UserError) as caught:
     Run(config, swapped, one_device, quiet)
   assert str(caught.value) == (
-      f'--output_dir={tmp_path}: its checkpoint was trained with other data (labels differ): give '
-      'another folder, the same data, or --reset_output_dir')
+    f'--output_dir={tmp_path}: its checkpoint was trained with other data (labels differ): give '
+    'another folder, the same data, or --reset_output_dir'
+  )

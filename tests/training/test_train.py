@@ -1,4 +1,5 @@
 """Runs from end to end: every method through `main`, going on, stopping, evaluating, refusing."""
+
 import json
 import os
 import pathlib
@@ -20,6 +21,8 @@ import tensorflow as tf
 from tiny import tiny
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
+
+
 def configure(argv):
   config = parse(argv)
   validate(config)
@@ -31,40 +34,65 @@ def metrics(folder):
     return [json.loads(line) for line in file]
 
 
-@pytest.mark.parametrize('method, logged', [
-    ('supervised', 'loss/cross_entropy'), ('pseudo_labels', 'pseudo_labels/loss'),
-    ('uda', 'uda/u_ratio'), ('mpl', 'mpl/dot_product')])
+@pytest.mark.parametrize(
+  'method, logged',
+  [
+    ('supervised', 'loss/cross_entropy'),
+    ('pseudo_labels', 'pseudo_labels/loss'),
+    ('uda', 'uda/u_ratio'),
+    ('mpl', 'mpl/dot_product'),
+  ],
+)
 def test_main_trains_with_every_method(tmp_path, capsys, method, logged):
   assert main.run(tiny(tmp_path, f'--method={method}', '--mpl_feedback=soft')) == 0
   printed = capsys.readouterr().out
   assert '6 labeled' in printed and 'test accuracy' in printed
   names = os.listdir(tmp_path)
-  for name in ('hparams.json', 'ckpt_last', 'ckpt_best', 'logs', 'metrics.jsonl', 'results.json',
-               'labeled_split.json', 'table.json'):
+  for name in (
+    'hparams.json',
+    'ckpt_last',
+    'ckpt_best',
+    'logs',
+    'metrics.jsonl',
+    'results.json',
+    'labeled_split.json',
+    'table.json',
+  ):
     assert name in names
   lines = metrics(tmp_path)
   trained = [line for line in lines if line['kind'] == 'train' and line['phase'] == 'train']
   assert [line['step'] for line in trained] == [2, 4, 6]
   assert logged in trained[0]
   assert trained[-1]['global_step'] == 6
-  assert [line['step'] for line in lines if line['kind'] == 'eval'
-          and line['phase'] == 'train'] == [3, 6]
+  assert [line['step'] for line in lines if line['kind'] == 'eval' and line['phase'] == 'train'] == [3, 6]
   events = [name for _, _, names in os.walk(tmp_path / 'logs') for name in names]
   assert any('tfevents' in name for name in events)
 
 
 def test_main_trains_images_with_augmentation_baselines_and_finetune(tmp_path, capsys):
-  flags = ['--model_type=wrn-10-1', '--image_size=8', '--mpl_feedback=sampled',
-           '--num_train_steps=2', '--finetune_steps=2', '--finetune_batch_size=8',
-           '--finetune_lr=0.01', '--baselines=supervised,label_spreading']
+  flags = [
+    '--model_type=wrn-10-1',
+    '--image_size=8',
+    '--mpl_feedback=sampled',
+    '--num_train_steps=2',
+    '--finetune_steps=2',
+    '--finetune_batch_size=8',
+    '--finetune_lr=0.01',
+    '--baselines=supervised,label_spreading',
+  ]
   assert main.run(tiny(tmp_path, *flags, '--dataset_name=digits_40_mpl')) == 0
   printed = capsys.readouterr().out
-  for row in ('supervised', 'LabelSpreading', 'MPL teacher', 'MPL student before finetune',
-              'MPL student '):
+  for row in (
+    'supervised',
+    'LabelSpreading',
+    'MPL teacher',
+    'MPL student before finetune',
+    'MPL student ',
+  ):
     assert f'\n{row}' in printed
   table = {row['name']: row for row in json.loads((tmp_path / 'table.json').read_text())}
   # Fixed data, a deterministic method of scikit-learn: about what it is known for.
-  assert .8 < table['LabelSpreading']['accuracy'] < .99
+  assert 0.8 < table['LabelSpreading']['accuracy'] < 0.99
   assert table['MPL student']['steps'] == 4
   assert table['MPL teacher']['steps'] == table['MPL student before finetune']['steps'] == 2
   # A second call finds everything done, and says the same.
@@ -77,8 +105,12 @@ def test_several_seeds_and_a_picture(tmp_path, capsys):
   flags = ['--mpl_feedback=soft', '--num_seeds=2', '--baselines=mpl_without_uda']
   assert main.run(tiny(tmp_path, *flags)) == 0
   table = json.loads((tmp_path / 'table.json').read_text())
-  assert [row['name'] for row in table] == ['MPL without UDA teacher', 'MPL without UDA student',
-                                            'MPL teacher', 'MPL student']
+  assert [row['name'] for row in table] == [
+    'MPL without UDA teacher',
+    'MPL without UDA student',
+    'MPL teacher',
+    'MPL student',
+  ]
   split = lambda folder: json.loads((folder / 'labeled_split.json').read_text())['labeled']
   assert split(tmp_path) != split(tmp_path / 'seed_1')
   for index, folder in enumerate((tmp_path, tmp_path / 'seed_1')):
@@ -107,10 +139,18 @@ def make_run(config, one_device):
   return Run(config, build.problem(config), one_device, logs.Progress())
 
 
-@pytest.mark.parametrize('flags', [
-    ['--mpl_feedback=sampled', '--finetune_steps=3', '--dense_dropout_rate=0.5',
-     '--finetune_batch_size=4'],
-    ['--method=pseudo_labels', '--save_every=2']])
+@pytest.mark.parametrize(
+  'flags',
+  [
+    [
+      '--mpl_feedback=sampled',
+      '--finetune_steps=3',
+      '--dense_dropout_rate=0.5',
+      '--finetune_batch_size=4',
+    ],
+    ['--method=pseudo_labels', '--save_every=2'],
+  ],
+)
 def test_a_run_that_goes_on_equals_one_that_was_not_stopped(tmp_path, one_device, flags):
   whole = configure(tiny(tmp_path / 'whole', *flags))
   expected_run = make_run(whole, one_device)
@@ -163,21 +203,26 @@ def test_a_folder_that_is_not_ours_is_not_emptied(tmp_path, capsys):
   assert (tmp_path / 'thesis.tex').exists()
 
 
-@pytest.mark.parametrize('flags, words', [
+@pytest.mark.parametrize(
+  'flags, words',
+  [
     (['--no_such_flag=1'], 'no_such_flag'),
     (['--uda_temp=0'], '--uda_temp=0'),
     (['--dataset_name=cifra10_4000_mpl'], "did you mean 'cifar10'"),
     (['--dataset_name=digits_5000_mpl'], '5000'),
     (['--flagfile=/no/such/file'], '/no/such/file'),
     (['--output_dir=/proc/nothing/here'], '--output_dir=/proc/nothing/here'),
-    (['--strategy=mirrored', '--train_batch_size=6', '--eval_batch_size=8'],
-     '--train_batch_size=6 cannot be divided among 4 replicas'),
+    (
+      ['--strategy=mirrored', '--train_batch_size=6', '--eval_batch_size=8'],
+      '--train_batch_size=6 cannot be divided among 4 replicas',
+    ),
     (['--model_type=wrn-10-1'], 'rank 3'),
     (['--task_mode=eval'], 'no checkpoint'),
     (['--task_mode=finetune'], '--finetune_steps=0'),
     (['--eval_split=validation'], '--num_validation=0'),
     (['--intra_op_threads=3'], '--intra_op_threads=3: TensorFlow already runs'),
-])
+  ],
+)
 def test_a_bad_request_is_one_line_and_status_2(tmp_path, capsys, flags, words):
   assert main.run(tiny(tmp_path, *flags)) == 2
   error = capsys.readouterr().err
@@ -198,12 +243,24 @@ def test_eval_reports_the_checkpoint_as_the_run_did(tmp_path):
 def test_a_finetune_can_be_added_to_a_run_that_had_none_planned(tmp_path):
   flags = ['--num_validation=200', '--select=validation']
   assert main.run(tiny(tmp_path, *flags)) == 0
-  assert main.run(tiny(tmp_path, *flags, '--task_mode=finetune', '--finetune_steps=2',
-                       '--finetune_batch_size=4', '--finetune_lr=0.1')) == 0
+  assert (
+    main.run(
+      tiny(
+        tmp_path,
+        *flags,
+        '--task_mode=finetune',
+        '--finetune_steps=2',
+        '--finetune_batch_size=4',
+        '--finetune_lr=0.1',
+      )
+    )
+    == 0
+  )
   results = json.loads((tmp_path / 'results.json').read_text())
   assert results['steps'] == {'train': 6, 'finetune': 8} and results['selected']['step'] <= 8
-  assert [line['step'] for line in metrics(tmp_path)
-          if line['kind'] == 'train' and line['phase'] == 'train'] == [2, 4, 6]
+  assert [
+    line['step'] for line in metrics(tmp_path) if line['kind'] == 'train' and line['phase'] == 'train'
+  ] == [2, 4, 6]
 
 
 def test_several_replicas_train_what_one_trains(tmp_path):
@@ -226,9 +283,8 @@ def test_evaluation_counts_every_example_once(one_device):
     phase = build.phases(config, problem)[0]
   model = phase.method.student
   found = evaluate.Evaluator(
-      one_device, model, lambda context: problem.eval_batches(
-          'test', batch_size=300, context=context),
-      7)()
+    one_device, model, lambda context: problem.eval_batches('test', batch_size=300, context=context), 7
+  )()
   test = problem.evaluated['test']
   logits = model(tf.constant(test.inputs)).numpy()
   assert found['examples'] == len(test) == 2000
@@ -239,14 +295,18 @@ def test_evaluation_counts_every_example_once(one_device):
 
 
 def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(tmp_path):
-  command = [sys.executable, '-m', 'meta_pseudo_labels.main',
-             *tiny(tmp_path, '--num_train_steps=200000', '--save_every=100000')[1:]]
+  command = [
+    sys.executable,
+    '-m',
+    'meta_pseudo_labels.main',
+    *tiny(tmp_path, '--num_train_steps=200000', '--save_every=100000')[1:],
+  ]
   environment = {**os.environ, 'PYTHONPATH': str(CHECKOUT)}
   process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
   killer = threading.Timer(120, process.kill)
   killer.start()
   while not os.path.exists(tmp_path / 'metrics.jsonl'):
-    time.sleep(.2)
+    time.sleep(0.2)
     assert process.poll() is None
   process.send_signal(signal.SIGINT)
   output = process.communicate()[0]

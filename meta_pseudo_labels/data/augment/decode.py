@@ -1,8 +1,9 @@
 """Encoded images (JPEG, PNG, BMP, GIF) to pixels: decoded, cropped, resized, one by one.
 
 Everything takes one image's bytes, a string scalar, eagerly or inside tf.data.
-Source: the release's data_utils.py for ImageNet (official-release.md, Data).
+Source: the release's data_utils.py for ImageNet.
 """
+
 import tensorflow as tf
 
 CHANNELS = 3
@@ -20,7 +21,7 @@ def _starts(content, text):
 
 def _product(height, width):
   """height * width of non-negative int64, kept from overflowing."""
-  return tf.minimum(height, 2 ** 31 - 1) * tf.minimum(width, 2 ** 31 - 1)
+  return tf.minimum(height, 2**31 - 1) * tf.minimum(width, 2**31 - 1)
 
 
 def _claimed_pixels(encoded):
@@ -34,7 +35,7 @@ def _claimed_pixels(encoded):
 
   def number(start, count, big_endian=False):
     powers = [256 ** (count - 1 - i if big_endian else i) for i in range(count)]
-    return tf.reduce_sum(values[start:start + count] * tf.constant(powers, tf.int64))
+    return tf.reduce_sum(values[start : start + count] * tf.constant(powers, tf.int64))
 
   def of_jpeg():
     return tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64))
@@ -42,10 +43,16 @@ def _claimed_pixels(encoded):
   def of_others():
     # A BMP's height may be negative: its rows begin at the top.
     height = number(22, 4)
-    height = tf.minimum(height, 2 ** 32 - height)
-    return tf.where(_starts(head, PNG), _product(number(16, 4, True), number(20, 4, True)),
-                    tf.where(_starts(head, GIF), _product(number(6, 2), number(8, 2)),
-                             tf.where(_starts(head, BMP), _product(number(18, 4), height), 0)))
+    height = tf.minimum(height, 2**32 - height)
+    return tf.where(
+      _starts(head, PNG),
+      _product(number(16, 4, True), number(20, 4, True)),
+      tf.where(
+        _starts(head, GIF),
+        _product(number(6, 2), number(8, 2)),
+        tf.where(_starts(head, BMP), _product(number(18, 4), height), 0),
+      ),
+    )
 
   return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_others)
 
@@ -85,20 +92,23 @@ def decode(encoded):
 
 def _shape(encoded):
   """int32 `[3]`: height, width, and the channels that are stored in a JPEG (else 3)."""
-  return tf.cond(tf.io.is_jpeg(encoded),
-                 lambda: tf.io.extract_jpeg_shape(_of_bearable_size(encoded)),
-                 lambda: tf.shape(decode(encoded)))
+  return tf.cond(
+    tf.io.is_jpeg(encoded),
+    lambda: tf.io.extract_jpeg_shape(_of_bearable_size(encoded)),
+    lambda: tf.shape(decode(encoded)),
+  )
 
 
 def _window(encoded, begin, size):
   """Pixels uint8 `[size[0], size[1], 3]` from row and column `begin` on; of a JPEG only those
   are decoded."""
+
   def of_jpeg():
     return tf.io.decode_and_crop_jpeg(encoded, tf.concat([begin, size], 0), channels=CHANNELS)
 
   def of_others():
     end = begin + size
-    return decode(encoded)[begin[0]:end[0], begin[1]:end[1]]
+    return decode(encoded)[begin[0] : end[0], begin[1] : end[1]]
 
   return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_others)
 
@@ -106,8 +116,9 @@ def _window(encoded, begin, size):
 def _resized(image, size):
   """float32 `[size, size, 3]` in about 0..255: bicubic as in TF 1, which overshoots a little."""
   image = tf.cast(image, tf.float32)[tf.newaxis]
-  image = tf.raw_ops.ResizeBicubic(images=image, size=[size, size], align_corners=False,
-                                   half_pixel_centers=False)[0]
+  image = tf.raw_ops.ResizeBicubic(
+    images=image, size=[size, size], align_corners=False, half_pixel_centers=False
+  )[0]
   return tf.ensure_shape(image, [size, size, CHANNELS])
 
 
@@ -132,7 +143,7 @@ def central_crop_of_pixels(image, size):
   """`central_crop` of an image that is decoded already, uint8 `[H, W, 3]`."""
   begin, window = _center(tf.shape(image)[:2])
   end = begin + window
-  return _resized(image[begin[0]:end[0], begin[1]:end[1]], size)
+  return _resized(image[begin[0] : end[0], begin[1] : end[1]], size)
 
 
 def random_crop(encoded, size, seed):
@@ -147,13 +158,22 @@ def random_crop(encoded, size, seed):
   """
   shape = _shape(encoded)
   begin, window, _ = tf.image.stateless_sample_distorted_bounding_box(
-      shape, tf.constant([[[0., 0., 1., 1.]]]), seed, min_object_covered=.1,
-      aspect_ratio_range=(3 / 4, 4 / 3), area_range=(.08, 1.), max_attempts=10,
-      use_image_if_no_bounding_boxes=True)
+    shape,
+    tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+    seed,
+    min_object_covered=0.1,
+    aspect_ratio_range=(3 / 4, 4 / 3),
+    area_range=(0.08, 1.0),
+    max_attempts=10,
+    use_image_if_no_bounding_boxes=True,
+  )
   window = tf.concat([window[:2], [CHANNELS]], 0)
   whole = tf.reduce_all(tf.equal(shape, window))
-  return tf.cond(whole, lambda: central_crop(encoded, size),
-                 lambda: _resized(_window(encoded, begin[:2], window[:2]), size))
+  return tf.cond(
+    whole,
+    lambda: central_crop(encoded, size),
+    lambda: _resized(_window(encoded, begin[:2], window[:2]), size),
+  )
 
 
 def fit(image, size):
@@ -182,9 +202,13 @@ def fit(image, size):
     # What tf.image.resize does, but only where the square is: of an image that is a thousand
     # times as wide as high, the whole might not fit into memory.
     square = tf.raw_ops.ScaleAndTranslate(
-        images=image[tf.newaxis], size=[size, size],
-        scale=tf.cast(resized, tf.float32) / tf.cast(sides, tf.float32),
-        translation=-tf.cast(corner, tf.float32), kernel_type='keyscubic', antialias=True)[0]
-    return tf.cast(tf.clip_by_value(tf.round(square), 0., 255.), tf.uint8)
+      images=image[tf.newaxis],
+      size=[size, size],
+      scale=tf.cast(resized, tf.float32) / tf.cast(sides, tf.float32),
+      translation=-tf.cast(corner, tf.float32),
+      kernel_type='keyscubic',
+      antialias=True,
+    )[0]
+    return tf.cast(tf.clip_by_value(tf.round(square), 0.0, 255.0), tf.uint8)
 
   return tf.ensure_shape(tf.cond(tf.equal(shorter, size), cut, resample), [size, size, CHANNELS])

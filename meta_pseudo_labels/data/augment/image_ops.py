@@ -13,6 +13,7 @@ Two families cost one kernel whatever mixture of operations a batch needs:
 Pixel for pixel the release's results (tests/golden/case9.npz), except where its float to uint8
 cast is undefined: there these saturate. Source: the behaviour of the release's augment.py.
 """
+
 import math
 
 import numpy as np
@@ -25,11 +26,11 @@ def as_images(images):
   """`images` as a tensor; ValueError unless uint8 `[N, H, W, C]`, H, W, C static, C 1 or 3."""
   images = tf.convert_to_tensor(images)
   shape = images.shape
-  if (images.dtype != tf.uint8 or shape.rank != 4 or None in shape[1:].as_list()
-      or shape[3] not in (1, 3)):
+  if images.dtype != tf.uint8 or shape.rank != 4 or None in shape[1:].as_list() or shape[3] not in (1, 3):
     raise ValueError(
-        f'images must be uint8 [N, H, W, C] with H, W, C known and C 1 or 3, got '
-        f'{images.dtype.name} {shape}: batch, resize or ensure_shape them first')
+      f'images must be uint8 [N, H, W, C] with H, W, C known and C 1 or 3, got '
+      f'{images.dtype.name} {shape}: batch, resize or ensure_shape them first'
+    )
   return images
 
 
@@ -50,10 +51,10 @@ def blend(first, second, factor):
   release blends so and another rounding would differ from it by one here and there. `factor`
   is float32 and broadcasts with the images.
   """
-  first = tf.cast(first, tf.float32) * (1. / 255.)
-  second = tf.cast(second, tf.float32) * (1. / 255.)
-  mixed = tf.maximum(first + factor * (second - first), 0.) * 255.5
-  return tf.cast(tf.minimum(mixed, 255.), tf.uint8)
+  first = tf.cast(first, tf.float32) * (1.0 / 255.0)
+  second = tf.cast(second, tf.float32) * (1.0 / 255.0)
+  mixed = tf.maximum(first + factor * (second - first), 0.0) * 255.5
+  return tf.cast(tf.minimum(mixed, 255.0), tf.uint8)
 
 
 # ---- point operations -----------------------------------------------------------------------
@@ -122,8 +123,8 @@ def autocontrast_tables(images):
   low = tf.cast(tf.reduce_min(images, [1, 2]), tf.float32)[:, :, None]
   high = tf.cast(tf.reduce_max(images, [1, 2]), tf.float32)[:, :, None]
   values = tf.range(256, dtype=tf.float32)
-  scale = 255. / tf.maximum(high - low, 1.)
-  stretched = tf.clip_by_value(values * scale - low * scale, 0., 255.)
+  scale = 255.0 / tf.maximum(high - low, 1.0)
+  stretched = tf.clip_by_value(values * scale - low * scale, 0.0, 255.0)
   return tf.cast(tf.where(high > low, stretched, values), tf.uint8)
 
 
@@ -219,13 +220,13 @@ def _smooth_interior(images):
   # Spelled out, not a convolution: where the weighted sum is a multiple of 13 the cut-off to
   # uint8 hangs on the order of the sum, and convolution kernels differ in theirs. Negated and
   # subtracted, because graph optimizers reorder additions (add_n too), not subtractions.
-  total = 0.
+  total = 0.0
   for row in range(3):
     for column in range(3):
       term = minus_centre if (row, column) == (1, 1) else minus_side
       left, right = channels * column, channels * (width - 2 + column)
-      total -= term[:, row:height - 2 + row, left:right]
-  smooth = tf.cast(tf.minimum(total, 255.), tf.uint8)
+      total -= term[:, row : height - 2 + row, left:right]
+  smooth = tf.cast(tf.minimum(total, 255.0), tf.uint8)
   return tf.reshape(smooth, [-1, height - 2, width - 2, channels])
 
 
@@ -246,8 +247,13 @@ def sharpness(images, factor):
 def transform(images, transforms):
   """Nearest-neighbour projective transforms `[N, 8]` float32; grey 128 from outside."""
   return tf.raw_ops.ImageProjectiveTransformV3(
-      images=images, transforms=transforms, output_shape=images.shape[1:3],
-      interpolation='NEAREST', fill_mode='CONSTANT', fill_value=float(GREY))
+    images=images,
+    transforms=transforms,
+    output_shape=images.shape[1:3],
+    interpolation='NEAREST',
+    fill_mode='CONSTANT',
+    fill_value=float(GREY),
+  )
 
 
 def _affine(argument, *entries):
@@ -261,34 +267,40 @@ def _affine(argument, *entries):
 
 def rotate_transforms(degrees, height, width):
   """Counter-clockwise about the centre by `degrees` (float32 `[N]`): `[N, 8]`."""
-  radians = tf.cast(degrees * (math.pi / 180.), tf.float64)
+  radians = tf.cast(degrees * (math.pi / 180.0), tf.float64)
   # In float64: the float32 kernels give an angle another last bit elsewhere in a batch.
   cos = tf.cast(tf.cos(radians), tf.float32)
   sin = tf.cast(tf.sin(radians), tf.float32)
-  right, bottom = width - 1., height - 1.
+  right, bottom = width - 1.0, height - 1.0
   return _affine(
-      degrees, cos, -sin, (right - (cos * right - sin * bottom)) / 2.,
-      sin, cos, (bottom - (sin * right + cos * bottom)) / 2.)
+    degrees,
+    cos,
+    -sin,
+    (right - (cos * right - sin * bottom)) / 2.0,
+    sin,
+    cos,
+    (bottom - (sin * right + cos * bottom)) / 2.0,
+  )
 
 
 def shear_x_transforms(level):
   """Row y moves left by `level` (float32 `[N]`) * y pixels: `[N, 8]`."""
-  return _affine(level, 1., level, 0., 0., 1., 0.)
+  return _affine(level, 1.0, level, 0.0, 0.0, 1.0, 0.0)
 
 
 def shear_y_transforms(level):
   """Column x moves up by `level` (float32 `[N]`) * x pixels: `[N, 8]`."""
-  return _affine(level, 1., 0., 0., level, 1., 0.)
+  return _affine(level, 1.0, 0.0, 0.0, level, 1.0, 0.0)
 
 
 def translate_x_transforms(pixels):
   """Left by `pixels` (float32 `[N]`, rounded to whole pixels): `[N, 8]`."""
-  return _affine(pixels, 1., 0., pixels, 0., 1., 0.)
+  return _affine(pixels, 1.0, 0.0, pixels, 0.0, 1.0, 0.0)
 
 
 def translate_y_transforms(pixels):
   """Up by `pixels` (float32 `[N]`, rounded to whole pixels): `[N, 8]`."""
-  return _affine(pixels, 1., 0., 0., 0., 1., pixels)
+  return _affine(pixels, 1.0, 0.0, 0.0, 0.0, 1.0, pixels)
 
 
 def rotate(images, degrees):
@@ -338,8 +350,7 @@ def cutout(images, pad, centers, replace=GREY):
   # that the mask is copied row by row; broadcasting to [N, H, W, 1] costs several times more.
   table = tf.concat([tf.where(in_columns, 0, 255), tf.fill([1, width * channels], 255)], 0)
   count = tf.shape(images)[0]
-  keep = tf.gather(
-      tf.cast(table, tf.uint8), tf.where(in_rows, tf.range(count)[:, None], count))
+  keep = tf.gather(tf.cast(table, tf.uint8), tf.where(in_rows, tf.range(count)[:, None], count))
   rows = tf.reshape(images, [-1, height, width * channels])
   # Bits of `rows` where `keep` is 255, of `replace` where it is 0: faster than tf.where.
   xor, replace = tf.bitwise.bitwise_xor, tf.constant(replace, tf.uint8)

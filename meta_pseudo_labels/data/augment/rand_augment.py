@@ -8,10 +8,11 @@ so a replica that holds rows [offset, offset + N) makes the views that one devic
 Source: the release's augment.py and data_utils.py; RandAugment is Cubuk et al. 2020
 (arXiv:1909.13719), cutout DeVries and Taylor 2017 (arXiv:1708.04552).
 """
+
 import functools
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.config.sections import AUGMENT_OPS, RELEASE_OPS
+from meta_pseudo_labels.config.choices import AUGMENT_OPS, RELEASE_OPS
 from meta_pseudo_labels.data.augment import image_ops
 
 import numpy as np
@@ -27,8 +28,8 @@ def levels(magnitude, cutout_const, translate_const):
   """
   share = magnitude / 10
   none = ()
-  enhance = (float(np.float32(share * 1.8 + .1)),)
-  shear = (float(np.float32(share * .3)),)
+  enhance = (float(np.float32(share * 1.8 + 0.1)),)
+  shear = (float(np.float32(share * 0.3)),)
   translate = (float(np.float32(share * float(translate_const))),)
 
   def integer(multiplier):
@@ -36,12 +37,23 @@ def levels(magnitude, cutout_const, translate_const):
     return (int(np.float32(magnitude) / np.float32(10) * np.float32(multiplier)),)
 
   return {
-      'Identity': none, 'AutoContrast': none, 'Equalize': none, 'Invert': none,
-      'Rotate': (float(np.float32(share * 30.)),),
-      'Posterize': integer(4), 'Solarize': integer(256), 'SolarizeAdd': integer(110),
-      'Color': enhance, 'Contrast': enhance, 'Brightness': enhance, 'Sharpness': enhance,
-      'ShearX': shear, 'ShearY': shear, 'TranslateX': translate, 'TranslateY': translate,
-      'Cutout': integer(cutout_const),
+    'Identity': none,
+    'AutoContrast': none,
+    'Equalize': none,
+    'Invert': none,
+    'Rotate': (float(np.float32(share * 30.0)),),
+    'Posterize': integer(4),
+    'Solarize': integer(256),
+    'SolarizeAdd': integer(110),
+    'Color': enhance,
+    'Contrast': enhance,
+    'Brightness': enhance,
+    'Sharpness': enhance,
+    'ShearX': shear,
+    'ShearY': shear,
+    'TranslateX': translate,
+    'TranslateY': translate,
+    'Cutout': integer(cutout_const),
   }
 
 
@@ -58,19 +70,19 @@ def _up_to(draws, limit):
 
 
 _TABLES = {
-    'Invert': lambda pixels: image_ops.invert_tables(),
-    'Posterize': lambda pixels, bits: image_ops.posterize_tables(bits),
-    'Solarize': lambda pixels, threshold: image_ops.solarize_tables(threshold),
-    'SolarizeAdd': lambda pixels, addition: image_ops.solarize_add_tables(addition),
-    'Contrast': lambda pixels, factor: image_ops.contrast_tables(factor, pixels),
-    'Brightness': lambda pixels, factor: image_ops.brightness_tables(factor),
+  'Invert': lambda pixels: image_ops.invert_tables(),
+  'Posterize': lambda pixels, bits: image_ops.posterize_tables(bits),
+  'Solarize': lambda pixels, threshold: image_ops.solarize_tables(threshold),
+  'SolarizeAdd': lambda pixels, addition: image_ops.solarize_add_tables(addition),
+  'Contrast': lambda pixels, factor: image_ops.contrast_tables(factor, pixels),
+  'Brightness': lambda pixels, factor: image_ops.brightness_tables(factor),
 }
 _TRANSFORMS = {
-    'Rotate': image_ops.rotate_transforms,
-    'ShearX': lambda level, *size: image_ops.shear_x_transforms(level),
-    'ShearY': lambda level, *size: image_ops.shear_y_transforms(level),
-    'TranslateX': lambda pixels, *size: image_ops.translate_x_transforms(pixels),
-    'TranslateY': lambda pixels, *size: image_ops.translate_y_transforms(pixels),
+  'Rotate': image_ops.rotate_transforms,
+  'ShearX': lambda level, *size: image_ops.shear_x_transforms(level),
+  'ShearY': lambda level, *size: image_ops.shear_y_transforms(level),
+  'TranslateX': lambda pixels, *size: image_ops.translate_x_transforms(pixels),
+  'TranslateY': lambda pixels, *size: image_ops.translate_y_transforms(pixels),
 }
 _OTHERS = ('AutoContrast', 'Equalize', 'Color', 'Sharpness', 'Cutout')
 # The images of a layer are sorted into these groups and each group is computed at once.
@@ -118,13 +130,15 @@ def _apply_group(group, images, op, positive, centers, constants, arguments):
   if group == 'tables':
     return image_ops.apply_tables(images, tf.gather(tables, op))
   if group == 'transforms':
-    return image_ops.transform(
-        images, tf.gather_nd(transforms, tf.stack([op, positive], 1)))
+    return image_ops.transform(images, tf.gather_nd(transforms, tf.stack([op, positive], 1)))
   if group == 'Cutout':
     return image_ops.cutout(images, arguments['Cutout'][0], centers)
   function = {
-      'AutoContrast': image_ops.autocontrast, 'Equalize': image_ops.equalize,
-      'Color': image_ops.color, 'Sharpness': image_ops.sharpness}[group]
+    'AutoContrast': image_ops.autocontrast,
+    'Equalize': image_ops.equalize,
+    'Color': image_ops.color,
+    'Sharpness': image_ops.sharpness,
+  }[group]
   return function(images, *arguments[group])
 
 
@@ -141,14 +155,25 @@ def _layer(images, applied, op, positive, centers, ops, arguments):
   parts = zip(_GROUPS, split(images), split(op), split(positive), split(centers))
   present = set(groups) | {_GROUPS.index('unchanged')}
   done = [
-      _apply_group(name, *part, constants, arguments) if number in present else part[0]
-      for number, (name, *part) in enumerate(parts)]
+    _apply_group(name, *part, constants, arguments) if number in present else part[0]
+    for number, (name, *part) in enumerate(parts)
+  ]
   result = tf.dynamic_stitch(split(tf.range(tf.shape(images)[0])), done)
   return tf.ensure_shape(result, images.shape)
 
 
-def rand_augment(images, key, *, num_layers=2, magnitude, cutout_const, translate_const,
-                 ops=RELEASE_OPS, offset=0, total=None):
+def rand_augment(
+  images,
+  key,
+  *,
+  num_layers=2,
+  magnitude,
+  cutout_const,
+  translate_const,
+  ops=RELEASE_OPS,
+  offset=0,
+  total=None,
+):
   """RandAugment of a batch, with the release's operations, ranges and probabilities.
 
   Each image draws one probability from U(.2, .8); each layer draws one of `ops` for it and
@@ -171,13 +196,18 @@ def rand_augment(images, key, *, num_layers=2, magnitude, cutout_const, translat
   ops = tuple(ops)
   arguments = levels(magnitude, cutout_const, translate_const)
   draws = _draw(images, key, 'rand_augment/probability', 1, offset, total)
-  probability = .2 + .6 * draws[:, 0]
+  probability = 0.2 + 0.6 * draws[:, 0]
   for layer in range(num_layers):
     draws = _draw(images, key, f'rand_augment/layer{layer}', 5, offset, total)
     images = _layer(
-        images, applied=draws[:, 1] <= probability, op=_up_to(draws[:, 0], len(ops)),
-        positive=tf.cast(draws[:, 2] >= .5, tf.int32),
-        centers=_up_to(draws[:, 3:], images.shape[1:3]), ops=ops, arguments=arguments)
+      images,
+      applied=draws[:, 1] <= probability,
+      op=_up_to(draws[:, 0], len(ops)),
+      positive=tf.cast(draws[:, 2] >= 0.5, tf.int32),
+      centers=_up_to(draws[:, 3:], images.shape[1:3]),
+      ops=ops,
+      arguments=arguments,
+    )
   return images
 
 
@@ -199,12 +229,11 @@ def weak(images, key, purpose, *, flip=True, pad, offset=0, total=None):
   if not flip and not pad:
     return images
   draws = _draw(images, key, purpose, 3, offset, total)
-  mirrored = tf.logical_and(draws[:, 0] < .5, flip)
+  mirrored = tf.logical_and(draws[:, 0] < 0.5, flip)
   return image_ops.flip_and_shift(images, mirrored, _up_to(draws[:, 1:], 2 * pad + 1) - pad)
 
 
-def random_cutout(images, key, purpose, *, pad_size, replace=image_ops.GREY, offset=0,
-                  total=None):
+def random_cutout(images, key, purpose, *, pad_size, replace=image_ops.GREY, offset=0, total=None):
   """A box of up to 2 * `pad_size` pixels a side, about a random pixel, set to `replace`.
 
   Images `[N, H, W, C]` uint8 in and out; draws `purpose` [total, 2]: center row and column.
@@ -236,8 +265,8 @@ def views(images, key, *, flip, magnitude, pad=None, ops=RELEASE_OPS, offset=0, 
   rows = dict(offset=offset, total=total)
   original = weak(images, key, 'views/original', flip=flip, pad=pad, **rows)
   augmented = rand_augment(
-      original, key, magnitude=magnitude, cutout_const=size // 8, translate_const=size // 8,
-      ops=ops, **rows)
+    original, key, magnitude=magnitude, cutout_const=size // 8, translate_const=size // 8, ops=ops, **rows
+  )
   augmented = random_cutout(augmented, key, 'views/cutout', pad_size=size // 4, **rows)
   return original, weak(augmented, key, 'views/augmented', flip=flip, pad=pad, **rows)
 
@@ -252,8 +281,9 @@ def normalize(images, mean, std, dtype=tf.float32):
   height, width, channels = images.shape[1:]
   # Flat and tiled, because broadcasting over an innermost 3 is several times slower.
   mean, std = (
-      np.tile(np.broadcast_to(np.asarray(value, np.float32), [channels]), height * width)
-      for value in (mean, std))
+    np.tile(np.broadcast_to(np.asarray(value, np.float32), [channels]), height * width)
+    for value in (mean, std)
+  )
   pixels = tf.cast(tf.reshape(images, [-1, height * width * channels]), tf.float32)
   return tf.reshape(tf.cast((pixels - mean) / std, dtype), [-1, height, width, channels])
 

@@ -5,6 +5,7 @@ Each has the same three methods: `plain` for evaluation, `labeled` for labeled t
 inside tf.data; the last two the key of the step (int32 `[2]`), and where the inputs stand in the
 global batch: rows [offset, offset + N) of `total`. So N replicas make the views that one would.
 """
+
 import dataclasses
 
 from meta_pseudo_labels import rng
@@ -21,7 +22,8 @@ class Points:
     stddev: of the noise, in the units of the points (`augment_stddev`).
     dtype: of the result, float32 or bfloat16.
   """
-  stddev: float = .1
+
+  stddev: float = 0.1
   dtype: tf.DType = tf.float32
 
   def plain(self, inputs):
@@ -35,8 +37,9 @@ class Points:
 
   def unlabeled(self, inputs, key, offset, total):
     """(original, augmented), each `[N, D]` of `dtype`."""
-    noisy = rand_augment.jitter(inputs, rng.fold(key, 'unlabeled'), self.stddev, offset=offset,
-                           total=total)
+    noisy = rand_augment.jitter(
+      inputs, rng.fold(key, 'unlabeled'), self.stddev, offset=offset, total=total
+    )
     return self.plain(inputs), self.plain(noisy)
 
 
@@ -52,8 +55,9 @@ class Images:
     strong_labeled: RandAugment on labeled images too (`use_augment`).
     dtype: of the results, float32 or bfloat16.
   """
-  mean: tuple = (0.,)
-  std: tuple = (255.,)
+
+  mean: tuple = (0.0,)
+  std: tuple = (255.0,)
   flip: bool = False
   ops: tuple = rand_augment.RELEASE_OPS
   magnitude: float = 5
@@ -74,18 +78,26 @@ class PadCrop(Images):
     key = rng.fold(key, 'labeled')
     rows = dict(offset=offset, total=total)
     if self.strong_labeled:
-      inputs = rand_augment.views(inputs, key, flip=self.flip, magnitude=self.magnitude,
-                             ops=self.ops, **rows)[1]
+      inputs = rand_augment.views(
+        inputs, key, flip=self.flip, magnitude=self.magnitude, ops=self.ops, **rows
+      )[1]
     else:
-      inputs = rand_augment.weak(inputs, key, 'weak', flip=self.flip,
-                            pad=min(inputs.shape[1:3]) // 8, **rows)
+      inputs = rand_augment.weak(
+        inputs, key, 'weak', flip=self.flip, pad=min(inputs.shape[1:3]) // 8, **rows
+      )
     return self.plain(inputs)
 
   def unlabeled(self, inputs, key, offset, total):
     """(original, augmented), each `[N, H, W, C]` of `dtype`, normalized; see `rand_augment.views`."""
     original, augmented = rand_augment.views(
-        inputs, rng.fold(key, 'unlabeled'), flip=self.flip, magnitude=self.magnitude,
-        ops=self.ops, offset=offset, total=total)
+      inputs,
+      rng.fold(key, 'unlabeled'),
+      flip=self.flip,
+      magnitude=self.magnitude,
+      ops=self.ops,
+      offset=offset,
+      total=total,
+    )
     return self.plain(original), self.plain(augmented)
 
 
@@ -97,14 +109,16 @@ class ResizedCrop(Images):
     size: int, pixels a side in training (`image_size`).
     eval_size: int, pixels a side in evaluation.
   """
+
   size: int = 224
   eval_size: int = 224
   flip: bool = True
 
   def plain(self, inputs):
     """The central crop: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
-    images = tf.map_fn(lambda image: decode.central_crop(image, self.eval_size), inputs,
-                       fn_output_signature=tf.float32)
+    images = tf.map_fn(
+      lambda image: decode.central_crop(image, self.eval_size), inputs, fn_output_signature=tf.float32
+    )
     return self.normalized(images)
 
   def labeled(self, inputs, key, offset, total):
@@ -126,28 +140,41 @@ class ResizedCrop(Images):
     crops = self._crops(inputs, key, offset, total)
     original = self._mirrored(crops, key, 'mirrored/original', offset, total)
     augmented = self._mirrored(crops, key, 'mirrored/augmented', offset, total)
-    return (self.normalized(original),
-            self.normalized(self._augmented(augmented, key, offset, total)))
+    return (self.normalized(original), self.normalized(self._augmented(augmented, key, offset, total)))
 
   def _crops(self, inputs, key, offset, total):
     seeds = rng.uniform(key, 'crop', [total, 2], 0, tf.int32.max, tf.int32)
     seeds = rng.rows(seeds, offset, tf.shape(inputs)[0])
-    return tf.map_fn(lambda pair: decode.random_crop(pair[0], self.size, pair[1]),
-                     (inputs, seeds), fn_output_signature=tf.float32)
+    return tf.map_fn(
+      lambda pair: decode.random_crop(pair[0], self.size, pair[1]),
+      (inputs, seeds),
+      fn_output_signature=tf.float32,
+    )
 
   def _mirrored(self, images, key, purpose, offset, total):
     if not self.flip:
       return images
     draws = rng.rows(rng.uniform(key, purpose, [total]), offset, tf.shape(images)[0])
-    return tf.where(draws[:, None, None, None] < .5, tf.reverse(images, [2]), images)
+    return tf.where(draws[:, None, None, None] < 0.5, tf.reverse(images, [2]), images)
 
   def _augmented(self, images, key, offset, total):
     """RandAugment of float32 images: as in the release cut off to uint8 and back."""
-    images = tf.ensure_shape(tf.cast(tf.clip_by_value(images, 0, 255), tf.uint8),
-                             [None, self.size, self.size, decode.CHANNELS])
-    return tf.cast(rand_augment.rand_augment(
-        images, key, magnitude=self.magnitude, cutout_const=40, translate_const=100, ops=self.ops,
-        offset=offset, total=total), tf.float32)
+    images = tf.ensure_shape(
+      tf.cast(tf.clip_by_value(images, 0, 255), tf.uint8), [None, self.size, self.size, decode.CHANNELS]
+    )
+    return tf.cast(
+      rand_augment.rand_augment(
+        images,
+        key,
+        magnitude=self.magnitude,
+        cutout_const=40,
+        translate_const=100,
+        ops=self.ops,
+        offset=offset,
+        total=total,
+      ),
+      tf.float32,
+    )
 
   def normalized(self, images):
     """(images - mean) / std of float32 `[N, H, W, 3]`: of `dtype`, rounded once."""

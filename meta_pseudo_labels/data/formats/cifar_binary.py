@@ -35,11 +35,13 @@ def cifar10_folder(data_dir):
 
 def load_cifar10_records(info, folder):
   """The records the release reads: a label byte, then 32x32 red, green and blue planes."""
+
   def read(names):
     records = [_read_cifar10_file(os.path.join(folder, name)) for name in names]
     records = np.concatenate(records)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return storage.checked(info, np.ascontiguousarray(images), records[:, 0], folder)
+
   return storage.Data(train=read(_CIFAR10_TRAIN_FILES), test=read(['test_batch.bin']))
 
 
@@ -47,6 +49,8 @@ def _read_cifar10_file(path):
   """uint8 [N, 3073]."""
   content = np.frombuffer(idx.read_file(path), np.uint8)
   if not len(content) or len(content) % _CIFAR10_RECORD:
-    raise UserError(f'{path} is damaged: {len(content)} bytes are no whole number of '
-                    f'{_CIFAR10_RECORD}-byte records: fetch it again')
+    raise UserError(
+      f'{path} is damaged: {len(content)} bytes are no whole number of '
+      f'{_CIFAR10_RECORD}-byte records: fetch it again'
+    )
   return content.reshape(-1, _CIFAR10_RECORD)

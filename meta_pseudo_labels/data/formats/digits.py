@@ -20,8 +20,10 @@ def load(info, request):
   images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
   labels = digits.target.astype(np.int32)
   random = np.random.RandomState(DIGITS_TEST_SEED)
-  test = np.sort(np.concatenate([
-      random.permutation(np.flatnonzero(labels == digit))[:DIGITS_TEST_PER_CLASS]
-      for digit in range(10)]))
+  test = np.sort(
+    np.concatenate(
+      [random.permutation(np.flatnonzero(labels == digit))[:DIGITS_TEST_PER_CLASS] for digit in range(10)]
+    )
+  )
   train = np.setdiff1d(np.arange(len(labels)), test)
   return Data(train=Examples(images[train], labels[train]), test=Examples(images[test], labels[test]))

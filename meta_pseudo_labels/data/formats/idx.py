@@ -1,4 +1,5 @@
 """MNIST's IDX format: flat binary files of images and of labels."""
+
 import gzip
 import os
 import zlib
@@ -36,9 +37,10 @@ def load(info, request):
       return storage.Data(*(_read_idx_split(info, folder, prefix) for prefix in ('train', 't10k')))
   package = os.path.basename(IDX_FOLDERS[info.name])
   raise UserError(
-      f"dataset {info.name!r}: no train-images-idx3-ubyte(.gz) in {' or '.join(folders)}: "
-      f"'apt-get install dataset-{package}', or point --data_dir at a folder that has its four "
-      'IDX files')
+    f'dataset {info.name!r}: no train-images-idx3-ubyte(.gz) in {" or ".join(folders)}: '
+    f"'apt-get install dataset-{package}', or point --data_dir at a folder that has its four "
+    'IDX files'
+  )
 
 
 def _idx_path(folder, stem):
@@ -66,6 +68,8 @@ def _read_idx(folder, stem):
   shape = np.frombuffer(content, '>i4', count=rank, offset=4)
   values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
   if shape.min() < 0 or len(values) != np.prod(shape, dtype=np.int64):
-    raise UserError(f'{path} is damaged: its header says {shape.tolist()}, but {len(values)} bytes '
-                    'follow: fetch it again')
+    raise UserError(
+      f'{path} is damaged: its header says {shape.tolist()}, but {len(values)} bytes '
+      'follow: fetch it again'
+    )
   return values.reshape(shape)

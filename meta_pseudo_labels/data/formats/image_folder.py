@@ -7,6 +7,7 @@
 
 Files are listed through tf.io.gfile, so that the folder may be a remote one.
 """
+
 import concurrent.futures
 import dataclasses
 import os
@@ -32,8 +33,13 @@ _NAMED = 3  # How many of the images left out are told by name.
 def load(info, request):
   """Returns `read` of `request.data_dir`. Raises UserError as it does, or if there is none."""
   require_data_dir(info, request)
-  return read(request.data_dir, image_size=request.image_size, in_memory=not request.encoded,
-              skip_bad_images=request.skip_bad_images, say=request.say)
+  return read(
+    request.data_dir,
+    image_size=request.image_size,
+    in_memory=not request.encoded,
+    skip_bad_images=request.skip_bad_images,
+    say=request.say,
+  )
 
 
 def read(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
@@ -72,30 +78,45 @@ def read(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
     counts -= np.bincount(np.repeat(np.arange(len(groups)), counts)[bad], minlength=len(groups))
     for group, count in zip(groups, counts):
       if not count:
-        raise UserError(f'{group.folder} has no image left that can be read: add {_KINDS}, or '
-                        'remove the folder')
-  labels = np.repeat(np.array([group.label for group in groups], np.int32), counts)
-  split_counts = {split: [int(count) for group, count in zip(groups, counts)
-                          if group.split == split]
-                  for split in ('labeled', 'unlabeled', 'validation', 'test')}
-  say(_summary(data_dir, split_counts, ignored))
-  ends = np.cumsum([0] + [sum(split_counts[split]) for split in split_counts])
-
+        raise UserError(
+          f'{group.folder} has no image left that can be read: add {_KINDS}, or remove the folder'
+        )
+  say(_summary(data_dir, _split_counts(groups, counts), ignored))
   kept = paths if not bad.size else np.delete(paths, bad)
-  names = np.array([path[len(data_dir):].lstrip('/') for path in kept])
+  return _data(data_dir, groups, counts, inputs, kept, class_names)
+
+
+def _split_counts(groups, counts):
+  """{split: images in each of its groups}."""
+  return {
+    split: [int(count) for group, count in zip(groups, counts) if group.split == split]
+    for split in ('labeled', 'unlabeled', 'validation', 'test')
+  }
+
+
+def _data(data_dir, groups, counts, inputs, paths, class_names):
+  """The `storage.Data` of what was read; `counts`: int `[groups]`, of images that are left."""
+  labels = np.repeat(np.array([group.label for group in groups], np.int32), counts)
+  ends = np.cumsum([0] + [sum(found) for found in _split_counts(groups, counts).values()])
+  names = np.array([path[len(data_dir) :].lstrip('/') for path in paths])
 
   def between(start, end):
     if start == end:
       return None
     return storage.Examples(inputs[start:end], labels[start:end], names[start:end])
 
-  return storage.Data(train=between(0, ends[2]), validation=between(ends[2], ends[3]),
-                       test=between(ends[3], ends[4]), facts={'class_names': class_names})
+  return storage.Data(
+    train=between(0, ends[2]),
+    validation=between(ends[2], ends[3]),
+    test=between(ends[3], ends[4]),
+    facts={'class_names': class_names},
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
   """The images in one class folder, or all of unlabeled/ (label -1)."""
+
   split: str
   folder: str
   label: int
@@ -111,8 +132,10 @@ def _find(data_dir):
     raise UserError(f'{data_dir} has no folder labeled/: {_LAYOUT}')
   class_names, _ = _subfolders(labeled)
   if len(class_names) < 2:
-    raise UserError(f'{labeled} has {len(class_names)} class folders: make at least two, each '
-                    'with the images of one class')
+    raise UserError(
+      f'{labeled} has {len(class_names)} class folders: make at least two, each '
+      'with the images of one class'
+    )
   groups, ignored = _class_groups(data_dir, 'labeled', class_names)
   unlabeled = os.path.join(data_dir, 'unlabeled')
   if tf.io.gfile.isdir(unlabeled):
@@ -132,14 +155,15 @@ def _class_groups(data_dir, split, class_names):
   parent = os.path.join(data_dir, split)
   found, ignored = _subfolders(parent)
   if not found:
-    raise UserError(f'{parent} has no class folders: put images into {split}/<class>/, or remove '
-                    'it')
+    raise UserError(f'{parent} has no class folders: put images into {split}/<class>/, or remove it')
   groups = []
   for name in found:
     folder = os.path.join(parent, name)
     if name not in class_names:
-      raise UserError(f"{folder}: a class that {os.path.join(data_dir, 'labeled')} does not have"
-                      f'{did_you_mean(name, class_names)}; rename the folder or remove it')
+      raise UserError(
+        f'{folder}: a class that {os.path.join(data_dir, "labeled")} does not have'
+        f'{did_you_mean(name, class_names)}; rename the folder or remove it'
+      )
     names = _listed(folder)
     images = [os.path.join(folder, entry) for entry in names if _is_image(entry)]
     groups.append(_Group(split, folder, class_names.index(name), _some(images, folder)))
@@ -150,8 +174,9 @@ def _class_groups(data_dir, split, class_names):
 def _subfolders(folder):
   """(the names of the folders in a folder, sorted; how many other things are there)."""
   names = _listed(folder)
-  folders = tuple(name for name in names if not name.startswith('.')
-                  and tf.io.gfile.isdir(os.path.join(folder, name)))
+  folders = tuple(
+    name for name in names if not name.startswith('.') and tf.io.gfile.isdir(os.path.join(folder, name))
+  )
   return folders, len(names) - len(folders)
 
 
@@ -171,7 +196,7 @@ def images_below(top):
   images, ignored = [], 0
   try:
     for folder, _, names in tf.io.gfile.walk(top):
-      hidden = any(part.startswith('.') for part in folder[len(top):].split('/'))
+      hidden = any(part.startswith('.') for part in folder[len(top) :].split('/'))
       found = [] if hidden else [os.path.join(folder, name) for name in names if _is_image(name)]
       images += found
       ignored += len(names) - len(found)
@@ -200,8 +225,10 @@ def _read(paths, size):
   try:
     images = None if size is None else np.empty([len(paths), size, size, 3], np.uint8)
   except MemoryError as error:
-    raise UserError(f'--image_size={size}: {len(paths)} images of that size do not fit into memory; '
-                    'give a smaller one, or --views=resized_crop') from error
+    raise UserError(
+      f'--image_size={size}: {len(paths)} images of that size do not fit into memory; '
+      'give a smaller one, or --views=resized_crop'
+    ) from error
 
   def read(position):
     try:
@@ -231,8 +258,8 @@ def _misread(content, image):
   start, header, bits, compression = struct.unpack_from('<10x2I10xHI', content.ljust(34, b'\0'))
   if bits == 8:
     levels = np.unique(image[..., 0])
-    palette = np.frombuffer(content[14 + header:start], np.uint8)
-    palette = palette[:len(palette) // 4 * 4].reshape(-1, 4)[:, :3]
+    palette = np.frombuffer(content[14 + header : start], np.uint8)
+    palette = palette[: len(palette) // 4 * 4].reshape(-1, 4)[:, :3]
     if levels[-1] >= len(palette) or np.any(palette[levels] != levels[:, np.newaxis]):
       return 'it is a BMP with a color palette, which TensorFlow takes for gray levels'
   if compression in (3, 6) and content[54:66] != bytes.fromhex('0000ff00 00ff0000 ff000000'):
@@ -246,16 +273,19 @@ def _leave_out(paths, reason, skip_bad_images, say):
     names = ', '.join(paths[:_NAMED]) + (', ...' if len(paths) > _NAMED else '')
     say(f'left out {len(paths)} that cannot be read: {names}')
   elif len(paths) == 1:
-    raise UserError(f'cannot read the image {paths[0]}: {reason}: remove it, or give '
-                    '--skip_bad_images')
+    raise UserError(f'cannot read the image {paths[0]}: {reason}: remove it, or give --skip_bad_images')
   else:
-    raise UserError(f'cannot read {len(paths)} images, the first is {paths[0]}: {reason}: remove '
-                    'them, or give --skip_bad_images')
+    raise UserError(
+      f'cannot read {len(paths)} images, the first is {paths[0]}: {reason}: remove '
+      'them, or give --skip_bad_images'
+    )
 
 
 def _summary(data_dir, counts, ignored):
   """One line for people. counts: {split: list of images per folder}."""
   labeled = counts['labeled']
   rest = ', '.join(f'{sum(counts[split])} {split}' for split in ('unlabeled', 'validation', 'test'))
-  return (f'{data_dir}: {sum(labeled)} labeled images in {len(labeled)} classes ({min(labeled)} to '
-          f'{max(labeled)} each), {rest}' + (f'; {ignored} other files ignored' if ignored else ''))
+  return (
+    f'{data_dir}: {sum(labeled)} labeled images in {len(labeled)} classes ({min(labeled)} to '
+    f'{max(labeled)} each), {rest}' + (f'; {ignored} other files ignored' if ignored else '')
+  )

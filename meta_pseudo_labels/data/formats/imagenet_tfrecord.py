@@ -2,6 +2,7 @@
 
 Images stay in their files, from which `storage.Records` reads them one by one.
 """
+
 import concurrent.futures
 import os
 import re
@@ -23,9 +24,9 @@ _BUFFER = 1 << 20
 
 # What the release calls its sets: those with labels to learn from, those without, the test's.
 _RELEASE_SETS = {
-    'imagenet': ('train', None, 'validation'),
-    'imagenet_10_percent': ('ten_percent', 'train', 'validation'),
-    'imagenet_heldout': ('train', None, 'heldout'),
+  'imagenet': ('train', None, 'validation'),
+  'imagenet_10_percent': ('ten_percent', 'train', 'validation'),
+  'imagenet_heldout': ('train', None, 'heldout'),
 }
 _RELEASE_KEYS = ('image/encoded', 'image/class/label')
 _RELEASE_FIRST_LABEL = 1
@@ -42,7 +43,7 @@ def _crc32c_table():
   table = []
   for value in range(256):
     for _ in range(8):
-      value = value >> 1 ^ (0x82f63b78 if value & 1 else 0)
+      value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
     table.append(value)
   return tuple(table)
 
@@ -52,11 +53,11 @@ _CRC32C = _crc32c_table()
 
 def _masked_crc32c(content):
   """The checksum (int) that TFRecord files keep of some bytes."""
-  crc = 0xffffffff
+  crc = 0xFFFFFFFF
   for byte in content:
-    crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xff]
-  crc ^= 0xffffffff
-  return (crc >> 15 | crc << 17) + 0xa282ead8 & 0xffffffff
+    crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
+  crc ^= 0xFFFFFFFF
+  return (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF
 
 
 def _of_each(function, paths):
@@ -84,11 +85,12 @@ def index(paths, key):
   places = _of_each(_places, paths)
   counts = [len(place) for place in places]
   if not sum(counts):
-    raise UserError(f'none of {len(paths)} TFRecord files has a record, {paths[0]} being the '
-                    'first: fetch them again')
+    raise UserError(
+      f'none of {len(paths)} TFRecord files has a record, {paths[0]} being the first: fetch them again'
+    )
   return storage.Records(
-      np.array(paths), np.repeat(np.arange(len(paths), dtype=np.int32), counts),
-      np.concatenate(places), key)
+    np.array(paths), np.repeat(np.arange(len(paths), dtype=np.int32), counts), np.concatenate(places), key
+  )
 
 
 def _open(path):
@@ -111,8 +113,9 @@ def _places(path):
         before = start + _HEAD.size
         start = before + length + _FOOT
         if start > size:
-          raise UserError(f'{path} ends at byte {size}, inside the record at byte '
-                          f'{before - _HEAD.size}: fetch it again')
+          raise UserError(
+            f'{path} ends at byte {size}, inside the record at byte {before - _HEAD.size}: fetch it again'
+          )
         places.append((length, before))
   except (OSError, tf.errors.OpError) as error:
     raise UserError(f'cannot read {path}: {one_line(error)}') from error
@@ -122,12 +125,16 @@ def _places(path):
 def _payload_length(path, start, head):
   """The bytes of the payload (int) that the head at byte `start` tells of. Raises UserError."""
   if len(head) < _HEAD.size:
-    raise UserError(f'{path} ends at byte {start + len(head)}, inside the head of the record at '
-                    f'byte {start}: fetch it again')
+    raise UserError(
+      f'{path} ends at byte {start + len(head)}, inside the head of the record at '
+      f'byte {start}: fetch it again'
+    )
   length, crc = _HEAD.unpack(head)
   if crc != _masked_crc32c(head[:8]):
-    raise UserError(f'{path} is damaged, or no uncompressed TFRecord file: the length at byte '
-                    f'{start} does not match its checksum: fetch it again')
+    raise UserError(
+      f'{path} is damaged, or no uncompressed TFRecord file: the length at byte '
+      f'{start} does not match its checksum: fetch it again'
+    )
   return length
 
 
@@ -150,8 +157,10 @@ def labels(records, key, first=0):
   counts = np.bincount(records.shard, minlength=len(paths))
   for path, values, count in zip(paths, found, counts):
     if len(values) != count:
-      raise UserError(f'{path} has {len(values)} records, but {count} labels are asked for: ask '
-                      'for whole files, and let nothing write to them meanwhile')
+      raise UserError(
+        f'{path} has {len(values)} records, but {count} labels are asked for: ask '
+        'for whole files, and let nothing write to them meanwhile'
+      )
   # Of a label that fits no int32 it is enough to remain out of range.
   limits = np.iinfo(np.int32)
   return np.clip(np.concatenate(found) - first, limits.min, limits.max).astype(np.int32)
@@ -168,8 +177,10 @@ def _labels_of_file(path, key):
   except tf.errors.DataLossError as error:
     raise UserError(f'{path} is damaged: {one_line(error)}: fetch it again') from error
   except tf.errors.InvalidArgumentError as error:
-    raise UserError(f'{path} has a record without a label {key!r} that is one integer: is this the '
-                    f'right file? ({one_line(error)})') from error
+    raise UserError(
+      f'{path} has a record without a label {key!r} that is one integer: is this the '
+      f'right file? ({one_line(error)})'
+    ) from error
   except tf.errors.OpError as error:
     raise UserError(f'cannot read {path}: {one_line(error)}') from error
   return np.concatenate(found)
@@ -181,8 +192,10 @@ def _labeled(info, records, key, first=0):
   wrong = np.flatnonzero((values < 0) | (values >= info.num_classes))
   if wrong.size:
     stored = int(values[wrong[0]]) + first
-    raise UserError(f'{records.name(wrong[0])} has label {stored}, but those of {info.name} are '
-                    f'{first} to {first + info.num_classes - 1}: is this the right file?')
+    raise UserError(
+      f'{records.name(wrong[0])} has label {stored}, but those of {info.name} are '
+      f'{first} to {first + info.num_classes - 1}: is this the right file?'
+    )
   return storage.Examples(records, values)
 
 
@@ -197,8 +210,10 @@ def load(info, request):
   if folder is None:
     return load_release(info, data_dir, info.name)
   if info.name != 'imagenet':
-    raise UserError(f'--dataset_name={info.name}: TFDS has no such split; take the shards of the '
-                    'release, or --dataset_name=imagenet with --num_labeled and --label_seed')
+    raise UserError(
+      f'--dataset_name={info.name}: TFDS has no such split; take the shards of the '
+      'release, or --dataset_name=imagenet with --num_labeled and --label_seed'
+    )
   return load_tfds(info, tfds.builder(folder))
 
 
@@ -220,19 +235,20 @@ def load_release(info, data_dir, name):
     UserError: a shard is missing, damaged or of another dataset.
   """
   if name not in _RELEASE_SETS:
-    raise UserError(f'the release has no shards for {name!r}: there are '
-                    f'{", ".join(_RELEASE_SETS)}')
+    raise UserError(f'the release has no shards for {name!r}: there are {", ".join(_RELEASE_SETS)}')
   folder = os.path.expanduser(data_dir or '')
   if not folder or not tf.io.gfile.isdir(folder):
-    raise UserError(f'dataset {name!r}: there is no folder {folder!r}: point --data_dir at the '
-                    'folder of its TFRecord shards')
+    raise UserError(
+      f'dataset {name!r}: there is no folder {folder!r}: point --data_dir at the '
+      'folder of its TFRecord shards'
+    )
   files = set(tf.io.gfile.listdir(folder))
   # All shards are looked for before the first is read: that takes minutes.
-  train, unlabeled, test = (prefix and _shards(folder, files, prefix)
-                            for prefix in _RELEASE_SETS[name])
+  train, unlabeled, test = (prefix and _shards(folder, files, prefix) for prefix in _RELEASE_SETS[name])
   image, label = _RELEASE_KEYS
-  train, test = (_labeled(info, index(paths, image), label, _RELEASE_FIRST_LABEL)
-                 for paths in (train, test))
+  train, test = (
+    _labeled(info, index(paths, image), label, _RELEASE_FIRST_LABEL) for paths in (train, test)
+  )
   if unlabeled is not None:
     unlabeled = index(unlabeled, image)
     unlabeled = storage.Examples(unlabeled, np.full(len(unlabeled), -1, np.int32))
@@ -244,16 +260,21 @@ def _shards(folder, files, prefix):
   matches = [re.fullmatch(rf'{prefix}-\d{{5}}-of-(\d{{5}})', file) for file in files]
   totals = sorted({match.group(1) for match in matches if match})
   if not totals:
-    raise UserError(f'{folder} has no {prefix}-?????-of-?????: point --data_dir at the folder of '
-                    'these TFRecord shards')
+    raise UserError(
+      f'{folder} has no {prefix}-?????-of-?????: point --data_dir at the folder of these TFRecord shards'
+    )
   if len(totals) > 1:
-    raise UserError(f'{folder} has more than one set of {prefix} shards, -of-{totals[0]} and '
-                    f'-of-{totals[1]}: leave one of them there')
+    raise UserError(
+      f'{folder} has more than one set of {prefix} shards, -of-{totals[0]} and '
+      f'-of-{totals[1]}: leave one of them there'
+    )
   wanted = [f'{prefix}-{i:05d}-of-{totals[0]}' for i in range(int(totals[0]))]
   missing = [file for file in wanted if file not in files]
   if missing:
-    raise UserError(f'{os.path.join(folder, missing[0])} is missing, {len(missing)} of '
-                    f'{len(wanted)} shards are: fetch them')
+    raise UserError(
+      f'{os.path.join(folder, missing[0])} is missing, {len(missing)} of '
+      f'{len(wanted)} shards are: fetch them'
+    )
   return [os.path.join(folder, file) for file in wanted]
 
 
@@ -275,17 +296,24 @@ def load_tfds(info, builder):
   folder = os.fspath(builder.data_path)
   format_ = getattr(builder.info.file_format, 'value', None)
   if format_ != 'tfrecord':
-    raise UserError(f"{folder} is in the format {format_!r}, but images are read from 'tfrecord': "
-                    "prepare it with file_format='tfrecord'")
-  for what, wanted, there in (('split', ('train', 'validation'), builder.info.splits),
-                              ('feature', _TFDS_KEYS, builder.info.features)):
+    raise UserError(
+      f"{folder} is in the format {format_!r}, but images are read from 'tfrecord': "
+      "prepare it with file_format='tfrecord'"
+    )
+  for what, wanted, there in (
+    ('split', ('train', 'validation'), builder.info.splits),
+    ('feature', _TFDS_KEYS, builder.info.features),
+  ):
     missing = [name for name in wanted if name not in there]
     if missing:
-      raise UserError(f'{folder} has no {what} {missing[0]!r}, only {sorted(there)}: is this the '
-                      'right folder?')
+      raise UserError(
+        f'{folder} has no {what} {missing[0]!r}, only {sorted(there)}: is this the right folder?'
+      )
   image, label = _TFDS_KEYS
-  train, test = (_labeled(info, _tfds_records(builder.info.splits[split], image), label)
-                 for split in ('train', 'validation'))
+  train, test = (
+    _labeled(info, _tfds_records(builder.info.splits[split], image), label)
+    for split in ('train', 'validation')
+  )
   return storage.Data(train=train, test=test)
 
 
@@ -295,6 +323,7 @@ def _tfds_records(split, key):
   counts = np.bincount(records.shard, minlength=len(records.paths))
   for path, count, expected in zip(records.paths, counts, split.shard_lengths):
     if count != expected:
-      raise UserError(f'{path} has {count} records, but was written with {expected}: prepare the '
-                      'dataset again')
+      raise UserError(
+        f'{path} has {count} records, but was written with {expected}: prepare the dataset again'
+      )
   return records

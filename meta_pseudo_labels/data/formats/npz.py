@@ -9,6 +9,7 @@
 
 unlabeled_, validation_ and test_points go with train_points. Nothing is unpickled.
 """
+
 import collections
 
 from meta_pseudo_labels import errors
@@ -52,22 +53,31 @@ def read(path):
     if name in arrays:
       inputs[split] = _inputs(path, name, arrays[name], kind)
       if inputs[split].shape[1:] != inputs['train'].shape[1:]:
-        raise UserError(f"{path}: an example of {name} is {list(inputs[split].shape[1:])}, one of "
-                        f"train_{kind} is {list(inputs['train'].shape[1:])}: make them equal")
-      labels[split] = (np.full(len(inputs[split]), -1, np.int32) if split == 'unlabeled' else
-                       _labels(path, split, name, arrays))
+        raise UserError(
+          f'{path}: an example of {name} is {list(inputs[split].shape[1:])}, one of '
+          f'train_{kind} is {list(inputs["train"].shape[1:])}: make them equal'
+        )
+      labels[split] = (
+        np.full(len(inputs[split]), -1, np.int32)
+        if split == 'unlabeled'
+        else _labels(path, split, name, arrays)
+      )
   top = max(int(values.max()) for values in labels.values())
   class_names = _class_names(path, arrays.get('class_names'), top)
   _check_classes(path, labels['train'], class_names)
-  found = {split: storage.Examples(inputs[split], labels[split].astype(np.int32))
-           for split in inputs}
+  found = {split: storage.Examples(inputs[split], labels[split].astype(np.int32)) for split in inputs}
   train = found['train']
   if 'unlabeled' in found:
     train = storage.Examples(
-        storage.joined(train.inputs, found['unlabeled'].inputs),
-        np.concatenate([train.labels, found['unlabeled'].labels]))
-  return storage.Data(train=train, validation=found.get('validation'), test=found.get('test'),
-                      facts=_facts(inputs['train'], class_names))
+      storage.joined(train.inputs, found['unlabeled'].inputs),
+      np.concatenate([train.labels, found['unlabeled'].labels]),
+    )
+  return storage.Data(
+    train=train,
+    validation=found.get('validation'),
+    test=found.get('test'),
+    facts=_facts(inputs['train'], class_names),
+  )
 
 
 def _facts(inputs, class_names):
@@ -75,9 +85,11 @@ def _facts(inputs, class_names):
   if inputs.ndim == 2:
     return {'class_names': class_names, 'kind': 'points'}
   axes = tuple(range(inputs.ndim - 1))
-  return {'class_names': class_names,
-          'mean': tuple(inputs.mean(axes, dtype=np.float64).tolist()),
-          'std': tuple(np.maximum(inputs.std(axes, dtype=np.float64), 1).tolist())}
+  return {
+    'class_names': class_names,
+    'mean': tuple(inputs.mean(axes, dtype=np.float64).tolist()),
+    'std': tuple(np.maximum(inputs.std(axes, dtype=np.float64), 1).tolist()),
+  }
 
 
 def _read(path):
@@ -90,20 +102,21 @@ def _read(path):
         arrays[name] = archive[name]
   except Exception as error:  # A damaged file makes numpy and zipfile raise all sorts.
     if name and 'allow_pickle' in str(error):
-      raise UserError(f'{path}: {one_line(name)} holds Python objects: save it as an '
-                      'array of numbers (or of str for class_names)') from error
+      raise UserError(
+        f'{path}: {one_line(name)} holds Python objects: save it as an '
+        'array of numbers (or of str for class_names)'
+      ) from error
     if 'pickle' in str(error):  # NumPy's words advise to trust the file.
-      raise UserError(f'cannot read {path} as a .npz file: it is none: make it anew with '
-                      'numpy.savez') from error
+      raise UserError(
+        f'cannot read {path} as a .npz file: it is none: make it anew with numpy.savez'
+      ) from error
     what = f'{one_line(name)} of {path}' if name else f'{path} as a .npz file'
-    raise UserError(f'cannot read {what}: {one_line(error)}: make it anew with '
-                    'numpy.savez') from error
+    raise UserError(f'cannot read {what}: {one_line(error)}: make it anew with numpy.savez') from error
   if name is None:
     raise UserError(f'{path} has no named arrays: make it with numpy.savez(path, train_images=...)')
   for name, array in arrays.items():
     if not isinstance(array, np.ndarray):
-      raise UserError(f'{path}: {one_line(name)} is not an array: make the file with '
-                      'numpy.savez')
+      raise UserError(f'{path}: {one_line(name)} is not an array: make the file with numpy.savez')
   return arrays
 
 
@@ -112,17 +125,17 @@ def _kind(path, arrays):
   kinds = [kind for kind in _SHAPES if f'train_{kind}' in arrays]
   if not kinds:
     names = one_line(', '.join(arrays))
-    raise UserError(f'{path} has neither train_images nor train_points, only {names}: rename its '
-                    'arrays')
+    raise UserError(f'{path} has neither train_images nor train_points, only {names}: rename its arrays')
   kind = kinds[0]
   known = {'class_names', f'unlabeled_{kind}'}
-  known.update(f'{split}_{what}' for split in ('train', 'validation', 'test')
-               for what in (kind, 'labels'))
+  known.update(f'{split}_{what}' for split in ('train', 'validation', 'test') for what in (kind, 'labels'))
   # Whatever is not known may be a slip of the pen for something that would be missed.
   for name in arrays:
     if name not in known:
-      raise UserError(f"{path} has an array {name!r}: next to train_{kind} there may be "
-                      f"{', '.join(sorted(known - {f'train_{kind}'}))}: rename it or leave it out")
+      raise UserError(
+        f'{path} has an array {name!r}: next to train_{kind} there may be '
+        f'{", ".join(sorted(known - {f"train_{kind}"}))}: rename it or leave it out'
+      )
   for split in ('train', 'validation', 'test'):
     pair = [f'{split}_{kind}', f'{split}_labels']
     missing = [name for name in pair if name not in arrays]
@@ -135,8 +148,7 @@ def _kind(path, arrays):
 def _inputs(path, name, array, kind):
   """An array of inputs, contiguous, images with an axis of channels. Raises UserError."""
   if kind == 'images':
-    fits = array.dtype == np.uint8 and (
-        array.ndim == 3 or array.ndim == 4 and array.shape[3] in (0, 1, 3))
+    fits = array.dtype == np.uint8 and (array.ndim == 3 or array.ndim == 4 and array.shape[3] in (0, 1, 3))
   else:
     fits = array.dtype == np.float32 and array.ndim == 2
   if not fits:
@@ -145,8 +157,7 @@ def _inputs(path, name, array, kind):
     raise UserError(f'{path}: {name} is empty ({_described(array)}): fill it or leave it out')
   if kind == 'points' and not np.isfinite(array).all():
     first = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-    raise UserError(f'{path}: {name} has numbers that are not finite, first in row {first}: '
-                    'replace them')
+    raise UserError(f'{path}: {name} has numbers that are not finite, first in row {first}: replace them')
   return np.ascontiguousarray(array[..., np.newaxis] if array.ndim == 3 else array)
 
 
@@ -157,8 +168,7 @@ def _labels(path, split, inputs_name, arrays):
   if labels.dtype.kind not in 'iu' or labels.ndim != 1:
     raise UserError(f'{path}: {name} is {_described(labels)}: make it integers [N]')
   if len(labels) != count:
-    raise UserError(f'{path} has {count} {inputs_name}, but {len(labels)} {name}: give one label '
-                    'for each')
+    raise UserError(f'{path} has {count} {inputs_name}, but {len(labels)} {name}: give one label for each')
   lowest = -1 if split == 'train' else 0
   if labels.min() < lowest:
     meaning = '0 and up, or -1 where unknown' if split == 'train' else '0 and up'
@@ -180,11 +190,11 @@ def _class_names(path, names, top):
     raise UserError(f'{path}: class_names is empty: fill it or leave it out')
   name, count = collections.Counter(names).most_common(1)[0]
   if count > 1:
-    raise UserError(f'{path}: class_names has {name!r} {count} times: give every class a name of '
-                    'its own')
+    raise UserError(f'{path}: class_names has {name!r} {count} times: give every class a name of its own')
   if top >= len(names):
-    raise UserError(f'{path} has a label {top}, but {len(names)} class_names: labels are 0 to '
-                    f'{len(names) - 1}')
+    raise UserError(
+      f'{path} has a label {top}, but {len(names)} class_names: labels are 0 to {len(names) - 1}'
+    )
   return names
 
 
@@ -198,9 +208,11 @@ def _check_classes(path, labels, class_names):
   missing = np.flatnonzero(counts == 0)
   if missing.size:
     name = class_names[missing[0]]
-    raise UserError(f'{path}: no training example has label {missing[0]} ({name!r}; {missing.size} '
-                    f'of {len(class_names)} classes are missing): label some, or number the '
-                    'classes anew')
+    raise UserError(
+      f'{path}: no training example has label {missing[0]} ({name!r}; {missing.size} '
+      f'of {len(class_names)} classes are missing): label some, or number the '
+      'classes anew'
+    )
 
 
 def _described(array):

@@ -1,4 +1,5 @@
 """Datasets prepared by TensorFlow Datasets, read into memory."""
+
 import functools
 import os
 import re
@@ -15,18 +16,17 @@ EXTRA = ('extra', 'unlabelled')  # Splits of SVHN and STL-10 that are used witho
 
 def default_folder(data_dir):
   """`data_dir`, or else where TFDS keeps what it has prepared."""
-  return os.path.expanduser(
-      data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
+  return os.path.expanduser(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
 
 
 def builder(folder):
   """The `tfds.core.DatasetBuilder` of a prepared folder. Raises UserError if it is damaged."""
   import tensorflow_datasets as tfds
+
   try:
     return tfds.builder_from_directory(folder)
   except Exception as error:  # Whatever its files make it raise.
-    raise UserError(f'cannot read the dataset in {folder}: {one_line(error)}: prepare it '
-                    'again') from error
+    raise UserError(f'cannot read the dataset in {folder}: {one_line(error)}: prepare it again') from error
 
 
 def load(info, request, name=None):
@@ -50,17 +50,18 @@ def load(info, request, name=None):
   try:
     builder = tfds.builder_from_directory(folder)
     available = builder.info.splits
-    found = {split: _read_tfds_split(tfds, info, builder, split)
-             for split in ('train', 'test', *EXTRA) if split in available}
+    found = {
+      split: _read_tfds_split(tfds, info, builder, split)
+      for split in ('train', 'test', *EXTRA)
+      if split in available
+    }
   except UserError:
     raise
   except Exception as error:
-    raise UserError(f'cannot read the dataset {name!r} in {folder}: '
-                    f'{one_line(error)}') from error
+    raise UserError(f'cannot read the dataset {name!r} in {folder}: {one_line(error)}') from error
   for split in ('train', 'test'):
     if split not in found:
-      raise UserError(
-          f'{folder} has no split {split!r}, only {sorted(available)}: prepare it again')
+      raise UserError(f'{folder} has no split {split!r}, only {sorted(available)}: prepare it again')
   extra = next((found[split] for split in EXTRA if split in found), None)
   if extra is not None:
     extra = storage.Examples(extra.inputs, np.full(len(extra), -1, np.int32))
@@ -78,9 +79,12 @@ def prepared_folder(data_dir, name):
   if not tf.io.gfile.isdir(parent):
     return None
   versions = [entry.strip('/') for entry in tf.io.gfile.listdir(parent)]
-  versions = [tuple(map(int, version.split('.'))) for version in versions
-              if re.fullmatch(r'\d+\.\d+\.\d+', version)
-              and tf.io.gfile.exists(os.path.join(parent, version, 'dataset_info.json'))]
+  versions = [
+    tuple(map(int, version.split('.')))
+    for version in versions
+    if re.fullmatch(r'\d+\.\d+\.\d+', version)
+    and tf.io.gfile.exists(os.path.join(parent, version, 'dataset_info.json'))
+  ]
   return os.path.join(parent, '.'.join(map(str, max(versions)))) if versions else None
 
 
@@ -89,20 +93,23 @@ def _prepare(tfds, info, name, data_dir):
   try:
     builder = tfds.builder(name, data_dir=data_dir)
     _probe(builder)
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
   except Exception as error:
-    command = (f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
-               f"data_dir='{data_dir}').download_and_prepare()\"")
+    command = (
+      f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
+      f"data_dir='{data_dir}').download_and_prepare()\""
+    )
     raise UserError(
-        f'dataset {info.name!r}: nothing is prepared in {os.path.join(data_dir, name)}, and it '
-        f'cannot be fetched from here ({one_line(error)}): point --data_dir at a folder that has '
-        f'it, or where there is a network run: {command}') from error
+      f'dataset {info.name!r}: nothing is prepared in {os.path.join(data_dir, name)}, and it '
+      f'cannot be fetched from here ({one_line(error)}): point --data_dir at a folder that has '
+      f'it, or where there is a network run: {command}'
+    ) from error
 
 
 def _probe(builder):
   """Raises if the download's host cannot be reached: TFDS itself retries for minutes."""
   import requests
+
   for url in list(builder.url_infos or ())[:1]:
     try:
       requests.head(url, timeout=10)
@@ -119,16 +126,21 @@ def _read_tfds_split(tfds, info, builder, split):
   where = f'{builder.data_path} ({split})'
   shape = tuple(builder.info.features['image'].shape)
   if shape != info.image_shape:
-    raise UserError(f'{where} has images of shape {shape}, but those of {info.name} have '
-                    f'{info.image_shape}: is this the right folder?')
+    raise UserError(
+      f'{where} has images of shape {shape}, but those of {info.name} have '
+      f'{info.image_shape}: is this the right folder?'
+    )
   count = builder.info.splits[split].num_examples
   images = np.empty((count,) + shape, np.uint8)
   labels = np.empty(count, np.int32)
   numbers = np.arange(count)
   config = tfds.ReadConfig(interleave_cycle_length=1)  # one shard after the other
   start = 0
-  for batch in builder.as_dataset(
-      split=split, shuffle_files=False, read_config=config).batch(1000).as_numpy_iterator():
+  for batch in (
+    builder.as_dataset(split=split, shuffle_files=False, read_config=config)
+    .batch(1000)
+    .as_numpy_iterator()
+  ):
     stop = start + len(batch['label'])
     images[start:stop], labels[start:stop] = batch['image'], batch['label']
     if 'id' in batch:

@@ -12,7 +12,8 @@ def load(info, request):
 
   def draw(stream):
     points, labels = datasets.make_moons(
-        (1000, 1000), noise=.1, random_state=np.random.RandomState([request.seed, stream]))
+      (1000, 1000), noise=0.1, random_state=np.random.RandomState([request.seed, stream])
+    )
     return Examples(points.astype(np.float32), labels.astype(np.int32))
 
   return Data(train=draw(0), test=draw(1))

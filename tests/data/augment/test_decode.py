@@ -1,4 +1,5 @@
 """Decoding and cropping against Pillow, NumPy and TensorFlow's own one-shot functions."""
+
 import io
 
 from meta_pseudo_labels.data.augment import decode
@@ -15,8 +16,9 @@ WITHOUT_SUBSAMPLING = {'JPEG': {'subsampling': 0}, 'PNG': {}}
 def smooth(height, width):
   """uint8 `[height, width, 3]` that JPEG keeps well."""
   rows, columns = np.mgrid[0:height, 0:width]
-  return np.stack([rows * 255 / height, columns * 255 / width, (rows + columns) % 64 + 90],
-                  -1).astype(np.uint8)
+  return np.stack([rows * 255 / height, columns * 255 / width, (rows + columns) % 64 + 90], -1).astype(
+    np.uint8
+  )
 
 
 def written(pixels, kind, **options):
@@ -42,24 +44,24 @@ def forms():
   smooth = np.asarray(Image.fromarray(np.full([8, 9, 3], [200, 90, 30], np.uint8)))
   cmyk = Image.fromarray(smooth).convert('CMYK')
   return {
-      'png': (written(rgb, 'PNG'), rgb, 0),
-      'png gray': (written(gray, 'PNG'), grays, 0),
-      'png gray and alpha': (written(rgba[..., ::3].copy(), 'PNG'), grays, 0),
-      'png alpha': (written(rgba, 'PNG'), rgb, 0),
-      'png palette': (written(palette, 'PNG'), colors, 0),
-      'png palette and alpha': (written(palette, 'PNG', transparency=1), colors, 0),
-      'png 16 bits': (written(gray * np.uint16(257), 'PNG'), grays, 0),
-      'png 1 pixel': (written(rgb[:1, :1], 'PNG'), rgb[:1, :1], 0),
-      'jpeg': (written(smooth, 'JPEG'), smooth, 4),
-      'jpeg gray': (written(smooth[..., 0], 'JPEG'), np.full_like(smooth, 200), 4),
-      'jpeg progressive': (written(smooth, 'JPEG', progressive=True), smooth, 4),
-      'jpeg cmyk': (written(cmyk, 'JPEG'), smooth, 4),
-      'gif': (written(palette, 'GIF'), colors, 0),
-      'gif animated': (written(palette, 'GIF', save_all=True, append_images=[turned]), colors, 0),
-      'bmp 8 bits': (written(gray, 'BMP'), grays, 0),
-      'bmp 24 bits': (written(rgb, 'BMP'), rgb, 0),
-      'bmp 32 bits': (written(rgba, 'BMP'), rgb, 0),
-      'bmp 1 pixel': (written(gray[:1, :1], 'BMP'), grays[:1, :1], 0),
+    'png': (written(rgb, 'PNG'), rgb, 0),
+    'png gray': (written(gray, 'PNG'), grays, 0),
+    'png gray and alpha': (written(rgba[..., ::3].copy(), 'PNG'), grays, 0),
+    'png alpha': (written(rgba, 'PNG'), rgb, 0),
+    'png palette': (written(palette, 'PNG'), colors, 0),
+    'png palette and alpha': (written(palette, 'PNG', transparency=1), colors, 0),
+    'png 16 bits': (written(gray * np.uint16(257), 'PNG'), grays, 0),
+    'png 1 pixel': (written(rgb[:1, :1], 'PNG'), rgb[:1, :1], 0),
+    'jpeg': (written(smooth, 'JPEG'), smooth, 4),
+    'jpeg gray': (written(smooth[..., 0], 'JPEG'), np.full_like(smooth, 200), 4),
+    'jpeg progressive': (written(smooth, 'JPEG', progressive=True), smooth, 4),
+    'jpeg cmyk': (written(cmyk, 'JPEG'), smooth, 4),
+    'gif': (written(palette, 'GIF'), colors, 0),
+    'gif animated': (written(palette, 'GIF', save_all=True, append_images=[turned]), colors, 0),
+    'bmp 8 bits': (written(gray, 'BMP'), grays, 0),
+    'bmp 24 bits': (written(rgb, 'BMP'), rgb, 0),
+    'bmp 32 bits': (written(rgba, 'BMP'), rgb, 0),
+    'bmp 1 pixel': (written(gray[:1, :1], 'BMP'), grays[:1, :1], 0),
   }
 
 
@@ -78,28 +80,30 @@ def test_every_form_is_decoded_alike_eagerly_and_in_tf_data(name):
   assert np.array_equal(squares.get_single_element(), decode.fit(image, 4))
 
 
-@pytest.mark.parametrize('height, width, rows, columns', [
-    (6, 6, (0, 6), (0, 6)), (6, 9, (0, 6), (1, 7)), (10, 6, (2, 8), (0, 6))])
+@pytest.mark.parametrize(
+  'height, width, rows, columns', [(6, 6, (0, 6), (0, 6)), (6, 9, (0, 6), (1, 7)), (10, 6, (2, 8), (0, 6))]
+)
 def test_without_resizing_the_center_is_cut_out(height, width, rows, columns):
   image = noise(height, width, 3)
   assert np.array_equal(decode.fit(image, 6), image[slice(*rows), slice(*columns)])
 
 
-@pytest.mark.parametrize('height, width', [
-    (13, 13), (5, 5), (9, 20), (31, 8), (3, 4), (2, 11), (1, 1), (1, 3), (64, 65)])
+@pytest.mark.parametrize(
+  'height, width', [(13, 13), (5, 5), (9, 20), (31, 8), (3, 4), (2, 11), (1, 1), (1, 3), (64, 65)]
+)
 @pytest.mark.parametrize('size', [8, 11])
 def test_fit_is_tensorflows_resizing_and_then_a_cut(height, width, size):
   image = noise(height, width, 3)
   # To the nearest whole pixel, halves up.
-  full = [int(np.floor(side * size / min(height, width) + .5)) for side in (height, width)]
+  full = [int(np.floor(side * size / min(height, width) + 0.5)) for side in (height, width)]
   resized = tf.image.resize(image, full, 'bicubic', antialias=True).numpy()
   top, left = ((side - size) // 2 for side in full)
-  expected = np.clip(np.round(resized[top:top + size, left:left + size]), 0, 255)
+  expected = np.clip(np.round(resized[top : top + size, left : left + size]), 0, 255)
   found = decode.fit(image, size).numpy()
   assert found.dtype == np.uint8
   # Before they are rounded they differ in the last bits: positions are computed in another order.
   np.testing.assert_allclose(found.astype(int), expected, rtol=0, atol=1)
-  assert np.mean(found == expected) > .95
+  assert np.mean(found == expected) > 0.95
 
 
 def test_fit_keeps_flat_colors_and_both_halves_in_place():
@@ -155,8 +159,8 @@ def test_random_crops_are_windows_of_the_sizes_and_shapes_asked_for():
     width = (pixels[0, 49, 1] - pixels[0, 0, 1]) * 50 / 49
     areas.append(height * width / 50000)
     ratios.append(width / height)
-  assert .07 < min(areas) < .15 and .7 < max(areas) < 1.02
-  assert .7 < min(ratios) < .85 and 1.2 < max(ratios) < 1.4
+  assert 0.07 < min(areas) < 0.15 and 0.7 < max(areas) < 1.02
+  assert 0.7 < min(ratios) < 0.85 and 1.2 < max(ratios) < 1.4
   np.testing.assert_array_equal(crop(tf.constant([3, 7])), crop(tf.constant([3, 7])))
 
 
@@ -165,8 +169,14 @@ def test_a_random_crop_is_the_window_that_tensorflow_draws(kind):
   content = written(smooth(60, 80), kind, **WITHOUT_SUBSAMPLING[kind])
   pixels = decode.decode(tf.constant(content))
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-      [60, 80, 3], [[[0., 0., 1., 1.]]], [5, 6], min_object_covered=.1,
-      aspect_ratio_range=(.75, 4 / 3), area_range=(.08, 1), max_attempts=10)
+    [60, 80, 3],
+    [[[0.0, 0.0, 1.0, 1.0]]],
+    [5, 6],
+    min_object_covered=0.1,
+    aspect_ratio_range=(0.75, 4 / 3),
+    area_range=(0.08, 1),
+    max_attempts=10,
+  )
   window = tf.cast(tf.slice(pixels, begin, size), tf.float32)
   expected = tf.compat.v1.image.resize_bicubic(window[None], [32, 32])[0]
   found = decode.random_crop(tf.constant(content), 32, tf.constant([5, 6]))
@@ -182,12 +192,13 @@ def _claiming(kind, width, height):
   elif kind == 'jpeg':
     content = bytearray(tf.io.encode_jpeg(image).numpy())
     start = content.index(b'\xff\xc0') + 5
-    content[start:start + 4] = height.to_bytes(2, 'big') + width.to_bytes(2, 'big')
+    content[start : start + 4] = height.to_bytes(2, 'big') + width.to_bytes(2, 'big')
   elif kind == 'gif':
     content = bytearray(b'GIF89a' + width.to_bytes(2, 'little') + height.to_bytes(2, 'little'))
   else:
-    content = bytearray(b'BM' + bytes(16) + width.to_bytes(4, 'little')
-                        + (2**32 - height).to_bytes(4, 'little') + bytes(60))
+    content = bytearray(
+      b'BM' + bytes(16) + width.to_bytes(4, 'little') + (2**32 - height).to_bytes(4, 'little') + bytes(60)
+    )
   return bytes(content)
 
 
@@ -203,7 +214,6 @@ def test_a_head_that_claims_a_huge_image_is_refused_before_it_is_decoded(kind):
   with pytest.raises(tf.errors.InvalidArgumentError) as caught:
     decode.decode(_claiming(kind, 20000, 20000))
   assert decode.TOO_LARGE in str(caught.value)
-  in_graph = tf.function(decode.central_crop).get_concrete_function(
-      tf.TensorSpec([], tf.string), 8)
+  in_graph = tf.function(decode.central_crop).get_concrete_function(tf.TensorSpec([], tf.string), 8)
   with pytest.raises(tf.errors.InvalidArgumentError, match='pixels'):
     in_graph(tf.constant(_claiming(kind, 60000, 60000)))

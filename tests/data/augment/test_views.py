@@ -1,4 +1,5 @@
 """Views of encoded images: the release's for ImageNet (those of arrays: test_augment.py)."""
+
 import io
 
 from meta_pseudo_labels import rng
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-MEAN, STD = (120., 110., 100.), (60., 50., 40.)
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 
 
 def jpeg(seed):
@@ -26,8 +27,9 @@ KEY = rng.key(3, 4)
 
 def views(**settings):
   """Not normalized unless asked for, so that pixels stay exactly what they are."""
-  return ResizedCrop(size=16, eval_size=20, **{
-      'mean': (0., 0., 0.), 'std': (1., 1., 1.), 'magnitude': 9, **settings})
+  return ResizedCrop(
+    size=16, eval_size=20, **{'mean': (0.0, 0.0, 0.0), 'std': (1.0, 1.0, 1.0), 'magnitude': 9, **settings}
+  )
 
 
 def test_evaluation_sees_the_central_crop_at_its_own_size():
@@ -49,8 +51,12 @@ def test_original_and_augmented_share_a_crop_and_are_mirrored_each_on_its_own():
 def test_the_augmented_view_is_the_original_crop_through_rand_augment():
   original, augmented = views(flip=False).unlabeled(INPUTS, KEY, 0, 6)
   expected = rand_augment.rand_augment(
-      np.clip(original, 0, 255).astype(np.uint8), rng.fold(KEY, 'unlabeled'), magnitude=9,
-      cutout_const=40, translate_const=100)
+    np.clip(original, 0, 255).astype(np.uint8),
+    rng.fold(KEY, 'unlabeled'),
+    magnitude=9,
+    cutout_const=40,
+    translate_const=100,
+  )
   np.testing.assert_array_equal(augmented, expected)
 
 
@@ -73,9 +79,13 @@ def test_labeled_images_are_cropped_and_mirrored_and_augmented_only_if_asked():
 def test_replicas_share_the_views_of_one(replicas):
   share = 6 // replicas
   whole = (views().labeled(INPUTS, KEY, 0, 6), *views().unlabeled(INPUTS, KEY, 0, 6))
-  parts = [(views().labeled(INPUTS[first:first + share], KEY, first, 6),
-            *views().unlabeled(INPUTS[first:first + share], KEY, first, 6))
-           for first in range(0, 6, share)]
+  parts = [
+    (
+      views().labeled(INPUTS[first : first + share], KEY, first, 6),
+      *views().unlabeled(INPUTS[first : first + share], KEY, first, 6),
+    )
+    for first in range(0, 6, share)
+  ]
   for one, many in zip(whole, zip(*parts)):
     np.testing.assert_allclose(one, tf.concat(many, 0), atol=1e-5)
 

@@ -1,4 +1,5 @@
 """Reading data: what ships with a dependency for real, files written here in the true formats."""
+
 import gzip
 import hashlib
 import os
@@ -31,6 +32,7 @@ def refusal(name, *args):
 
 def test_digits_are_scikit_learns():
   from sklearn import datasets as sklearn_datasets
+
   original = sklearn_datasets.load_digits()
   data = load('digits')
   assert data.train.inputs.shape == (1297, 8, 8, 1) and data.test.inputs.shape == (500, 8, 8, 1)
@@ -43,6 +45,7 @@ def test_digits_are_scikit_learns():
   # Together, the two splits are the original images with their labels, each once.
   def rows(images, labels):
     return sorted(map(tuple, np.column_stack([images.reshape(len(labels), -1), labels])))
+
   images = np.concatenate([data.train.inputs, data.test.inputs])
   labels = np.concatenate([data.train.labels, data.test.labels])
   assert rows(images, labels) == rows(levels[original.images.astype(int)], original.target)
@@ -73,13 +76,13 @@ def test_two_moons_lie_on_two_half_circles():
     assert np.bincount(examples.labels).tolist() == [1000, 1000]
     # The upper moon is the upper half of the circle around (0, 0), the lower one the lower half
     # of the one around (1, .5); normal noise with standard deviation .1 on both coordinates.
-    centers = np.array([[0., 0.], [1., .5]])[examples.labels]
+    centers = np.array([[0.0, 0.0], [1.0, 0.5]])[examples.labels]
     offsets = examples.inputs - centers
     radii = np.hypot(*offsets.T)
-    assert abs(radii.mean() - 1.) < .02
-    assert abs(radii.std() - .1) < .01
+    assert abs(radii.mean() - 1.0) < 0.02
+    assert abs(radii.std() - 0.1) < 0.01
     up = np.where(examples.labels == 0, 1, -1) * offsets[:, 1]
-    assert up.min() > -.5 and np.mean(up > 0) > .95
+    assert up.min() > -0.5 and np.mean(up > 0) > 0.95
   assert not np.array_equal(examples.labels, np.sort(examples.labels))  # shuffled
 
 
@@ -108,8 +111,7 @@ def cifar10_records(tmp_path):
   folder.mkdir()
   names = [f'data_batch_{i}.bin' for i in range(1, 6)] + ['test_batch.bin']
   for i, name in enumerate(names):
-    (folder / name).write_bytes(
-        cifar10_record(i, 2 * i) + cifar10_record(9 - i, 2 * i + 1))
+    (folder / name).write_bytes(cifar10_record(i, 2 * i) + cifar10_record(9 - i, 2 * i + 1))
   return folder
 
 
@@ -152,8 +154,11 @@ def fashion_mnist_files(tmp_path):
   """The four files, with 3 training and 2 test images; one of them is not compressed."""
   images = np.arange(5 * 28 * 28).reshape(5, 28, 28) % 251
   (tmp_path / 'train-images-idx3-ubyte').write_bytes(idx_bytes(images[:3]))
-  for name, values in (('train-labels-idx1-ubyte', [3, 9, 0]),
-                       ('t10k-images-idx3-ubyte', images[3:]), ('t10k-labels-idx1-ubyte', [1, 2])):
+  for name, values in (
+    ('train-labels-idx1-ubyte', [3, 9, 0]),
+    ('t10k-images-idx3-ubyte', images[3:]),
+    ('t10k-labels-idx1-ubyte', [1, 2]),
+  ):
     (tmp_path / f'{name}.gz').write_bytes(gzip.compress(idx_bytes(values)))
   return tmp_path
 
@@ -189,13 +194,20 @@ def test_idx_files_that_are_damaged_are_named(idx_files):
 def test_idx_files_that_are_not_there(tmp_path, monkeypatch):
   monkeypatch.setitem(idx.IDX_FOLDERS, 'fashion_mnist', str(tmp_path / 'fashion-mnist'))
   message = refusal('fashion_mnist', str(tmp_path / 'mine'))
-  for word in ('fashion_mnist', str(tmp_path / 'mine'), str(tmp_path / 'fashion-mnist'),
-               'apt-get install dataset-fashion-mnist', '--data_dir'):
+  for word in (
+    'fashion_mnist',
+    str(tmp_path / 'mine'),
+    str(tmp_path / 'fashion-mnist'),
+    'apt-get install dataset-fashion-mnist',
+    '--data_dir',
+  ):
     assert word in message
 
 
-@pytest.mark.skipif(not os.path.isdir(idx.IDX_FOLDERS['fashion_mnist']),
-                    reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(
+  not os.path.isdir(idx.IDX_FOLDERS['fashion_mnist']),
+  reason="Debian's package dataset-fashion-mnist is not installed",
+)
 def test_debians_fashion_mnist():
   data = load('fashion_mnist')
   assert np.bincount(data.train.labels).tolist() == [6000] * 10
@@ -214,8 +226,10 @@ def prepare(folder, name, version, num_examples, *, size=32, with_id=True, file_
   num_examples: dict of split -> int. TFDS shuffles what it writes, by its keys.
   """
   tfds = pytest.importorskip('tensorflow_datasets')
-  features = {'image': tfds.features.Image(shape=(size, size, 3)),
-              'label': tfds.features.ClassLabel(num_classes=10)}
+  features = {
+    'image': tfds.features.Image(shape=(size, size, 3)),
+    'label': tfds.features.ClassLabel(num_classes=10),
+  }
   if with_id:
     features['id'] = tfds.features.Text()
 
@@ -224,9 +238,15 @@ def prepare(folder, name, version, num_examples, *, size=32, with_id=True, file_
     return i, dict(values, id=f'{split}_{i:05d}') if with_id else values
 
   tfds.dataset_builders.store_as_tfds_dataset(
-      name=name, version=version, data_dir=folder, features=tfds.features.FeaturesDict(features),
-      split_datasets={split: [example(split, i) for i in range(count)]
-                      for split, count in num_examples.items()}, file_format=file_format)
+    name=name,
+    version=version,
+    data_dir=folder,
+    features=tfds.features.FeaturesDict(features),
+    split_datasets={
+      split: [example(split, i) for i in range(count)] for split, count in num_examples.items()
+    },
+    file_format=file_format,
+  )
 
 
 @pytest.fixture(name='no_network')
@@ -272,19 +292,20 @@ def test_prepared_datasets_that_do_not_fit_are_named(tmp_path, no_network):
   prepare(tmp_path / 'c', 'cifar10', '3.0.2', {'train': 3, 'test': 3})
   (damaged,) = (tmp_path / 'c').rglob('*-train.tfrecord*')
   damaged.write_bytes(damaged.read_bytes()[:-7])
-  assert f"cannot read the dataset 'cifar10' in {tmp_path}/c" in refusal(
-      'cifar10', str(tmp_path / 'c'))
+  assert f"cannot read the dataset 'cifar10' in {tmp_path}/c" in refusal('cifar10', str(tmp_path / 'c'))
 
 
-@pytest.mark.parametrize('name, tfds_name', [
-    ('cifar10', 'cifar10'), ('cifar100', 'cifar100'), ('svhn', 'svhn_cropped')])
-def test_what_is_neither_prepared_nor_to_be_had_is_told_soon(
-    tmp_path, no_network, name, tfds_name):
+@pytest.mark.parametrize(
+  'name, tfds_name', [('cifar10', 'cifar10'), ('cifar100', 'cifar100'), ('svhn', 'svhn_cropped')]
+)
+def test_what_is_neither_prepared_nor_to_be_had_is_told_soon(tmp_path, no_network, name, tfds_name):
   start = time.monotonic()
   message = refusal(name, str(tmp_path))
   assert time.monotonic() - start < 20
-  command = (f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{tfds_name}', "
-             f"data_dir='{tmp_path}').download_and_prepare()\"")
+  command = (
+    f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{tfds_name}', "
+    f"data_dir='{tmp_path}').download_and_prepare()\""
+  )
   assert f"dataset '{name}'" in message
   assert str(tmp_path / tfds_name) in message
   assert 'no connection to http' in message

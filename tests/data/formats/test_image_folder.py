@@ -1,4 +1,5 @@
 """One's own images in folders: files that Pillow writes, read by TensorFlow."""
+
 import io
 import os
 import struct
@@ -41,8 +42,7 @@ def write(root, files):
   """Writes {path under root: bytes, or a color for a PNG of 2 x 2 pixels}; returns str(root)."""
   for path, content in files.items():
     (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_bytes(
-        content if isinstance(content, bytes) else encoded(flat(content), 'PNG'))
+    (root / path).write_bytes(content if isinstance(content, bytes) else encoded(flat(content), 'PNG'))
   return str(root)
 
 
@@ -69,12 +69,26 @@ def values(found):
 # A whole folder.
 
 WHOLE = {
-    'labeled/dog/b.png': 4, 'labeled/dog/A.PNG': 3, 'labeled/cat/10.png': 0,
-    'labeled/cat/9.png': 1, 'labeled/cat-big/x.png': 2, 'labeled/dog/.hidden.png': 99,
-    'labeled/dog/notes.txt': b'', 'labeled/README': b'', 'labeled/.checkpoints/x.png': 99,
-    'unlabeled/z/deep/er/1.png': 7, 'unlabeled/a.png': 5, 'unlabeled/b/c.png': 6,
-    'unlabeled/b/.d.png': 99, 'unlabeled/.hidden/e.png': 99, 'unlabeled/f.webp': b'',
-    'validation/dog/1.png': 8, 'test/cat/2.png': 9, 'test/cat-big/1.png': 10, 'test/dog/1.png': 11}
+  'labeled/dog/b.png': 4,
+  'labeled/dog/A.PNG': 3,
+  'labeled/cat/10.png': 0,
+  'labeled/cat/9.png': 1,
+  'labeled/cat-big/x.png': 2,
+  'labeled/dog/.hidden.png': 99,
+  'labeled/dog/notes.txt': b'',
+  'labeled/README': b'',
+  'labeled/.checkpoints/x.png': 99,
+  'unlabeled/z/deep/er/1.png': 7,
+  'unlabeled/a.png': 5,
+  'unlabeled/b/c.png': 6,
+  'unlabeled/b/.d.png': 99,
+  'unlabeled/.hidden/e.png': 99,
+  'unlabeled/f.webp': b'',
+  'validation/dog/1.png': 8,
+  'test/cat/2.png': 9,
+  'test/cat-big/1.png': 10,
+  'test/dog/1.png': 11,
+}
 
 
 def test_a_whole_folder_in_order(tmp_path):
@@ -88,8 +102,10 @@ def test_a_whole_folder_in_order(tmp_path):
   assert (values(data.test), data.test.labels.tolist()) == ([9, 10, 11], [0, 1, 2])
   assert data.train.labels.dtype == data.test.labels.dtype == np.int32
   assert data.unlabeled_extra is None
-  assert lines == [f'{tmp_path}: 5 labeled images in 3 classes (1 to 2 each), 3 unlabeled, '
-                   '1 validation, 3 test; 7 other files ignored']
+  assert lines == [
+    f'{tmp_path}: 5 labeled images in 3 classes (1 to 2 each), 3 unlabeled, '
+    '1 validation, 3 test; 7 other files ignored'
+  ]
 
 
 def test_a_whole_folder_left_in_its_files(tmp_path):
@@ -109,15 +125,20 @@ def test_two_classes_are_enough(tmp_path):
   data = load(write(tmp_path, TWO_CLASSES) + '/', say=lines.append)
   assert values(data.train) == [10, 20] and data.train.labels.tolist() == [0, 1]
   assert data.validation is None and data.test is None
-  assert lines == [f'{tmp_path}/: 2 labeled images in 2 classes (1 to 1 each), 0 unlabeled, '
-                   '0 validation, 0 test']
+  assert lines == [
+    f'{tmp_path}/: 2 labeled images in 2 classes (1 to 1 each), 0 unlabeled, 0 validation, 0 test'
+  ]
 
 
 def test_images_of_every_form_and_shape_are_fitted(tmp_path):
-  forms = {'gray.png': (noise(5, 7), 'PNG'), 'alpha.png': (noise(9, 5, 4), 'PNG'),
-           'photo.jpg': (noise(30, 20, 3), 'JPEG'), 'cmyk.jpeg': (flat(90).convert('CMYK'), 'JPEG'),
-           'first.gif': (Image.fromarray(noise(6, 6, 3)).quantize(4), 'GIF'),
-           'bits.bmp': (noise(4, 8), 'BMP')}
+  forms = {
+    'gray.png': (noise(5, 7), 'PNG'),
+    'alpha.png': (noise(9, 5, 4), 'PNG'),
+    'photo.jpg': (noise(30, 20, 3), 'JPEG'),
+    'cmyk.jpeg': (flat(90).convert('CMYK'), 'JPEG'),
+    'first.gif': (Image.fromarray(noise(6, 6, 3)).quantize(4), 'GIF'),
+    'bits.bmp': (noise(4, 8), 'BMP'),
+  }
   files = {f'unlabeled/{name}': encoded(*form) for name, form in forms.items()}
   data = load(write(tmp_path, {**TWO_CLASSES, **files}), image_size=5)
   expected = [decode.fit(decode.decode(files[name]), 5) for name in sorted(files)]
@@ -134,10 +155,9 @@ def test_folders_that_are_not_there(tmp_path):
   assert refusal(str(tmp_path)) == f'{tmp_path} has no folder labeled/: {LAYOUT}'
   write(tmp_path, {'labeled/cat/1.png': 1, 'labeled/2.png': 1, 'labeled/.dog/3.png': 1})
   assert refusal(str(tmp_path)) == (
-      f'{tmp_path}/labeled has 1 class folders: make at least two, each with the images of one '
-      'class')
-  assert refusal(str(tmp_path), image_size=0) == (
-      'image_size=0 is out of range: give 1 pixel or more')
+    f'{tmp_path}/labeled has 1 class folders: make at least two, each with the images of one class'
+  )
+  assert refusal(str(tmp_path), image_size=0) == ('image_size=0 is out of range: give 1 pixel or more')
 
 
 @pytest.mark.parametrize('name', ['labeled/emu', 'unlabeled', 'validation/cat', 'test/dog'])
@@ -153,11 +173,15 @@ def test_folders_without_images(tmp_path, name):
 
 def test_classes_that_labeled_does_not_have(tmp_path):
   write(tmp_path, {**TWO_CLASSES, 'validation/1.png': 1})
-  assert refusal(str(tmp_path)) == (f'{tmp_path}/validation has no class folders: put images into '
-                                    'validation/<class>/, or remove it')
+  assert refusal(str(tmp_path)) == (
+    f'{tmp_path}/validation has no class folders: put images into validation/<class>/, or remove it'
+  )
   middle = f'a class that {tmp_path}/labeled does not have'
   write(tmp_path, {'validation/dogs/1.png': 1})
-  assert refusal(str(tmp_path)) == f"{tmp_path}/validation/dogs: {middle} (did you mean 'dog'?); rename the folder or remove it"
+  assert (
+    refusal(str(tmp_path))
+    == f"{tmp_path}/validation/dogs: {middle} (did you mean 'dog'?); rename the folder or remove it"
+  )
   (tmp_path / 'validation').rename(tmp_path / 'test')
   (tmp_path / 'test/dogs').rename(tmp_path / 'test/zebra')
   assert refusal(str(tmp_path)) == f'{tmp_path}/test/zebra: {middle}; rename the folder or remove it'
@@ -178,22 +202,26 @@ def test_names_that_are_not_utf8(tmp_path, below):
 def bmp_with(position, value, depth=1):
   """A BMP of 2 x 2 pixels with one 32-bit number changed."""
   content = encoded(noise(2, 2, depth)[..., 0] if depth == 1 else noise(2, 2, depth), 'BMP')
-  return content[:position] + struct.pack('<i', value) + content[position + 4:]
+  return content[:position] + struct.pack('<i', value) + content[position + 4 :]
 
 
 DAMAGED = {
-    'empty.png': (b'', 'Input is empty.'),
-    'text.gif': (b'no image', 'Unknown image file format.'),
-    'short.jpg': (encoded(noise(64, 64, 3), 'JPEG')[:-800], 'jpeg::Uncompress failed.'),
-    'short.png': (encoded(noise(64, 64, 3), 'PNG')[:-800], 'Invalid PNG data'),
-    'short.gif': (encoded(noise(64, 64), 'GIF')[:-800], 'Invalid GIF data'),
-    'short.bmp': (encoded(noise(64, 64), 'BMP')[:-800], 'Input size should match'),
-    'narrow.bmp': (bmp_with(18, 0), 'Width must be positive'),
-    'low.bmp': (bmp_with(22, 0), ''),
-    'colors.bmp': (encoded(flat(7).quantize(2), 'BMP'),
-                   'it is a BMP with a color palette, which TensorFlow takes for gray levels: '),
-    'order.bmp': (bmp_with(30, 3, depth=4),
-                  'it is a BMP with its channels in an order that TensorFlow does not know: '),
+  'empty.png': (b'', 'Input is empty.'),
+  'text.gif': (b'no image', 'Unknown image file format.'),
+  'short.jpg': (encoded(noise(64, 64, 3), 'JPEG')[:-800], 'jpeg::Uncompress failed.'),
+  'short.png': (encoded(noise(64, 64, 3), 'PNG')[:-800], 'Invalid PNG data'),
+  'short.gif': (encoded(noise(64, 64), 'GIF')[:-800], 'Invalid GIF data'),
+  'short.bmp': (encoded(noise(64, 64), 'BMP')[:-800], 'Input size should match'),
+  'narrow.bmp': (bmp_with(18, 0), 'Width must be positive'),
+  'low.bmp': (bmp_with(22, 0), ''),
+  'colors.bmp': (
+    encoded(flat(7).quantize(2), 'BMP'),
+    'it is a BMP with a color palette, which TensorFlow takes for gray levels: ',
+  ),
+  'order.bmp': (
+    bmp_with(30, 3, depth=4),
+    'it is a BMP with its channels in an order that TensorFlow does not know: ',
+  ),
 }
 
 
@@ -201,8 +229,7 @@ DAMAGED = {
 @pytest.mark.parametrize('in_memory', [True, False])
 def test_damaged_images_are_named(tmp_path, name, in_memory):
   content, reason = DAMAGED[name]
-  message = refusal(write(tmp_path, {**TWO_CLASSES, f'labeled/cat/{name}': content}),
-                    in_memory=in_memory)
+  message = refusal(write(tmp_path, {**TWO_CLASSES, f'labeled/cat/{name}': content}), in_memory=in_memory)
   assert message.startswith(f'cannot read the image {tmp_path}/labeled/cat/{name}: {reason}')
   assert message.endswith(f': remove it, {HINT}')
   assert '{{' not in message and '[Op' not in message
@@ -212,16 +239,18 @@ def test_images_without_pixels(tmp_path, monkeypatch):
   # No file is known of which TensorFlow's decoder makes one.
   monkeypatch.setattr(decode, 'decode', lambda content: tf.zeros([0, 4, 3], tf.uint8))
   assert refusal(write(tmp_path, TWO_CLASSES)) == (
-      f'cannot read 2 images, the first is {tmp_path}/labeled/cat/1.png: it has no pixels (4 x 0): '
-      f'remove them, {HINT}')
+    f'cannot read 2 images, the first is {tmp_path}/labeled/cat/1.png: it has no pixels (4 x 0): '
+    f'remove them, {HINT}'
+  )
 
 
 def test_several_damaged_images_are_counted(tmp_path):
   data_dir = write(tmp_path, {**TWO_CLASSES, 'labeled/dog/0.png': b'', 'unlabeled/1.png': b'?'})
   (tmp_path / 'labeled/dog/2.png').symlink_to(tmp_path / 'nothing')
   assert refusal(data_dir) == (
-      f'cannot read 3 images, the first is {tmp_path}/labeled/dog/0.png: Input is empty.: remove '
-      f'them, {HINT}')
+    f'cannot read 3 images, the first is {tmp_path}/labeled/dog/0.png: Input is empty.: remove '
+    f'them, {HINT}'
+  )
 
 
 @pytest.mark.parametrize('in_memory', [True, False])
@@ -231,7 +260,8 @@ def test_damaged_images_are_left_out_if_asked(tmp_path, in_memory):
   data_dir = write(tmp_path, {**WHOLE, **dict.fromkeys(bad, b'')})
   data = load(data_dir, in_memory=in_memory, skip_bad_images=True, say=lines.append)
   assert lines[0] == 'left out 4 that cannot be read: {0}/{1}, {0}/{2}, {0}/{3}, ...'.format(
-      tmp_path, *bad)
+    tmp_path, *bad
+  )
   assert lines[1].startswith(f'{tmp_path}: 5 labeled images in 3 classes (1 to 2 each), 3 unlabele')
   for name in bad:
     (tmp_path / name).unlink()
@@ -246,6 +276,6 @@ def test_a_class_of_which_nothing_is_left(tmp_path):
   lines = []
   data_dir = write(tmp_path, {'labeled/cat/1.png': 1, 'labeled/dog/1.png': b'no image'})
   assert refusal(data_dir, skip_bad_images=True, say=lines.append) == (
-      f'{tmp_path}/labeled/dog has no image left that can be read: add {KINDS}, or remove the '
-      'folder')
+    f'{tmp_path}/labeled/dog has no image left that can be read: add {KINDS}, or remove the folder'
+  )
   assert lines == [f'left out 1 that cannot be read: {tmp_path}/labeled/dog/1.png']

@@ -1,4 +1,5 @@
 """ImageNet in TFRecord shards: small ones, written by TensorFlow's and TFDS's own writers."""
+
 import dataclasses
 import itertools
 import os
@@ -32,14 +33,21 @@ def jpeg(number):
 
 def example(number, label):
   """A record as the release's, with more in it than is read."""
+
   def feature(value):
     if isinstance(value, bytes):
       return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
     return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-  values = {IMAGE: jpeg(number), LABEL: label, 'image/filename': b'n%d.JPEG' % number,
-            'image/height': 3 + number}
-  return tf.train.Example(features=tf.train.Features(
-      feature={key: feature(value) for key, value in values.items()})).SerializeToString()
+
+  values = {
+    IMAGE: jpeg(number),
+    LABEL: label,
+    'image/filename': b'n%d.JPEG' % number,
+    'image/height': 3 + number,
+  }
+  return tf.train.Example(
+    features=tf.train.Features(feature={key: feature(value) for key, value in values.items()})
+  ).SerializeToString()
 
 
 def write(path, payloads):
@@ -53,9 +61,13 @@ def write(path, payloads):
 def write_set(folder, prefix, sizes, total=None, start=0):
   """Shards of so many records, numbered from `start`; record n has label n % 10, stored as + 1."""
   numbers = itertools.count(start)
-  return [write(folder / f'{prefix}-{i:05d}-of-{total or len(sizes):05d}',
-                [example(n, n % 10 + 1) for n in itertools.islice(numbers, size)])
-          for i, size in enumerate(sizes)]
+  return [
+    write(
+      folder / f'{prefix}-{i:05d}-of-{total or len(sizes):05d}',
+      [example(n, n % 10 + 1) for n in itertools.islice(numbers, size)],
+    )
+    for i, size in enumerate(sizes)
+  ]
 
 
 @pytest.fixture(name='shards')
@@ -91,7 +103,7 @@ def test_places_are_the_payloads(shards):
     length, before = found.place[i]
     with open(shards[found.shard[i]], 'rb') as file:
       content = file.read()
-    assert content[before:before + length] == example(i, i + 1)
+    assert content[before : before + length] == example(i, i + 1)
     assert found.name(i) == f'{shards[found.shard[i]]} (record at byte {before - 12})'
 
 
@@ -133,6 +145,7 @@ def test_heads_alone_are_fetched(tmp_path):
   def fetched():
     with open('/proc/self/io', encoding='ascii') as file:
       return int(file.readline().split()[1])
+
   path = write(tmp_path / 'long', [bytes(50_000)] * 100)
   before = fetched()
   assert len(imagenet_tfrecord.index([path], IMAGE)) == 100
@@ -147,19 +160,20 @@ def test_files_that_end_too_soon_are_named(shards, tmp_path):
   starts = [0, second, third, len(content)]
   # Behind a whole record: nothing is wrong with what is there.
   for count in (1, 2, 3):
-    path.write_bytes(content[:starts[count]])
+    path.write_bytes(content[: starts[count]])
     assert len(imagenet_tfrecord.index([path], IMAGE)) == count
   # In the length, its checksum, between the two, the payload, and the payload's checksum.
   for start, stop in zip(starts, starts[1:]):
     for cut in (start + 1, start + 8, start + 11):
       path.write_bytes(content[:cut])
       assert refusal(imagenet_tfrecord.index, [shards[2], path], IMAGE) == (
-          f'{path} ends at byte {cut}, inside the head of the record at byte {start}: fetch it '
-          'again')
+        f'{path} ends at byte {cut}, inside the head of the record at byte {start}: fetch it again'
+      )
     for cut in (start + 12, start + 13, stop - 5, stop - 4, stop - 1):
       path.write_bytes(content[:cut])
       assert refusal(imagenet_tfrecord.index, [shards[2], path], IMAGE) == (
-          f'{path} ends at byte {cut}, inside the record at byte {start}: fetch it again')
+        f'{path} ends at byte {cut}, inside the record at byte {start}: fetch it again'
+      )
   assert 'inside the record at byte' in refusal(imagenet_tfrecord.index, [f'file://{path}'], IMAGE)
 
 
@@ -181,13 +195,15 @@ def test_files_that_are_no_shards_are_named(tmp_path):
   with tf.io.TFRecordWriter(str(path), 'GZIP') as writer:
     writer.write(example(0, 1))
   assert f'{path} is damaged, or no uncompressed TFRecord file' in refusal(
-      imagenet_tfrecord.index, [path], IMAGE)
+    imagenet_tfrecord.index, [path], IMAGE
+  )
   missing = tmp_path / 'missing'
   assert f'cannot read {missing}' in refusal(imagenet_tfrecord.index, [missing], IMAGE)
   assert f'cannot read {tmp_path}' in refusal(imagenet_tfrecord.index, [tmp_path], IMAGE)
   path.write_bytes(b'')
   assert refusal(imagenet_tfrecord.index, [path, path], IMAGE) == (
-      f'none of 2 TFRecord files has a record, {path} being the first: fetch them again')
+    f'none of 2 TFRecord files has a record, {path} being the first: fetch them again'
+  )
   assert 'no TFRecord file' in refusal(imagenet_tfrecord.index, [], IMAGE)
 
 
@@ -248,9 +264,14 @@ def releases_folder(tmp_path):
   return tmp_path
 
 
-@pytest.mark.parametrize('name, train, extra, test', [
-    ('imagenet', range(7), None, (20, 21, 22)), ('imagenet_heldout', range(7), None, (35,)),
-    ('imagenet_10_percent', (2, 3), range(7), (20, 21, 22))])
+@pytest.mark.parametrize(
+  'name, train, extra, test',
+  [
+    ('imagenet', range(7), None, (20, 21, 22)),
+    ('imagenet_heldout', range(7), None, (35,)),
+    ('imagenet_10_percent', (2, 3), range(7), (20, 21, 22)),
+  ],
+)
 def test_the_releases_sets(release, name, train, extra, test):
   data = imagenet_tfrecord.load_release(INFO, str(release), name)
   for found, numbers in ((data.train, train), (data.test, test)):
@@ -272,7 +293,8 @@ def test_shards_that_are_missing_are_named(release):
   (release / 'train-00002-of-00003').unlink()
   for name in ('imagenet', 'imagenet_10_percent'):
     assert refusal(load, INFO, str(release), name) == (
-        f'{release}/train-00001-of-00003 is missing, 2 of 3 shards are: fetch them')
+      f'{release}/train-00001-of-00003 is missing, 2 of 3 shards are: fetch them'
+    )
   write_set(release, 'train', [1, 1])
   assert '-of-00002 and -of-00003' in refusal(load, INFO, str(release), 'imagenet')
   (release / 'heldout-00000-of-00001').unlink()
@@ -288,10 +310,11 @@ def test_folders_that_are_not_there(release):
     message = refusal(imagenet_tfrecord.load_release, INFO, folder, 'imagenet')
     assert repr(folder or '') in message and '--data_dir' in message
   assert "'imagenet_1_percent'" in refusal(
-      imagenet_tfrecord.load_release, INFO, str(release), 'imagenet_1_percent')
+    imagenet_tfrecord.load_release, INFO, str(release), 'imagenet_1_percent'
+  )
 
 
-@pytest.mark.parametrize('stored', [0, 11, 2**31, 2**32 + 1, -2**63])
+@pytest.mark.parametrize('stored', [0, 11, 2**31, 2**32 + 1, -(2**63)])
 def test_labels_out_of_range_are_named(release, stored):
   path = write(release / 'train-00001-of-00003', [example(0, 1), example(1, stored)])
   message = refusal(imagenet_tfrecord.load_release, INFO, str(release), 'imagenet')
@@ -306,24 +329,29 @@ def test_labels_out_of_range_are_named(release, stored):
 
 
 def prepare(folder, sizes=(5, 2), features=('image', 'label', 'file_name'), file_format=None):
-  """Writes a dataset like imagenet2012 with TFDS's own writer, and gives its builder.
-
-  sizes: of train, in two shards, and of validation; example n has label n % 10. TFDS shuffles.
-  """
+  """A builder of a dataset like imagenet2012, written by TFDS. `sizes`: of train, in two shards, and of
+  validation; example n has label n % 10."""
   tfds = pytest.importorskip('tensorflow_datasets')
-  kinds = {'image': tfds.features.Image(encoding_format='jpeg'),
-           'label': tfds.features.ClassLabel(num_classes=20), 'file_name': tfds.features.Text()}
+  image = tfds.features.Image(encoding_format='jpeg')
+  label = tfds.features.ClassLabel(num_classes=20)
+  kinds = {'image': image, 'label': label, 'file_name': tfds.features.Text()}
 
   def values(number):
     found = {'image': jpeg(number), 'label': number % 10, 'file_name': f'n{number}.JPEG'}
     return number, {name: found[name] for name in features}
 
   tfds.dataset_builders.store_as_tfds_dataset(
-      name='imagenet2012', version='5.1.0', data_dir=folder,
-      features=tfds.features.FeaturesDict({name: kinds[name] for name in features}),
-      split_datasets={split: [values(10 * i + n) for n in range(size)]
-                      for i, (split, size) in enumerate(zip(('train', 'validation'), sizes))},
-      file_format=file_format, download_config=tfds.download.DownloadConfig(num_shards=2))
+    name='imagenet2012',
+    version='5.1.0',
+    data_dir=folder,
+    features=tfds.features.FeaturesDict({name: kinds[name] for name in features}),
+    split_datasets={
+      split: [values(10 * i + n) for n in range(size)]
+      for i, (split, size) in enumerate(zip(('train', 'validation'), sizes))
+    },
+    file_format=file_format,
+    download_config=tfds.download.DownloadConfig(num_shards=2),
+  )
   return tfds.builder_from_directory(str(folder / 'imagenet2012/5.1.0'))
 
 
@@ -347,9 +375,12 @@ def test_prepared_imagenets_that_do_not_fit_are_named(tmp_path):
   assert "has no split 'validation', only ['train']" in refusal(imagenet_tfrecord.load_tfds, INFO, builder)
   builder = prepare(tmp_path / 'c', features=('image', 'file_name'))
   assert "has no feature 'label', only ['file_name', 'image']" in refusal(
-      imagenet_tfrecord.load_tfds, INFO, builder)
+    imagenet_tfrecord.load_tfds, INFO, builder
+  )
   builder = prepare(tmp_path / 'd')
-  message = refusal(imagenet_tfrecord.load_tfds, dataclasses.replace(INFO, class_names=('a', 'b')), builder)
+  message = refusal(
+    imagenet_tfrecord.load_tfds, dataclasses.replace(INFO, class_names=('a', 'b')), builder
+  )
   assert '5.1.0/imagenet2012-train.tfrecord-' in message and 'are 0 to 1: ' in message
 
 
@@ -359,9 +390,10 @@ def test_prepared_files_that_are_damaged_are_named(tmp_path):
   content = last.read_bytes()
   first = imagenet_tfrecord.index([last], 'image').place[0]
   count = builder.info.splits['train'].shard_lengths[-1]
-  last.write_bytes(content[:first[0] + 16])
+  last.write_bytes(content[: first[0] + 16])
   assert refusal(imagenet_tfrecord.load_tfds, INFO, builder) == (
-      f'{last} has 1 records, but was written with {count}: prepare the dataset again')
+    f'{last} has 1 records, but was written with {count}: prepare the dataset again'
+  )
   last.write_bytes(content[:-1])
   assert f'{last} ends at byte {len(content) - 1}' in refusal(imagenet_tfrecord.load_tfds, INFO, builder)
   last.unlink()
