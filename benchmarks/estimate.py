@@ -47,7 +47,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import models
 from meta_pseudo_labels.build import SMALL_IMAGES
-from meta_pseudo_labels.config import validate
+from meta_pseudo_labels.config import parse, validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.optim import optimizers
@@ -296,7 +296,7 @@ def table(found, names, utilization):
   return lines
 
 
-def parse(argv):
+def arguments(argv):
   """(recipes' paths, devices' names, utilization, flags for all recipes). Raises UserError."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
   parser.add_argument('recipes', nargs='*', metavar='flags/x.flags')
@@ -334,7 +334,7 @@ def read(path, extra=()):
 
 def main(argv):
   try:
-    recipes, names, utilization, extra = parse(argv)
+    recipes, names, utilization, extra = arguments(argv)
     found = {os.path.splitext(os.path.basename(path))[0]: estimate(read(path, extra)) for path in recipes}
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import build, methods
-from meta_pseudo_labels.config import validate
+from meta_pseudo_labels.config import parse, validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.data.augment.views import PadCrop
 from meta_pseudo_labels.errors import UserError
@@ -44,7 +44,7 @@ def write_images(folder, count, size):
   return paths
 
 
-def parse(argv):
+def arguments(argv):
   """(images, rounds, Config) of a command line. Raises UserError."""
   own = {'images': 10000, 'rounds': 3}
   rest = []
@@ -115,7 +115,7 @@ def compare(config, count, rounds, folder):
 
 def main(argv):
   try:
-    count, rounds, config = parse(argv)
+    count, rounds, config = arguments(argv)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

@@ -29,7 +29,7 @@ import sys
 import tempfile
 
 from meta_pseudo_labels import build
-from meta_pseudo_labels.config import validate
+from meta_pseudo_labels.config import parse, validate
 from meta_pseudo_labels.data import semi_supervised
 from meta_pseudo_labels.training.run import Run
 
@@ -285,7 +285,7 @@ def table(runs):
   return lines
 
 
-def parse(argv):
+def arguments(argv):
   """The command line; flags that are not the study's own go to every run."""
 
   def seeds(text):
@@ -316,7 +316,7 @@ def parse(argv):
 
 
 def main(argv):
-  args = parse(argv)
+  args = arguments(argv)
   if args.part is not None:
     sys.path.insert(0, CHECKOUT)
     from meta_pseudo_labels.errors import UserError

@@ -59,7 +59,7 @@ def test_the_study_runs_each_setting_once(tmp_path, capsys):
     '--num_train_steps=4',
     '--uda_data=2',
   ]
-  args = study.parse([*argv, '--settings=UDA,sampled 1'])
+  args = study.arguments([*argv, '--settings=UDA,sampled 1'])
   study.work(args, 0)
   study.work(args, 0)  # Nothing is left to do.
   lines = [json.loads(text) for text in (tmp_path / 'out.jsonl').read_text().splitlines()]
@@ -102,7 +102,7 @@ def test_settings_that_change_the_method():
 
 def test_an_unknown_setting_is_refused(capsys):
   with pytest.raises(SystemExit) as stop:
-    study.parse(['--settings=UDDA'])
+    study.arguments(['--settings=UDDA'])
   assert stop.value.code == 2
   assert "unknown 'UDDA'; use some of supervised" in capsys.readouterr().err
 

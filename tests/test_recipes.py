@@ -9,7 +9,7 @@ import pathlib
 import re
 
 from meta_pseudo_labels import build, main
-from meta_pseudo_labels.config import Config, validate
+from meta_pseudo_labels.config import Config, parse, validate
 from meta_pseudo_labels.data import registry, semi_supervised, splits, storage
 from meta_pseudo_labels.data.augment.views import PadCrop
 from meta_pseudo_labels.distribution import devices
@@ -74,7 +74,7 @@ PATHS = sorted(FLAGFILES.glob('*.flags'))
 RECIPES = [path.stem for path in PATHS if is_recipe(path)]
 
 
-def parse(name):
+def recipe_config(name):
   """A recipe's valid Config."""
   config = parse(['main', f'--flagfile={FLAGFILES}/{name}.flags'])
   if name in STUDIES:
@@ -107,7 +107,7 @@ def test_what_is_shared_is_included_somewhere():
 def test_recipes_are_named_after_what_they_do():
   """Every recipe has its own folder, and only the release's commands empty theirs."""
   for name in RECIPES:
-    config = parse(name)
+    config = recipe_config(name)
     assert config.output_dir == f'runs/{name}'
     assert config.reset_output_dir == (name in RELEASE)
     if name not in STUDIES:
@@ -125,7 +125,7 @@ def test_the_finetune_recipes_are_the_releases_commands_and_a_finetune():
     changed = {
       field.name
       for field in dataclasses.fields(Config)
-      if getattr(parse(name), field.name) != getattr(parse(f'{name}_finetune'), field.name)
+      if getattr(recipe_config(name), field.name) != getattr(recipe_config(f'{name}_finetune'), field.name)
     }
     assert changed <= {  # lr and num_warmup_steps: which MPL does not read.
       'output_dir',
@@ -185,14 +185,14 @@ def fixture_stand_ins(tmp_path_factory):
     return load(info, *args, **kwargs)
 
   @functools.cache
-  def build(config):
+  def made(config):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(registry, 'load', stand_in_for)
       problem = build.problem(config.replace(data_dir=folders.get(config.dataset)))
     return problem, next(iter(problem.train_batches(batch_size=2, seed=0, uda_data=1)))
 
   # The fields that data depend on.
-  return lambda config: build(
+  return lambda config: made(
     Config(
       dataset_name=config.dataset,
       num_labeled=config.labeled_count,
@@ -260,11 +260,11 @@ def test_recipe(name, stand_ins, one_device):
   The network is built in full, symbolically; an MLP stands for it in the phases and in the step,
   which has two labeled and two unlabeled examples: EfficientNet-L2's own step would need a pod.
   """
-  config = parse(name)
+  config = recipe_config(name)
   devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
   problem, data = stand_ins(config)
   assert len(problem.split.labeled) == config.labeled_count or config.labeled_count is None
-  selection.choose(config, problem)
+  selection.choose(config.select, config.eval_split, problem)
   shape = problem.input_shape
   if shape[-1] == 3:  # Images in colour; None where evaluation is at another size.
     shape = (config.image_size, config.image_size, 3)
@@ -274,7 +274,7 @@ def test_recipe(name, stand_ins, one_device):
       problem, views=dataclasses.replace(problem.views, eval_size=config.image_size)
     )
   with one_device.scope():
-    phases = build.phases(config.replace(model_type='mlp-8x1'), problem)
+    phases = build.phases(config.replace(model_type='mlp-8x1'), problem.input_shape, problem.num_classes)
   names = (
     ['teacher'] * (config.method_name == 'pseudo_labels')
     + ['train']
@@ -287,7 +287,8 @@ def test_recipe(name, stand_ins, one_device):
   labeled, labels, original, augmented, _ = data
   assert labeled.shape == original.shape == augmented.shape == (2, *shape) and labels.shape == (2,)
   if config.method_name == 'reduced_mpl':  # What a teacher has said of them: nothing much.
-    data += 2 * (tf.fill([2, problem.num_classes], -np.log(problem.num_classes).astype(np.float32)),)
+    said = tf.fill([2, problem.num_classes], -np.log(problem.num_classes).astype(np.float32))
+    data += ((said, said),)
   logs = one_device.run(phase.method.train_step, args=(data,))
   assert logs['global_step'] == 1 and logs['skipped_steps'] == 0
   assert all(np.isfinite(value) for value in logs.values())
@@ -374,7 +375,7 @@ def test_imagenet_10_percent_mpl_starts_training(one_device):
   devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
   problem = stand_in(config, config.dataset_classes)
   with one_device.scope():
-    phases = build.phases(config, problem)
+    phases = build.phases(config, problem.input_shape, problem.num_classes)
   assert [(phase.name, phase.num_steps) for phase in phases] == [('train', 700000)]
   method = phases[0].method
   data = next(iter(problem.train_batches(batch_size=2, seed=0, uda_data=1)))

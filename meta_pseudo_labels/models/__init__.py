@@ -1,5 +1,8 @@
 """The models of the release and the paper, by name."""
 
+import contextlib
+import sys
+
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.models import efficientnet, mlp, resnet, wide_resnet
 
@@ -61,7 +64,20 @@ def build(
       f'--model_type={name}: needs images, but the data have the shape '
       f'{tuple(input_shape)}; use mlp-<width>x<hidden layers>'
     )
-  return builder(name, **kwargs)
+  # Keras goes through a network by recursion, a call per layer: EfficientNet-L2 has over 900.
+  with _recursion_limit(5000):
+    return builder(name, **kwargs)
+
+
+@contextlib.contextmanager
+def _recursion_limit(limit):
+  """Within it Python's recursion limit is at least `limit`."""
+  before = sys.getrecursionlimit()
+  sys.setrecursionlimit(max(before, limit))
+  try:
+    yield
+  finally:
+    sys.setrecursionlimit(before)
 
 
 def eval_image_size(name, image_size, imagenet):

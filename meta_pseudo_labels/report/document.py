@@ -7,7 +7,6 @@ import platform
 import shlex
 import sys
 
-from meta_pseudo_labels import errors, files
 from meta_pseudo_labels.config import FLAGS_BY_NAME, Config
 from meta_pseudo_labels.data.augment.views import Points
 from meta_pseudo_labels.distribution import workers

@@ -4,8 +4,7 @@ Each function takes plain texts and `Markup`, and escapes what is not `Markup`.
 """
 
 import base64
-
-from meta_pseudo_labels.report import page
+import html
 
 STYLE = """
 *{box-sizing:border-box}
@@ -71,7 +70,7 @@ def escape(value):
   that are no UTF-8; those are replaced."""
   if isinstance(value, Markup):
     return value
-  return Markup(page.escape(str(value).encode('utf-8', 'replace').decode()))
+  return Markup(html.escape(str(value).encode('utf-8', 'replace').decode()))
 
 
 def tag(name, *parts, **attributes):
