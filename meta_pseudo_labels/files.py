@@ -11,7 +11,7 @@ from meta_pseudo_labels.errors import UserError
 def atomic_write(path, mode='w', **kwargs):
   """Yields a file to write; at the end it takes the place of `path` in one move.
 
-  Nothing is left of it if the body raises.
+  Nothing is left of it if the body raises; after a power failure the file is the old or the new one.
 
   Args:
     path: str.
@@ -27,6 +27,8 @@ def atomic_write(path, mode='w', **kwargs):
   try:
     with open(partial, mode, **kwargs) as file:
       yield file
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(partial, path)
   except BaseException:
     with contextlib.suppress(OSError):
