@@ -4,6 +4,7 @@ The only place that reads many of Config's fields; what it makes takes plain arg
 """
 
 import dataclasses
+import math
 
 from meta_pseudo_labels import models
 from meta_pseudo_labels.data import (
@@ -15,6 +16,8 @@ from meta_pseudo_labels.data import (
   teacher_predictions,
 )
 from meta_pseudo_labels.data.augment.views import PadCrop, Points, ResizedCrop
+from meta_pseudo_labels.data.dataset_info import CACHE_DIR
+from meta_pseudo_labels.data.images.decoding import Decoding
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.methods import (
   UDA,
@@ -29,8 +32,12 @@ from meta_pseudo_labels.optim.schedules import LearningRate
 
 import numpy as np
 import tensorflow as tf
+from PIL import ImageColor
 
 RESIZED_CROP_FROM = 96  # Pixels: from here on one's own images are cropped as ImageNet's are.
+# Of --image_size: the shorter side of prepared images. Evaluation's central square, 7/8 of it, has then
+# as many pixels as the network sees.
+STORED_SIDE = 1.15
 # Datasets whose EfficientNets stride less, by words in their names (release: modeling).
 SMALL_IMAGES = ('cifar', 'tinyimages', 'svhn')
 
@@ -85,6 +92,7 @@ def problem(config, say=None):
     unlabeled_names=unlabeled.names,
     evaluated=_evaluated(config, train, split, prepare(data.validation), prepare(data.test)),
     views=_views(config, info, train.inputs, crops),
+    decoding=data.decoding,
     service_address=address,
   )
   if not config.reads_predictions:
@@ -100,11 +108,25 @@ def _load(config, info, crops, say):
     info,
     config.data_dir,
     config.seed,
-    image_size=config.image_size,
-    encoded=crops == 'resized_crop',
+    decoding=_decoding(config, crops),
+    cache_dir=config.cache_dir or CACHE_DIR,
+    own_range=config.image_range == 'data',
     skip_bad_images=config.skip_bad_images,
     say=say or (lambda line: None),
   )
+
+
+def _decoding(config, crops):
+  """Returns how one's own image files become pixels. Raises UserError for a color that is none."""
+  try:
+    background = ImageColor.getrgb(config.image_background)[:3]
+  except ValueError as error:
+    raise UserError(
+      f'--image_background={config.image_background}: no color; give a name such as white, or #rrggbb'
+    ) from error
+  if crops == 'pad_crop':
+    return Decoding(config.image_size, square=True, background=background)
+  return Decoding(math.ceil(STORED_SIDE * config.image_size), background=background)
 
 
 def _evaluated(config, train, split, validation, test):
@@ -160,7 +182,7 @@ def _views(config, info, inputs, crops):
     strong_labeled=config.use_augment,
     dtype=dtype,
   )
-  if storage.is_encoded(inputs) != (crops == 'resized_crop'):
+  if storage.of_one_size(inputs) == (crops == 'resized_crop'):
     other = 'pad_crop' if crops == 'resized_crop' else 'resized_crop'
     raise UserError(f'--views={crops}: not for {info.name}; leave it out, or --views={other}')
   if crops == 'pad_crop':

@@ -256,7 +256,7 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
 
 def _check_baselines(config, problem):
   """Raises UserError if a baseline is not for such data, before anything is trained."""
-  if 'label_spreading' in config.baseline_names and storage.is_encoded(problem.inputs):
+  if 'label_spreading' in config.baseline_names and not storage.of_one_size(problem.inputs):
     raise UserError(
       '--baselines=label_spreading: needs images of one size in memory; leave it out, '
       'or give --views=pad_crop'

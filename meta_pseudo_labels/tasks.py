@@ -13,9 +13,10 @@ from typing import Any
 
 from meta_pseudo_labels import build, experiment
 from meta_pseudo_labels.checkpoints import convert as conversion
-from meta_pseudo_labels.checkpoints import run_folder
+from meta_pseudo_labels.checkpoints import run_folder, saver
 from meta_pseudo_labels.config import Config, notes
 from meta_pseudo_labels.data import registry, splits, teacher_predictions
+from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.distribution import devices, workers
 from meta_pseudo_labels.files import read_json, write_json
 from meta_pseudo_labels.inference import classifier, predict_files, saved_model, select_images
@@ -25,6 +26,7 @@ from meta_pseudo_labels.training.logs import Progress
 from meta_pseudo_labels.training.run import Run
 
 import numpy as np
+import tensorflow as tf
 
 EVAL_FOREVER_SECONDS = 30
 # What a training leaves in its folder: what it is to a person, and its name.
@@ -187,33 +189,40 @@ def report(config, progress):
     setup.progress.say(f'report: {document.write(setup.run())}')
 
 
-def _trained(config, progress):
-  """Returns (Problem, Keras model) of the run in `output_dir`: its selected student, if any.
+def _trained(config, progress, problem=None):
+  """Returns (Serving, Keras model) of the run in `output_dir`: its selected student, if any.
 
-  The data are read again, although the checkpoint has the names of the classes: what an .npz file's
-  channels are normalized with is in the file alone, and `Run` resumes with nothing else.
+  The data need not be there: the checkpoint knows what the network sees and what its classes are. Those
+  of earlier versions do not; then the data are read.
   """
-  strategy = devices.create_strategy('one_device')
+  devices.create_strategy('one_device')
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
-  problem = build.problem(config, progress.say)
-  run = Setup(config, problem, strategy, progress).run()
+  newest = conversion.newest(config.output_dir, progress.say, config.task)
+  serving = conversion.serving(newest) or Serving.of(problem or build.problem(config, progress.say))
+  phases = build.phases(config, serving.input_shape, len(serving.class_names))
+  phase = tf.Variable(0, trainable=False)
+  checkpoints = saver.Checkpoints(
+    config.output_dir,
+    config.keep_checkpoints,
+    progress.say,
+    phase=phase,
+    **{found.name: found.method for found in phases},
+  )
   results = read_json(os.path.join(config.output_dir, 'results.json')) or {}
-  path = (results.get('selected') and run.checkpoints.restore_best()) or run.restored
-  reached = run.phases[: int(run.phase) + 1]
+  path = (results.get('selected') and checkpoints.restore_best()) or checkpoints.restore()
+  reached = phases[: int(phase) + 1]
   model = classifier.take_weights(reached, config.export_weights)
   progress.say(
     f'{config.export_weights} weights of {path} (step {reached[-1].method.steps_made} of '
     f'{reached[-1].name})'
   )
-  return problem, model
+  return serving, model
 
 
 def _classifier(config, progress):
   """Returns classifier.Classifier of the run in `output_dir`."""
-  problem, model = _trained(config, progress)
-  return classifier.Classifier(
-    model, problem.views, problem.input_shape, problem.info.class_names, problem.fit
-  )
+  serving, model = _trained(config, progress)
+  return classifier.Classifier(model, serving)
 
 
 def export(config, progress):
@@ -230,7 +239,8 @@ def select(config, progress):
   """Writes which unlabeled examples are the most probable ones of each class."""
   config = run_folder.as_trained(config)
   path = config.output or os.path.join(config.output_dir, 'selected.json')
-  problem, model = _trained(config, progress)
+  problem = build.problem(config, progress.say)
+  _, model = _trained(config, progress, problem)
   log_probs = select_images.log_probabilities(
     model, problem.unlabeled, problem.views, config.eval_batch_size
   )
@@ -247,7 +257,8 @@ def label(config, progress):
   """Writes what the run's network says of the labeled and the unlabeled examples."""
   config = run_folder.as_trained(config)
   path = config.output or os.path.join(config.output_dir, 'teacher_predictions.npz')
-  problem, model = _trained(config, progress)
+  problem = build.problem(config, progress.say)
+  _, model = _trained(config, progress, problem)
   found = teacher_predictions.Predictions(
     *(
       select_images.log_probabilities(model, inputs, problem.views, config.eval_batch_size)
@@ -292,6 +303,16 @@ def convert(config, progress):
   progress.say(f"{config.output}: the checkpoint of step {method.steps_made} under the release's names")
 
 
+def prepare(config, progress):
+  """Decodes the images that are not prepared yet, and says what the dataset has."""
+  problem = build.problem(config, progress.say)
+  progress.say(
+    f'{config.dataset}: {len(problem.split.labeled)} labeled, {len(problem.unlabeled)} unlabeled, '
+    + ', '.join(f'{len(found)} {name}' for name, found in problem.evaluated.items())
+    + ' examples are ready'
+  )
+
+
 TASKS = {
   'train': train,
   'finetune': finetune,
@@ -303,4 +324,5 @@ TASKS = {
   'select': select,
   'label': label,
   'convert': convert,
+  'prepare': prepare,
 }

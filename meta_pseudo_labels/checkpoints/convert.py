@@ -4,20 +4,41 @@ import json
 import os
 
 from meta_pseudo_labels.checkpoints import files, release_format
+from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
 
 # What the variable of training.Run is called in a checkpoint.
 IDENTITY = 'identity/.ATTRIBUTES/VARIABLE_VALUE'
+SERVING = 'serving/.ATTRIBUTES/VARIABLE_VALUE'
 
 
-def newest(output_dir, say):
-  """Returns the path of a run's newest intact checkpoint. Raises UserError if there is none."""
+def newest(output_dir, say, task='convert'):
+  """Returns the path of a run's newest intact checkpoint.
+
+  Args:
+    output_dir: str, the run's.
+    say: function of a line, told of damaged ones.
+    task: name of the task that needs it.
+
+  Raises:
+    UserError: there is none.
+  """
   path = files.newest_whole(os.path.join(output_dir, 'ckpt_last'), say)
   if not path:
-    raise UserError(f'--output_dir={output_dir}: no checkpoint in its ckpt_last; train first')
+    raise UserError(
+      f'--output_dir={output_dir}: no checkpoint there, which --task_mode={task} needs; train first'
+    )
   return path
+
+
+def serving(path):
+  """Returns what a checkpoint's run needs in order to classify: a Serving; None of earlier versions."""
+  try:
+    return Serving.from_json(tf.train.load_variable(path, SERVING).decode())
+  except tf.errors.NotFoundError:
+    return None
 
 
 def class_names(path):

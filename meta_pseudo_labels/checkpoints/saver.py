@@ -140,11 +140,16 @@ class Checkpoints:
   def _reader(self, path):
     """A tf.train.Checkpoint of what has to be in a checkpoint: a finetune may have been planned since."""
     keys = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    if 'finetune' in self._objects and not any(key.startswith('finetune/') for key in keys):
-      return tf.train.Checkpoint(
-        **{name: value for name, value in self._objects.items() if name != 'finetune'}
-      )
-    return self._checkpoint
+    missing = [
+      name
+      for name in ('finetune', 'serving')
+      if name in self._objects and not any(key.startswith(f'{name}/') for key in keys)
+    ]
+    if not missing:
+      return self._checkpoint
+    return tf.train.Checkpoint(
+      **{name: value for name, value in self._objects.items() if name not in missing}
+    )
 
 
 def _remove(path):

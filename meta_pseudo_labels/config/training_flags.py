@@ -9,7 +9,7 @@ those that nothing reads, there or here, are in unread.py.
 import dataclasses
 from typing import Optional
 
-from meta_pseudo_labels.config.choices import AUGMENT_OPS, FEEDBACKS, VIEWS
+from meta_pseudo_labels.config.choices import AUGMENT_OPS, FEEDBACKS, RANGES, VIEWS
 from meta_pseudo_labels.config.fields import (
   BELOW_ONE,
   CLASSES,
@@ -59,6 +59,21 @@ class DataFlags:
     COUNT,
     may_change=True,
     per_command=True,
+  )
+  cache_dir: str = flag(
+    '',
+    'Folder where your own images are kept once they are decoded (empty: meta_pseudo_labels in the '
+    "user's cache folder).",
+    may_change=True,
+  )
+  image_background: str = flag(
+    'white', 'Color on which transparent images are composed: a name, or #rrggbb.'
+  )
+  image_range: str = flag(
+    'high_bits',
+    'Your own images of more than 8 bits. high_bits: their upper 8 bits. data: values from 0 to the largest '
+    'one in the folder become 0 to 255.',
+    RANGES,
   )
   skip_bad_images: bool = flag(
     False, 'Leave out images that cannot be decoded, and say how many, instead of refusing to start.'

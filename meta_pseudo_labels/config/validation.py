@@ -94,6 +94,8 @@ def _required(config: Config) -> Tuple[str, ...]:
   """Returns the names of the flags that a task cannot do without."""
   if config.task in ('export', 'report', 'select', 'label'):
     return ('output_dir',)  # The run there knows the rest.
+  if config.task == 'prepare':
+    return ('dataset_name',)
   if config.task == 'convert':
     return ('output_dir', 'output')
   if config.task == 'predict':

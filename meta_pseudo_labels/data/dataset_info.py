@@ -1,10 +1,14 @@
 """What must be known of a dataset before it is read, and what a loader is asked for."""
 
 import dataclasses
+import os
 from typing import Any, Callable, Optional, Tuple
 
 from meta_pseudo_labels.config.choices import RELEASE_OPS
 from meta_pseudo_labels.errors import UserError
+
+# Where prepared images are kept, unless --cache_dir says otherwise.
+CACHE_DIR = os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'meta_pseudo_labels')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,16 +18,18 @@ class Request:
   Attributes:
     data_dir: the folder to look in (npz: the file); None or '' for the usual one.
     seed: int >= 0; only generated datasets depend on it.
-    image_size: int, pixels per side to which one's own images are brought in memory.
-    encoded: whether one's own images stay in their files (`storage.Files`).
+    decoding: images.decoding.Decoding of one's own image files; None where there are none.
+    cache_dir: folder where prepared images and indices are kept.
+    own_range: whether images of more than 8 bits are scaled by the largest value that there is.
     skip_bad_images: leave out what cannot be decoded (one's own images).
     say: function of a line, told what was found.
   """
 
   data_dir: Optional[str] = None
   seed: int = 0
-  image_size: Optional[int] = None
-  encoded: bool = False
+  decoding: Any = None
+  cache_dir: str = CACHE_DIR
+  own_range: bool = False
   skip_bad_images: bool = False
   say: Callable[[str], None] = lambda line: None
 

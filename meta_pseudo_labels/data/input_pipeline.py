@@ -9,6 +9,8 @@ import os
 
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.data import service
+from meta_pseudo_labels.data.augment.views import Ragged
+from meta_pseudo_labels.data.store.reading import Prepared
 
 import numpy as np
 import tensorflow as tf
@@ -47,7 +49,8 @@ def _reader(inputs):
   """A function of positions, int64 `[n]` -> these inputs. Arrays are held once on the host,
   outside of the graph, whatever the number of passes."""
   if hasattr(inputs, 'reader'):
-    return inputs.reader()
+    read = inputs.reader()
+    return read if not isinstance(inputs, Prepared) or inputs.side else lambda at: Ragged(at, read)
   with tf.device('CPU:0'):
     held = tf.constant(inputs)
   return lambda positions: tf.gather(held, positions)

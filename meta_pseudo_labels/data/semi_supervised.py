@@ -14,12 +14,12 @@ from meta_pseudo_labels.data import (
   storage,
   teacher_predictions,
 )
-from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.data.augment.views import PadCrop, Points, ResizedCrop
+from meta_pseudo_labels.data.images.decoding import Decoding
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
-import tensorflow as tf
 
 RESIZED_CROP_FROM = 96  # Pixels: from here on one's own images are cropped as ImageNet's are.
 
@@ -37,7 +37,8 @@ class Problem:
     unlabeled: the M unlabeled inputs.
     truth: int32 `[M]`, their labels where known, else -1: never learned from, only for the logs.
     evaluated: {'validation', 'test': Examples}, those of the two that there are.
-    views: one of data/views.py.
+    views: one of data/augment/views.py.
+    decoding: images.decoding.Decoding by which files became the inputs, or None.
     names: str `[N]`, what the inputs are called, or None (storage.Examples).
     unlabeled_names: str `[M]`, likewise.
     service_address: of the tf.data service that makes the training batches, or None.
@@ -55,13 +56,14 @@ class Problem:
   names: Optional[np.ndarray] = None
   unlabeled_names: Optional[np.ndarray] = None
   service_address: Optional[str] = None
+  decoding: Optional[Decoding] = None
   predictions: Optional[teacher_predictions.Predictions] = None
 
   @property
   def input_shape(self):
     """Of what the model sees: (H, W, C) or (D,); (None, None, 3) where evaluation has a size of
     its own."""
-    if storage.is_encoded(self.inputs):
+    if not storage.of_one_size(self.inputs):
       same = self.views.size == self.views.eval_size
       return (self.views.size, self.views.size, 3) if same else (None, None, 3)
     return self.inputs.shape[1:]
@@ -69,7 +71,7 @@ class Problem:
   @property
   def image_sizes(self):
     """The pixels a side of the images that the model sees, those of evaluation last; () of points."""
-    if storage.is_encoded(self.inputs):
+    if not storage.of_one_size(self.inputs):
       return self.views.size, self.views.eval_size
     return self.input_shape[:1] if len(self.input_shape) == 3 else ()
 
@@ -104,14 +106,6 @@ class Problem:
       truth=self.truth,
       names=self.unlabeled_names,
     )
-
-  def fit(self, image):
-    """An image of any size as this problem's images in memory were brought to theirs: uint8
-    `[H, W, C]` -> `[S, S, C]`. Of a folder the middle is cut out; arrays are stretched."""
-    size = self.input_shape[0]
-    if self.info.fit == 'center':
-      return decode.fit(image, size)
-    return stretched(image[tf.newaxis], size)[0]
 
   def reported(self, eval_split):
     """The split that accuracies are reported on: `eval_split`, or what there is of it."""
@@ -156,15 +150,6 @@ def _replicas(replicas, context):
   return dict(replicas=replicas, local_replicas=local, first_replica=local * context.input_pipeline_id)
 
 
-def stretched(images, size):
-  """Images uint8 `[N, H, W, C]` at size x size: `[N, size, size, C]`, bicubic; unchanged if they
-  have that size."""
-  if images.shape[1:3] == (size, size):
-    return images
-  resized = tf.image.resize(images, [size, size], 'bicubic')
-  return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-
-
 def at_size(found, size, in_memory=False):
   """Brings Examples to where training takes them from.
 
@@ -177,7 +162,7 @@ def at_size(found, size, in_memory=False):
     UserError: images of that size do not fit into memory.
   """
   inputs = found.inputs
-  if storage.is_encoded(inputs):
+  if not isinstance(inputs, np.ndarray):
     return dataclasses.replace(found, inputs=storage.held(inputs)) if in_memory else found
   if inputs.ndim != 4 or inputs.shape[1:3] == (size, size):
     return found
@@ -188,7 +173,7 @@ def at_size(found, size, in_memory=False):
       f'--image_size={size}: {len(inputs)} images of that size do not fit into memory; give a smaller one'
     ) from error
   for first in range(0, len(inputs), 1000):  # In pieces: the results are float32 for a moment.
-    resized[first : first + 1000] = stretched(inputs[first : first + 1000], size)
+    resized[first : first + 1000] = crops.stretch_all(inputs[first : first + 1000], size)
   return dataclasses.replace(found, inputs=resized)
 
 

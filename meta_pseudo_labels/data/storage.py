@@ -1,11 +1,11 @@
 """What a dataset is once it has been found: inputs in memory or in files, with their labels."""
 
 import dataclasses
-import re
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from meta_pseudo_labels.data import dataset_info
-from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment import crops
+from meta_pseudo_labels.data.store.reading import Prepared
 from meta_pseudo_labels.errors import UserError, one_line
 
 import numpy as np
@@ -14,37 +14,6 @@ import tensorflow as tf
 # Bytes of a TFRecord before (its length and that number's checksum) and after its content.
 RECORD_HEAD, RECORD_FOOT = 12, 4
 READS = 8  # Records of a batch that are read at once.
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Files:
-  """Encoded images, one a file, each read when a batch needs it; indexed like an array.
-
-  Attributes:
-    paths: str `[N]`.
-  """
-
-  paths: np.ndarray
-
-  def __len__(self):
-    return len(self.paths)
-
-  def __getitem__(self, chosen):
-    return Files(self.paths[chosen])
-
-  def name(self, position):
-    """What a person would call the image at a position."""
-    return str(self.paths[position])
-
-  def joined(self, other):
-    """Both, one after the other."""
-    return Files(np.concatenate([self.paths, other.paths]))
-
-  def reader(self):
-    """A function of positions, int64 `[n]` tensor -> the images' bytes, string `[n]`."""
-    with tf.device('CPU:0'):
-      paths = tf.constant(self.paths)
-    return lambda positions: tf.map_fn(tf.io.read_file, tf.gather(paths, positions))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,14 +98,16 @@ def joined(first, second):
   return first.joined(second)
 
 
-def is_encoded(inputs):
-  """Whether inputs are encoded images: in files, in records, or held as an array of bytes."""
-  return not isinstance(inputs, np.ndarray) or inputs.dtype == object
+def of_one_size(inputs):
+  """Returns whether all inputs have one shape: arrays, or prepared images that were cut to squares."""
+  if isinstance(inputs, np.ndarray):
+    return inputs.dtype != object
+  return getattr(inputs, 'side', None) is not None
 
 
 def held(inputs):
-  """Encoded images read into memory for good: an array of bytes `[N]`; arrays as they are."""
-  if isinstance(inputs, np.ndarray):
+  """Returns encoded images read into memory: an array of bytes `[N]`; other inputs as they are."""
+  if not isinstance(inputs, Records):
     return inputs
   read, count = tf.function(inputs.reader(), autograph=False), len(inputs)
   parts = [
@@ -146,7 +117,7 @@ def held(inputs):
   return np.concatenate(parts) if parts else np.empty([0], object)
 
 
-Inputs = Union[np.ndarray, Files, Records]
+Inputs = Union[np.ndarray, Records, Prepared]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +125,8 @@ class Examples:
   """Inputs with their labels.
 
   Attributes:
-    inputs: uint8 [N, H, W, C] in 0..255, float32 [N, D]; or N encoded images: Files, Records, bytes [N].
+    inputs: uint8 [N, H, W, C] in 0..255, float32 [N, D]; Prepared images; or N encoded
+      images: Records, bytes [N].
     labels: int32 [N], -1 where unknown.
     names: str [N], what the examples are called where a position could come to mean another one
       (a file in a folder), else None.
@@ -184,6 +156,7 @@ class Data:
     unlabeled: the `Examples` to use without labels, or None for all of `train`.
     unlabeled_extra: more `Examples` to use without labels (all -1), or None.
     facts: what the dataset's own files say of its DatasetInfo: {attribute: value}.
+    decoding: images.decoding.Decoding by which files became pixels, or None.
   """
 
   train: Examples
@@ -192,15 +165,7 @@ class Data:
   unlabeled: Optional[Examples] = None
   unlabeled_extra: Optional[Examples] = None
   facts: dict = dataclasses.field(default_factory=dict)
-
-
-def decoding_error(error):
-  """Why TensorFlow could not decode an image, in one line, without the marks of the operations
-  that it puts around its message (error: a tf.errors.OpError)."""
-  if decode.TOO_LARGE in error.message:
-    return decode.TOO_LARGE
-  lines = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', error.message).strip().splitlines()
-  return one_line(lines[0] if lines else error.message)
+  decoding: Any = None
 
 
 def checked(info: dataset_info.DatasetInfo, inputs, labels, where):

@@ -57,7 +57,7 @@ def description(identity, *, dataset, labeled, unlabeled, truth, names=None):
   """
   if names is not None and len(names) == len(unlabeled):
     said = {'unlabeled_names': hashlib.sha256('\n'.join(names.tolist()).encode()).hexdigest()}
-  elif storage.is_encoded(unlabeled):
+  elif not storage.of_one_size(unlabeled):
     said = {'unlabeled_labels': _sha256(truth)}
   else:
     said = {'inputs': _sha256(labeled, unlabeled)}

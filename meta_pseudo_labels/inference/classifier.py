@@ -6,8 +6,9 @@ has the same functions.
 """
 
 from meta_pseudo_labels.checkpoints import saver
-from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.data.augment.views import Points, ResizedCrop
+from meta_pseudo_labels.data.images import tf_decode
 from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
@@ -56,30 +57,29 @@ class Classifier(tf.Module):
     prepare: string [], an encoded image -> what the network sees, `[S, S, C]`, exactly as
       evaluation makes it. Raises tf.errors.InvalidArgumentError for what cannot be decoded.
       Not there for points.
+    prepare_pixels: uint8 `[H, W, 3]`, an upright image of any size -> the same. Not there for points.
+    options: () -> string [], the `Serving` as JSON. Not there for points.
     classify: what the network sees, `[N, S, S, C]` or `[N, D]` -> dict of `probabilities`
       float32 `[N, K]`, `classes` int32 `[N]`, `class_names` string `[N]`, `top_5_classes` int32
       `[N, min(5, K)]` and `top_5_probabilities` float32, the largest first.
     names: () -> string `[K]`, the classes' names.
   """
 
-  def __init__(self, model, views, input_shape, class_names, fit=None):
+  def __init__(self, model, serving):
     """Wraps a model as it is now.
 
     Args:
       model: Keras model, inputs -> logits `[N, K]`.
-      views: one of data/views.py; its `plain` is what evaluation does.
-      input_shape: Problem.input_shape.
-      class_names: K str.
-      fit: how images that were in memory came to be of one size, Problem.fit; None: decode.fit.
+      serving: data.serving.Serving.
     """
     super().__init__(name='classifier')
-    self._views, self._class_names = views, tuple(class_names)
-    self._fit = fit or (lambda image: decode.fit(image, self.input_shape[0]))
+    self._serving, self._views = serving, serving.views
+    self._class_names = serving.class_names
+    views = serving.views
     self.points = isinstance(views, Points)
     self.dtype = views.dtype
-    self._encoded_views = isinstance(views, ResizedCrop)
     side = getattr(views, 'eval_size', None)
-    shape = (side, side, decode.CHANNELS) if side else tuple(input_shape)
+    shape = (side, side, crops.CHANNELS) if side else tuple(serving.input_shape)
     self.input_shape = shape
     # The variables, not the model: Keras would write each of its layers down as well, with
     # functions of their own.
@@ -108,14 +108,18 @@ class Classifier(tf.Module):
         tf.TensorSpec([None, *shape], tf.float32, 'points'),
       )
       return
-    pixels = tf.TensorSpec([None, None, None, decode.CHANNELS], tf.uint8, 'images')
+    pixels = tf.TensorSpec([None, None, None, crops.CHANNELS], tf.uint8, 'images')
+    self.prepare_pixels = function(
+      self._prepared_pixels, tf.TensorSpec([None, None, crops.CHANNELS], tf.uint8, 'image')
+    )
+    self.options = function(lambda: tf.constant(serving.to_json()))
     self.prepare = function(self._prepared, tf.TensorSpec([], tf.string, 'image_bytes'))
     self.from_bytes = function(
       lambda image_bytes: self._classified(self._decoded(image_bytes)),
       tf.TensorSpec([None], tf.string, 'image_bytes'),
     )
-    self.from_pixels = function(lambda images: self._classified(self._prepared_pixels(images)), pixels)
-    self.logits = function(lambda images: {'logits': logits(self._prepared_pixels(images))}, pixels)
+    self.from_pixels = function(lambda images: self._classified(self._all_prepared(images)), pixels)
+    self.logits = function(lambda images: {'logits': logits(self._all_prepared(images))}, pixels)
 
   @property
   def signatures(self):
@@ -138,9 +142,22 @@ class Classifier(tf.Module):
     }
 
   def _prepared(self, image_bytes):
-    if self._encoded_views:
-      return self._views.plain(image_bytes[tf.newaxis])[0]
-    return self._plain(self._fit(decode.decode(image_bytes))[tf.newaxis])[0]
+    """string [] -> what the network sees, as `prepare`."""
+    decoding = self._serving.decoding
+    if decoding is not None:
+      return self._seen(decoding.in_graph(image_bytes)[0])
+    return self._seen(tf_decode.decode(image_bytes))
+
+  def _prepared_pixels(self, image):
+    """uint8 `[H, W, 3]`, upright -> what the network sees."""
+    decoding = self._serving.decoding
+    return self._seen(image if decoding is None else decoding.of_pixels(image))
+
+  def _seen(self, image):
+    """uint8 `[h, w, 3]` as evaluation has it -> what the network sees, `[S, S, C]`."""
+    if isinstance(self._views, ResizedCrop):
+      return self._views.plain(image[tf.newaxis])[0]
+    return self._plain(self._serving.fitted(image)[tf.newaxis])[0]
 
   def _plain(self, images):
     """uint8 `[N, S, S, 3]` -> what the network sees. Gray of three equal channels is unchanged."""
@@ -148,23 +165,16 @@ class Classifier(tf.Module):
       images = tf.image.rgb_to_grayscale(images)
     return self._views.plain(tf.ensure_shape(images, [None, *self.input_shape]))
 
-  def _prepared_pixels(self, images):
-    """uint8 `[N, H, W, 3]` of one size -> what the network sees."""
+  def _all_prepared(self, images):
+    """uint8 `[N, H, W, 3]` of one size -> what the network sees, `[N, S, S, C]`."""
+    signature = tf.TensorSpec(self.input_shape, self._views.dtype)
+    one_by_one = lambda: tf.map_fn(self._prepared_pixels, images, fn_output_signature=signature)
+    if isinstance(self._views, ResizedCrop):
+      return one_by_one()
     size = self.input_shape[0]
-    if self._encoded_views:
-      return self._views.normalized(
-        tf.map_fn(
-          lambda image: decode.central_crop_of_pixels(image, size), images, fn_output_signature=tf.float32
-        )
-      )
-
-    def fitted():
-      return tf.map_fn(self._fit, images)
-
     fits = tf.reduce_all(tf.equal(tf.shape(images)[1:3], size))
-    return self._plain(
-      tf.ensure_shape(tf.cond(fits, lambda: images, fitted), [None, size, size, decode.CHANNELS])
-    )
+    at_size = lambda: self._plain(tf.ensure_shape(images, [None, size, size, crops.CHANNELS]))
+    return tf.ensure_shape(tf.cond(fits, at_size, one_by_one), [None, *self.input_shape])
 
   def _decoded(self, image_bytes):
     """string `[N]` -> what the network sees. Fails with the indices of all that are no images."""

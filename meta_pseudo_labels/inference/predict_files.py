@@ -1,5 +1,6 @@
 """Task predict: the classes of a folder of images, one line an image."""
 
+import concurrent
 import csv
 import glob
 import json
@@ -9,8 +10,10 @@ import time
 
 from meta_pseudo_labels import errors
 from meta_pseudo_labels.data import storage
-from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.data.formats import image_folder
+from meta_pseudo_labels.data.images import decode, decoding
+from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.errors import UserError, one_line
 from meta_pseudo_labels.files import atomic_write
 
@@ -35,15 +38,9 @@ def find(pattern):
   places = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
   found = set()
   for place in places:
-    if os.path.isdir(place):
-      found.update(image_folder.images_below(place)[0])
-    else:
-      found.add(place)
+    found.update(image_folder.images_below(place) if os.path.isdir(place) else [place])
   if not found:
-    raise UserError(
-      f'--input={pattern}: no images found ({" ".join(image_folder.SUFFIXES)}); give a '
-      'file, a folder, or a pattern in quotes'
-    )
+    raise UserError(f'--input={pattern}: no images found; give a file, a folder, or a pattern in quotes')
   return sorted(found)
 
 
@@ -110,9 +107,12 @@ def write(classifier, paths, output, kind, *, batch_size, progress):
     with atomic_write(output, errors='surrogateescape', newline='') as file:
       names = [name.decode() for name in classifier.names().numpy()]
       began = time.time()
-      done = _write_lines(classifier, paths, _writer(file, kind, names), batch_size, progress)
+      found, reasons = _classify(classifier, paths, batch_size, progress)
+      write_line = _writer(file, kind, names)
+      for number in sorted(found):
+        write_line(paths[number], *found[number])
     taken = time.time() - began
-    bad = [(path, _reason(classifier, path)) for path in np.array(paths, object)[~done].tolist()]
+    bad = [(paths[number], reasons[number]) for number in sorted(reasons)]
     _write_unreadable(unreadable, bad)
   except OSError as error:
     raise UserError(
@@ -136,57 +136,112 @@ def _shown(path):
   return path.encode('utf-8', 'replace').decode()
 
 
-def _batches(classifier, paths, batch_size):
-  """A dataset of (numbers int64 `[batch_size]`, inputs `[batch_size, ...]`), the files that can be
-  read, in order; what fills up the last batch has the number -1.
+def _filled(numbers, inputs, batch_size):
+  """Returns a batch of one shape, so that nothing is traced anew for the last one; number -1: no image."""
+  missing = batch_size - tf.size(numbers)
+  inputs = tf.pad(inputs, [[0, missing]] + [[0, 0]] * (inputs.shape.rank - 1))
+  return (
+    tf.ensure_shape(tf.pad(numbers, [[0, missing]], constant_values=-1), [batch_size]),
+    tf.ensure_shape(inputs, [batch_size, *inputs.shape[1:]]),
+  )
 
-  Reading and decoding go on while the network computes. Automatic tuning is off: with
-  TensorFlow 2.15 the end of an iterator waits for its thread (data/pipeline.py).
+
+def _batches(classifier, paths, chosen, batch_size):
+  """Yields (numbers int64 `[batch_size]`, inputs `[batch_size, ...]`) of files that TensorFlow decodes.
+
+  Those that it cannot decode are left out. Reading and decoding run while the network computes.
+  Automatic tuning is off: with TensorFlow 2.15 the end of an iterator waits for its thread.
   """
 
   def load_one(number, path):
     return number, classifier.prepare(tf.io.read_file(path))
 
-  def filled(numbers, inputs):
-    # One shape for all batches: nothing is traced or compiled again for the last one.
-    missing = batch_size - tf.size(numbers)
-    inputs = tf.pad(inputs, [[0, missing]] + [[0, 0]] * (inputs.shape.rank - 1))
-    return (
-      tf.ensure_shape(tf.pad(numbers, [[0, missing]], constant_values=-1), [batch_size]),
-      tf.ensure_shape(inputs, [batch_size, *inputs.shape[1:]]),
-    )
-
   options = tf.data.Options()
   options.autotune.enabled = False
   files = tf.data.Dataset.from_tensor_slices(
-    (np.arange(len(paths)), [os.fsencode(path) for path in paths])
+    (np.array(chosen, np.int64), [os.fsencode(paths[number]) for number in chosen])
   )
-  return (
+  yield from (
     files.map(load_one, num_parallel_calls=min(os.cpu_count(), PARALLEL_CALLS), deterministic=True)
     .ignore_errors()
     .batch(batch_size)
-    .map(filled)
+    .map(lambda numbers, inputs: _filled(numbers, inputs, batch_size))
     .prefetch(2)
     .with_options(options)
   )
 
 
-def _write_lines(classifier, paths, write_line, batch_size, progress):
-  """Writes a line for every file that can be read: bool `[len(paths)]`, which ones those are."""
-  done = np.zeros(len(paths), bool)
-  num_batches = math.ceil(len(paths) / batch_size)
-  progress.start('predict', 0, num_batches, batch_size)
-  for step, (numbers, inputs) in enumerate(_batches(classifier, paths, batch_size)):
-    outputs = classifier.classify(inputs)
-    top, probabilities = (
-      outputs[name].numpy().tolist() for name in ('top_5_classes', 'top_5_probabilities')
+def _python_batches(classifier, paths, chosen, batch_size, reasons):
+  """Yields likewise of files that Pillow decodes; `reasons`: {number: why not} of the others."""
+  options = Serving.from_json(classifier.options().numpy().decode())
+
+  def pixels(number):
+    try:
+      with open(os.fsencode(paths[number]), 'rb') as file:
+        content = file.read()
+      if options.decoding is not None:
+        return options.decoding.in_python(content)[0]
+      return decode.decode(content).pixels
+    except (ValueError, OSError, MemoryError) as error:
+      reasons[number] = one_line(error)
+      return None
+
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for first in range(0, len(chosen), batch_size):
+      numbers = chosen[first : first + batch_size]
+      images = list(pool.map(pixels, numbers))
+      good = [number for number, image in zip(numbers, images) if image is not None]
+      if good:
+        inputs = tf.stack([classifier.prepare_pixels(image) for image in images if image is not None])
+        yield _filled(tf.constant(good, tf.int64), inputs, batch_size)
+
+
+def _classify(classifier, paths, batch_size, progress):
+  """Classifies every file that can be read.
+
+  Returns:
+    ({number: (classes, probabilities), the largest first}, {number: why a file cannot be read}).
+  """
+  found, reasons = {}, {}
+  progress.start('predict', 0, math.ceil(len(paths) / batch_size), batch_size)
+
+  def take(batches):
+    for numbers, inputs in batches:
+      outputs = classifier.classify(inputs)
+      top, probabilities = (
+        outputs[name].numpy().tolist() for name in ('top_5_classes', 'top_5_probabilities')
+      )
+      for row, number in enumerate(numbers.numpy().tolist()):
+        if number >= 0:
+          found[number] = top[row], probabilities[row]
+      progress.update(math.ceil(len(found) / batch_size), {})
+
+  everything = range(len(paths))
+  has_options = hasattr(classifier, 'options')  # Not in models exported by earlier versions.
+  take(
+    _batches(
+      classifier,
+      paths,
+      [n for n in everything if not has_options or _for_tensorflow(paths[n])],
+      batch_size,
     )
-    for row, number in enumerate(numbers.numpy().tolist()):
-      if number >= 0:
-        write_line(paths[number], top[row], probabilities[row])
-        done[number] = True
-    progress.update(step + 1, {})
-  return done
+  )
+  rest = [number for number in everything if number not in found]
+  if has_options:
+    take(_python_batches(classifier, paths, rest, batch_size, reasons))
+  for number in rest:
+    if number not in found:
+      reasons.setdefault(number, 'it cannot be decoded')
+  return found, reasons
+
+
+def _for_tensorflow(path):
+  """Whether a file is decoded by TensorFlow's operations, as in training."""
+  try:
+    with open(os.fsencode(path), 'rb') as file:
+      return decoding.takes_in_graph(file.read(4096))
+  except OSError:
+    return False
 
 
 def _writer(file, kind, names):
@@ -224,19 +279,6 @@ def _writer(file, kind, names):
     table.writerow([path, *pairs[:2], *pairs])
 
   return write_row
-
-
-def _reason(classifier, path):
-  """Why a file that the pipeline left out cannot be read, in one line."""
-  try:
-    with tf.device('CPU:0'):
-      content = tf.io.read_file(os.fsencode(path))
-      if not tf.size(decode.decode(content)):
-        return 'it has no pixels'
-      classifier.prepare(content)
-  except tf.errors.OpError as error:
-    return storage.decoding_error(error)
-  return 'it failed once and can be read now; try again'
 
 
 def _write_unreadable(path, bad):

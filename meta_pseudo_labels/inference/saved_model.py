@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -95,7 +95,7 @@ def _write_warmup(classifier, path):
     zeros = np.zeros([1, *classifier.input_shape], np.float32)
     name, value = 'points', tf.make_tensor_proto(zeros)
   else:
-    image = tf.io.encode_png(tf.zeros([32, 32, decode.CHANNELS], tf.uint8)).numpy()
+    image = tf.io.encode_png(tf.zeros([32, 32, crops.CHANNELS], tf.uint8)).numpy()
     name, value = 'image_bytes', tf.make_tensor_proto([image])
   inputs = _message(1, name.encode()) + _message(2, value.SerializeToString())
   request = _message(1, _message(1, b'default')) + _message(2, inputs)

@@ -8,6 +8,7 @@ import signal
 
 from meta_pseudo_labels import build
 from meta_pseudo_labels.checkpoints import release_format, run_folder, saver
+from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.distribution import devices, spatial, workers
 from meta_pseudo_labels.errors import Failure, UserError
 from meta_pseudo_labels.files import read_json, write_json
@@ -63,6 +64,7 @@ class Run:
       problem if config.method_name == 'reduced_mpl' else dataclasses.replace(problem, predictions=None)
     ).identity
     self.identity = tf.Variable(identity, trainable=False, name='identity')
+    self.serving = tf.Variable(Serving.of(problem).to_json(), trainable=False, name='serving')
     self.checkpoints = saver.Checkpoints(
       config.output_dir,
       config.keep_checkpoints,
@@ -72,6 +74,7 @@ class Run:
       best=self.best,
       seconds=self.seconds,
       identity=self.identity,
+      serving=self.serving,
       **{phase.name: phase.method for phase in self.phases},
     )
     self._evaluators = {}

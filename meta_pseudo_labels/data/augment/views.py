@@ -7,9 +7,10 @@ global batch: rows [offset, offset + N) of `total`. So N replicas make the views
 """
 
 import dataclasses
+from typing import Callable, NamedTuple
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data.augment import decode, rand_augment
+from meta_pseudo_labels.data.augment import crops, rand_augment
 
 import tensorflow as tf
 
@@ -101,9 +102,34 @@ class PadCrop(Images):
     return self.plain(original), self.plain(augmented)
 
 
+class Ragged(NamedTuple):
+  """A batch of images of differing sizes, each read when it is asked for.
+
+  Attributes:
+    positions: int64 `[N]`.
+    read: function of a position, int64 [] -> uint8 `[h, w, 3]`.
+  """
+
+  positions: tf.Tensor
+  read: Callable
+
+
+def _each(function, inputs, *others):
+  """Returns function(image, *others[n]) of every image n, float32 `[N, ...]`."""
+  read = inputs.read if isinstance(inputs, Ragged) else lambda image: image
+  elements = inputs.positions if isinstance(inputs, Ragged) else inputs
+  return tf.map_fn(
+    lambda parts: function(read(parts[0]), *parts[1:]),
+    (elements, *others),
+    fn_output_signature=tf.float32,
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class ResizedCrop(Images):
-  """Encoded images, string `[N]`, of any sizes: the release's views of ImageNet.
+  """Images of any sizes: the release's views of ImageNet.
+
+  They are `Ragged`, or N encoded images, string `[N]`.
 
   Attributes:
     size: int, pixels a side in training (`image_size`).
@@ -116,10 +142,7 @@ class ResizedCrop(Images):
 
   def plain(self, inputs):
     """The central crop: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
-    images = tf.map_fn(
-      lambda image: decode.central_crop(image, self.eval_size), inputs, fn_output_signature=tf.float32
-    )
-    return self.normalized(images)
+    return self.normalized(_each(lambda image: crops.central_crop(image, self.eval_size), inputs))
 
   def labeled(self, inputs, key, offset, total):
     """A random crop, mirrored: `[N, size, size, 3]` of `dtype`, normalized."""
@@ -137,18 +160,18 @@ class ResizedCrop(Images):
     have the constants 40 and 100; no cutout comes after it.
     """
     key = rng.fold(key, 'unlabeled')
-    crops = self._crops(inputs, key, offset, total)
-    original = self._mirrored(crops, key, 'mirrored/original', offset, total)
-    augmented = self._mirrored(crops, key, 'mirrored/augmented', offset, total)
+    found = self._crops(inputs, key, offset, total)
+    original = self._mirrored(found, key, 'mirrored/original', offset, total)
+    augmented = self._mirrored(found, key, 'mirrored/augmented', offset, total)
     return (self.normalized(original), self.normalized(self._augmented(augmented, key, offset, total)))
 
   def _crops(self, inputs, key, offset, total):
     seeds = rng.uniform(key, 'crop', [total, 2], 0, tf.int32.max, tf.int32)
-    seeds = rng.rows(seeds, offset, tf.shape(inputs)[0])
-    return tf.map_fn(
-      lambda pair: decode.random_crop(pair[0], self.size, pair[1]),
-      (inputs, seeds),
-      fn_output_signature=tf.float32,
+    count = tf.shape(inputs.positions if isinstance(inputs, Ragged) else inputs)[0]
+    return _each(
+      lambda image, seed: crops.random_crop(image, self.size, seed),
+      inputs,
+      rng.rows(seeds, offset, count),
     )
 
   def _mirrored(self, images, key, purpose, offset, total):
@@ -160,7 +183,7 @@ class ResizedCrop(Images):
   def _augmented(self, images, key, offset, total):
     """RandAugment of float32 images: as in the release cut off to uint8 and back."""
     images = tf.ensure_shape(
-      tf.cast(tf.clip_by_value(images, 0, 255), tf.uint8), [None, self.size, self.size, decode.CHANNELS]
+      tf.cast(tf.clip_by_value(images, 0, 255), tf.uint8), [None, self.size, self.size, crops.CHANNELS]
     )
     return tf.cast(
       rand_augment.rand_augment(

@@ -5,287 +5,281 @@
   data_dir/validation/<class>/*    may be missing
   data_dir/test/<class>/*          may be missing
 
-Files are listed through tf.io.gfile, so that the folder may be a remote one.
+They are decoded once, into a store on disk (data/store/); later starts list names and times alone.
 """
 
-import concurrent.futures
+import collections
 import dataclasses
 import os
-import struct
 from typing import List
 
-from meta_pseudo_labels import errors
 from meta_pseudo_labels.data import storage
-from meta_pseudo_labels.data.augment import decode
 from meta_pseudo_labels.data.dataset_info import require_data_dir
+from meta_pseudo_labels.data.formats import folder_notes
+from meta_pseudo_labels.data.images import decoding as decodings
+from meta_pseudo_labels.data.images import facts, kinds
+from meta_pseudo_labels.data.store import layout, listing, prepare
 from meta_pseudo_labels.errors import UserError, did_you_mean, one_line
 
 import numpy as np
 import tensorflow as tf
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
-
-_KINDS = 'images (.jpg .jpeg .png .bmp .gif)'
+SPLITS = ('labeled', 'unlabeled', 'validation', 'test')
+# Folders that other programs leave beside images.
+HELPERS = ('__macosx', '@eadir', '.thumbnails', '$recycle.bin', 'lost+found')
 _LAYOUT = 'images go into labeled/<class>/ and unlabeled/ (validation/<class>/ and test/<class>/)'
-_NAMED = 3  # How many of the images left out are told by name.
+_NAMED = 3  # How many of the images left out are named on the screen.
 
 
 def load(info, request):
-  """Returns `read` of `request.data_dir`. Raises UserError as it does, or if there is none."""
+  """Returns `read` of what is asked for. Raises UserError as it does, or if there is no --data_dir."""
   require_data_dir(info, request)
   return read(
     request.data_dir,
-    image_size=request.image_size,
-    in_memory=not request.encoded,
+    request.decoding,
+    cache_dir=request.cache_dir,
+    own_range=request.own_range,
     skip_bad_images=request.skip_bad_images,
     say=request.say,
   )
 
 
-def read(data_dir, *, image_size, in_memory, skip_bad_images=False, say=None):
-  """Reads a folder of images; every image is decoded once, to find those that are damaged.
+def read(data_dir, decoding, *, cache_dir, own_range=False, skip_bad_images=False, say=lambda line: None):
+  """Reads a folder of images; those that the store does not have are decoded first.
 
   Args:
-    data_dir: str, a folder as above. Hidden files and those with other suffixes are ignored.
-    image_size: int, the side of the squares in pixels; not used unless `in_memory`.
-    in_memory: whether the pixels are kept, or the names of the files only.
+    data_dir: str, a folder as above. Hidden files are left out.
+    decoding: `decoding.Decoding`.
+    cache_dir: str, where stores are kept.
+    own_range: whether images of more than 8 bits are scaled by the largest value in the folder.
     skip_bad_images: whether images that cannot be decoded are left out, or are an error.
-    say: a function that is told in lines (str) what was found, or None.
+    say: function of a line, told what was found.
 
   Returns:
-    An `storage.Data`. Inputs are uint8 [N, image_size, image_size, 3], each
-    `decode.fit(decode.decode(...))`, or `storage.Files`. `train` has the labeled images, class
-    by class, then the unlabeled ones with label -1; within a class, and among those without, they
-    are sorted by name. `validation` and `test` are None without their folders. `class_names` are
-    the names of the folders in labeled/, sorted.
+    A `storage.Data`. Inputs are `store.reading.Prepared`. `train` has the labeled images, class by
+    class, then the unlabeled ones with label -1; within a class, and among those without, they are
+    sorted by name. `validation` and `test` are None without their folders. `facts` has the class
+    names: those of the folders in labeled/, sorted.
 
   Raises:
     UserError: a folder is missing or has no images, there are fewer than two classes or one that
-      labeled/ does not have, or an image cannot be read.
+      labeled/ does not have, an image cannot be read, or there is no room for the store.
   """
-  say = say or (lambda line: None)
-  if in_memory and (not image_size or image_size < 1):
-    raise UserError(f'image_size={image_size} is out of range: give 1 pixel or more')
-  groups, class_names, ignored = _find(data_dir)
-  counts = np.array([len(group.paths) for group in groups])
-  paths = np.array([path for group in groups for path in group.paths])
-  images, reasons = _read(paths, image_size if in_memory else None)
-  inputs = images if in_memory else storage.Files(paths)
-  bad = np.flatnonzero(np.array(reasons) != '')
-  if bad.size:
-    _leave_out(paths[bad], reasons[bad[0]], skip_bad_images, say)
-    inputs = inputs[np.setdiff1d(np.arange(len(paths)), bad)]
-    counts -= np.bincount(np.repeat(np.arange(len(groups)), counts)[bad], minlength=len(groups))
-    for group, count in zip(groups, counts):
-      if not count:
-        raise UserError(
-          f'{group.folder} has no image left that can be read: add {_KINDS}, or remove the folder'
-        )
-  say(_summary(data_dir, _split_counts(groups, counts), ignored))
-  kept = paths if not bad.size else np.delete(paths, bad)
-  return _data(data_dir, groups, counts, inputs, kept, class_names)
-
-
-def _split_counts(groups, counts):
-  """{split: images in each of its groups}."""
-  return {
-    split: [int(count) for group, count in zip(groups, counts) if group.split == split]
-    for split in ('labeled', 'unlabeled', 'validation', 'test')
-  }
-
-
-def _data(data_dir, groups, counts, inputs, paths, class_names):
-  """The `storage.Data` of what was read; `counts`: int `[groups]`, of images that are left."""
-  labels = np.repeat(np.array([group.label for group in groups], np.int32), counts)
-  ends = np.cumsum([0] + [sum(found) for found in _split_counts(groups, counts).values()])
-  names = np.array([path[len(data_dir) :].lstrip('/') for path in paths])
-
-  def between(start, end):
-    if start == end:
-      return None
-    return storage.Examples(inputs[start:end], labels[start:end], names[start:end])
-
+  groups, class_names, left_out = _find(data_dir)
+  folder_notes.tell_left_out(left_out, skip_bad_images, say)
+  images, decoding = _prepared(data_dir, groups, decoding, cache_dir, own_range, say)
+  labels = np.concatenate([np.full(len(group.names), group.label, np.int32) for group in groups])
+  splits = np.concatenate([np.full(len(group.names), SPLITS.index(group.split)) for group in groups])
+  unreadable, report = images.unreadable, images.report
+  images = images.images
+  if unreadable:
+    _leave_out(unreadable, report, skip_bad_images, say)
+  good = np.flatnonzero(images.readable)
+  _require_some(groups, images.readable)
+  images, labels, splits = images[good], labels[good], splits[good]
+  say(_summary(data_dir, labels, splits))
+  folder_notes.tell(data_dir, images, splits, decoding, say)
+  found = storage.Examples(images, labels, images.names.astype(str))
+  part = lambda *numbers: (
+    found.chosen(np.flatnonzero(np.isin(splits, numbers))) if np.isin(splits, numbers).any() else None
+  )
   return storage.Data(
-    train=between(0, ends[2]),
-    validation=between(ends[2], ends[3]),
-    test=between(ends[3], ends[4]),
+    train=part(0, 1),
+    validation=part(2),
+    test=part(3),
     facts={'class_names': class_names},
+    decoding=decoding,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-  """The images in one class folder, or all of unlabeled/ (label -1)."""
+  """The images in one class folder, or all of unlabeled/ (label -1).
+
+  Attributes:
+    split: one of SPLITS.
+    folder: str, relative to data_dir.
+    label: int.
+    names: list of str, relative to data_dir, sorted.
+    sizes, mtimes_ns: int64, of the files.
+  """
 
   split: str
   folder: str
   label: int
-  paths: List[str]
+  names: List[str]
+  sizes: np.ndarray
+  mtimes_ns: np.ndarray
 
 
 def _find(data_dir):
-  """(groups: labeled, unlabeled, validation, test; class names; how many files are ignored)."""
+  """Returns (groups: labeled, unlabeled, validation, test; class names; what is left out).
+
+  What is left out is a list of (name relative to data_dir, what it is or '').
+  """
   if not data_dir or not tf.io.gfile.isdir(data_dir):
-    raise UserError(f'{data_dir!r} is not a folder: point --data_dir at one whose {_LAYOUT}')
-  labeled = os.path.join(data_dir, 'labeled')
-  if not tf.io.gfile.isdir(labeled):
-    raise UserError(f'{data_dir} has no folder labeled/: {_LAYOUT}')
-  class_names, _ = _subfolders(labeled)
-  if len(class_names) < 2:
-    raise UserError(
-      f'{labeled} has {len(class_names)} class folders: make at least two, each '
-      'with the images of one class'
-    )
-  groups, ignored = _class_groups(data_dir, 'labeled', class_names)
-  unlabeled = os.path.join(data_dir, 'unlabeled')
-  if tf.io.gfile.isdir(unlabeled):
-    paths, more = images_below(unlabeled)
-    groups.append(_Group('unlabeled', unlabeled, -1, _some(paths, unlabeled)))
-    ignored += more
-  for split in ('validation', 'test'):
-    if tf.io.gfile.isdir(os.path.join(data_dir, split)):
-      found, more = _class_groups(data_dir, split, class_names)
-      groups += found
-      ignored += more
-  return groups, class_names, ignored
+    raise UserError(f'--data_dir={data_dir}: not a folder; {_LAYOUT}')
+  if not tf.io.gfile.isdir(os.path.join(data_dir, 'labeled')):
+    raise UserError(f'--data_dir={data_dir}: no folder labeled/; {_LAYOUT}')
+  groups, left_out, class_names = [], [], None
+  for split in SPLITS:
+    if not tf.io.gfile.isdir(os.path.join(data_dir, split)):
+      continue
+    names = [''] if split == 'unlabeled' else _class_folders(data_dir, split, left_out)
+    class_names = class_names or tuple(names)
+    for name in names:
+      label = -1 if split == 'unlabeled' else _label(data_dir, split, name, class_names)
+      groups.append(_group(data_dir, split, name, label, left_out))
+  return groups, class_names, left_out
 
 
-def _class_groups(data_dir, split, class_names):
-  """(the groups of data_dir/split, by class; how many files there are ignored)."""
+def _class_folders(data_dir, split, left_out):
+  """Returns the names of the class folders of a split, sorted; helper folders are left out."""
   parent = os.path.join(data_dir, split)
-  found, ignored = _subfolders(parent)
-  if not found:
-    raise UserError(f'{parent} has no class folders: put images into {split}/<class>/, or remove it')
-  groups = []
-  for name in found:
-    folder = os.path.join(parent, name)
-    if name not in class_names:
-      raise UserError(
-        f'{folder}: a class that {os.path.join(data_dir, "labeled")} does not have'
-        f'{did_you_mean(name, class_names)}; rename the folder or remove it'
-      )
-    names = _listed(folder)
-    images = [os.path.join(folder, entry) for entry in names if _is_image(entry)]
-    groups.append(_Group(split, folder, class_names.index(name), _some(images, folder)))
-    ignored += len(names) - len(images)
-  return groups, ignored
-
-
-def _subfolders(folder):
-  """(the names of the folders in a folder, sorted; how many other things are there)."""
-  names = _listed(folder)
-  folders = tuple(
-    name for name in names if not name.startswith('.') and tf.io.gfile.isdir(os.path.join(folder, name))
-  )
-  return folders, len(names) - len(folders)
-
-
-def _listed(folder):
-  """The names in a folder, sorted. Raises UserError."""
   try:
-    return sorted(name.rstrip('/') for name in tf.io.gfile.listdir(folder))
+    names = sorted(name.rstrip('/') for name in tf.io.gfile.listdir(parent))
   except (OSError, UnicodeDecodeError, tf.errors.OpError) as error:
-    raise UserError(f'cannot list {folder}: {one_line(error)}') from error
+    raise UserError(f'{parent}: cannot be listed ({one_line(error)})') from error
+  classes = []
+  for name in names:
+    if name.startswith('.'):
+      continue
+    if not tf.io.gfile.isdir(os.path.join(parent, name)):
+      left_out.append((f'{split}/{name}', ''))
+    elif name.lower() in HELPERS:
+      left_out.append((f'{split}/{name}/', 'a helper folder of another program'))
+    else:
+      classes.append(name)
+  least = 2 if split == 'labeled' else 1
+  if len(classes) < least:
+    raise UserError(
+      f'{parent}: {len(classes)} class folders; make at least {least}, each with the images of one class'
+      + ('' if split == 'labeled' else ', or remove the folder')
+    )
+  return classes
+
+
+def _label(data_dir, split, name, class_names):
+  """Returns the label of a class folder. Raises UserError if labeled/ has no such class."""
+  if name not in class_names:
+    raise UserError(
+      f'{os.path.join(data_dir, split, name)}: a class that {os.path.join(data_dir, "labeled")} does not '
+      f'have{did_you_mean(name, class_names)}; rename the folder or remove it'
+    )
+  return class_names.index(name)
+
+
+def _group(data_dir, split, name, label, left_out):
+  """Returns the _Group of a folder; files that are no images are added to `left_out`."""
+  folder = f'{split}/{name}'.rstrip('/')
+  found = listing.listing(os.path.join(data_dir, folder))
+  taken = []
+  for position, inner in enumerate(found.names):
+    # Of a class, what lies in its folder alone; of a helper folder nothing.
+    deep = split != 'unlabeled' and '/' in inner
+    helper = any(part.lower() in HELPERS for part in inner.split('/')[:-1])
+    if helper or deep:
+      left_out.append((f'{folder}/{inner}', 'in a helper folder' if helper else 'in a folder of a class'))
+      continue
+    what = '' if inner.lower().endswith(_PLAIN) else _what(os.path.join(data_dir, folder, inner))
+    if what == 'image' or inner.lower().endswith(_PLAIN):
+      taken.append(position)
+    else:
+      left_out.append((f'{folder}/{inner}', what))
+  if not taken:
+    raise UserError(
+      f'{os.path.join(data_dir, folder)}: no images; add some (JPEG, PNG, WebP, TIFF, ...), or remove the '
+      'folder'
+    )
+  return _Group(
+    split, folder, label, [f'{folder}/{found.names[i]}' for i in taken], found.sizes[taken],
+    found.mtimes_ns[taken])  # fmt: skip
 
 
 def images_below(top):
-  """(the paths of all images at any depth, sorted: list of str; how many other files are there).
+  """Returns the paths of all images in a folder, at any depth, sorted. Raises UserError."""
+  found = listing.listing(top)
+  return [
+    os.path.join(top, name)
+    for name in found.names
+    if name.lower().endswith(_PLAIN) or _what(os.path.join(top, name)) == 'image'
+  ]
 
-  Hidden files and folders are left out. Raises UserError if a folder cannot be listed.
-  """
-  images, ignored = [], 0
+
+# Suffixes of files that are taken without a look at them: a folder has a million of these.
+_PLAIN = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+
+
+def _what(path):
+  """Returns 'image' for what can be decoded, a kind of image that cannot, or '' for another file."""
   try:
-    for folder, _, names in tf.io.gfile.walk(top):
-      hidden = any(part.startswith('.') for part in folder[len(top) :].split('/'))
-      found = [] if hidden else [os.path.join(folder, name) for name in names if _is_image(name)]
-      images += found
-      ignored += len(names) - len(found)
-  except (OSError, UnicodeDecodeError, tf.errors.OpError) as error:
-    raise UserError(f'cannot list {top}: {one_line(error)}') from error
-  return sorted(images), ignored
+    with tf.io.gfile.GFile(path, 'rb') as file:
+      head = file.read(kinds.HEAD)
+  except (OSError, tf.errors.OpError):
+    head = b''
+  kind = kinds.kind_of(head)
+  if kind == 'heic' and not kinds.heic_is_there():
+    return "HEIC, which needs 'pip install pillow-heif'"
+  if kind in kinds.DECODED or (kind is None and kinds.looks_like_an_image(path)):
+    return 'image'
+  if kind == 'text':
+    return 'SVG' if path.lower().endswith('.svg') else ''
+  return kind or kinds.foreign_kind(path)
 
 
-def _is_image(name):
-  return name.lower().endswith(SUFFIXES) and not name.startswith('.')
+def _prepared(data_dir, groups, decoding, cache_dir, own_range, say):
+  """Returns (store's Outcome for all images of all groups, the Decoding with its range known)."""
+  names = [name for group in groups for name in group.names]
+  stats = tuple(
+    np.concatenate([getattr(group, what) for group in groups]) for what in ('sizes', 'mtimes_ns')
+  )
+  prepared = lambda how: prepare.prepare(
+    [os.path.join(data_dir, name) for name in names],
+    stats,
+    layout.folder_for(
+      os.path.expanduser(cache_dir), {**how.parameters, 'root': os.path.abspath(data_dir)}
+    ),
+    how.parameters,
+    prepare.Decoders(how.in_graph, how.in_python, decodings.claimed_pixels, decodings.takes_in_graph),
+    names=names,
+    side=how.fixed_side,
+    say=say,
+  )
+  outcome = prepared(decoding)
+  if own_range and decoding.depth == facts.HIGH_BITS:
+    largest = int(outcome.images.entries['largest'].max(initial=0))
+    if largest:
+      decoding = dataclasses.replace(decoding, depth=(0, largest))
+      say(f'--image_range=data: values of more than 8 bits are scaled from 0..{largest} to 0..255')
+      outcome = prepared(decoding)
+  return outcome, decoding
 
 
-def _some(paths, folder):
-  if not paths:
-    raise UserError(f'{folder} has no {_KINDS}: add some, or remove the folder')
-  return paths
+def _leave_out(unreadable, report, skip_bad_images, say):
+  """Names images that cannot be read; raises UserError unless they may be skipped."""
+  names = '; '.join(f'{path} ({reason})' for path, reason in unreadable[:_NAMED])
+  more = f'; all are in {report}' if len(unreadable) > _NAMED else ''
+  if not skip_bad_images:
+    count = 'an image' if len(unreadable) == 1 else f'{len(unreadable)} images'
+    raise UserError(f'{count} cannot be read: {names}{more}; remove them, or give --skip_bad_images')
+  say(f'left out {len(unreadable)} images that cannot be read: {names}{more}')
 
 
-def _read(paths, size):
-  """Decodes every image.
-
-  Returns:
-    (uint8 [N, size, size, 3], or None without a size; a list of N str: why an image cannot be
-    read, or '').
-  """
-  try:
-    images = None if size is None else np.empty([len(paths), size, size, 3], np.uint8)
-  except MemoryError as error:
-    raise UserError(
-      f'--image_size={size}: {len(paths)} images of that size do not fit into memory; '
-      'give a smaller one, or --views=resized_crop'
-    ) from error
-
-  def read(position):
-    try:
-      with tf.device('CPU:0'):  # of this thread
-        content = tf.io.read_file(paths[position])
-        image = decode.decode(content)
-        reason = _misread(content.numpy(), image)
-        if images is not None and not reason:
-          images[position] = decode.fit(image, size)
-      return reason
-    except tf.errors.OpError as error:
-      return storage.decoding_error(error)
-
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    return images, list(pool.map(read, range(len(paths))))
+def _require_some(groups, readable):
+  """Raises UserError if a folder has no image left that can be read."""
+  start = 0
+  for group in groups:
+    end = start + len(group.names)
+    if not readable[start:end].any():
+      raise UserError(f'{group.folder}: no image in it can be read; add some, or remove the folder')
+    start = end
 
 
-def _misread(content, image):
-  """Why what TensorFlow has decoded is not what the file shows (str, '' if it is).
-
-  Its BMP decoder takes no notice of palettes and of the order of the channels.
-  """
-  if not tf.size(image):
-    return f'it has no pixels ({image.shape[1]} x {image.shape[0]})'
-  if content[:2] != b'BM':
-    return ''
-  start, header, bits, compression = struct.unpack_from('<10x2I10xHI', content.ljust(34, b'\0'))
-  if bits == 8:
-    levels = np.unique(image[..., 0])
-    palette = np.frombuffer(content[14 + header : start], np.uint8)
-    palette = palette[: len(palette) // 4 * 4].reshape(-1, 4)[:, :3]
-    if levels[-1] >= len(palette) or np.any(palette[levels] != levels[:, np.newaxis]):
-      return 'it is a BMP with a color palette, which TensorFlow takes for gray levels'
-  if compression in (3, 6) and content[54:66] != bytes.fromhex('0000ff00 00ff0000 ff000000'):
-    return 'it is a BMP with its channels in an order that TensorFlow does not know'
-  return ''
-
-
-def _leave_out(paths, reason, skip_bad_images, say):
-  """Tells of images that cannot be read; raises UserError unless they may be skipped."""
-  if skip_bad_images:
-    names = ', '.join(paths[:_NAMED]) + (', ...' if len(paths) > _NAMED else '')
-    say(f'left out {len(paths)} that cannot be read: {names}')
-  elif len(paths) == 1:
-    raise UserError(f'cannot read the image {paths[0]}: {reason}: remove it, or give --skip_bad_images')
-  else:
-    raise UserError(
-      f'cannot read {len(paths)} images, the first is {paths[0]}: {reason}: remove '
-      'them, or give --skip_bad_images'
-    )
-
-
-def _summary(data_dir, counts, ignored):
-  """One line for people. counts: {split: list of images per folder}."""
-  labeled = counts['labeled']
-  rest = ', '.join(f'{sum(counts[split])} {split}' for split in ('unlabeled', 'validation', 'test'))
+def _summary(data_dir, labels, splits):
+  """Returns one line for people; labels, splits: int `[N]`."""
+  per_class = collections.Counter(labels[splits == 0].tolist()).values()
+  rest = ', '.join(f'{np.count_nonzero(splits == number)} {SPLITS[number]}' for number in (1, 2, 3))
   return (
-    f'{data_dir}: {sum(labeled)} labeled images in {len(labeled)} classes ({min(labeled)} to '
-    f'{max(labeled)} each), {rest}' + (f'; {ignored} other files ignored' if ignored else '')
+    f'{data_dir}: {sum(per_class)} labeled images in {len(per_class)} classes ({min(per_class)} to '
+    f'{max(per_class)} each), {rest}'
   )

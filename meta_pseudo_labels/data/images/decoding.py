@@ -5,11 +5,11 @@ import functools
 import struct
 from typing import Optional, Tuple, Union
 
-import tensorflow as tf
-
-from meta_pseudo_labels.data.augment import decode as crops
+from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.data.images import decode, facts, kinds, tf_decode
 from meta_pseudo_labels.data.store import layout
+
+import tensorflow as tf
 
 VERSION = 1  # Of the pixels: another one makes stores of before be prepared anew.
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)

@@ -1,5 +1,7 @@
 """What kind of image a file is: by its first bytes, and whether its name looks like one."""
 
+import importlib.util
+
 HEAD = 64  # Bytes that kind_of looks at.
 
 SUFFIXES = (
@@ -109,3 +111,24 @@ def looks_like_an_image(name):
     name: str, without its folder.
   """
   return name.lower().endswith(SUFFIXES) and not name.startswith('.')
+
+
+# Kinds that `images.decode` decodes; HEIC with an optional package.
+DECODED = (
+  'jpeg', 'png', 'gif', 'bmp', 'webp', 'tiff', 'avif', 'heic', 'jpeg2000', 'ico', 'icns', 'ppm', 'qoi',
+  'dds', 'psd', 'sgi', 'tga', 'pcx')  # fmt: skip
+# Images by their names that nothing here decodes.
+_FOREIGN = (
+  '.svg', '.svgz', '.raw', '.cr2', '.cr3', '.nef', '.arw', '.dng', '.orf', '.rw2', '.raf', '.jxl', '.eps',
+  '.ai', '.xcf', '.exr', '.hdr', '.dcm')  # fmt: skip
+
+
+def foreign_kind(name):
+  """Returns the kind of image that a name says and that cannot be decoded, such as 'SVG'; '' else."""
+  suffix = next((end for end in _FOREIGN if name.lower().endswith(end)), '')
+  return suffix[1:].upper()
+
+
+def heic_is_there():
+  """Returns whether the optional package for HEIC can be imported."""
+  return importlib.util.find_spec('pillow_heif') is not None

@@ -69,6 +69,26 @@ class Prepared:
     )
 
   @property
+  def shape(self):
+    """(N, side, side, 3) of images of one size."""
+    return len(self), self.side, self.side, 3
+
+  @property
+  def ndim(self):
+    """The number of axes of images of one size."""
+    return 4
+
+  def __array__(self, dtype=None, copy=None):
+    """Returns all images of one size in memory: uint8 [N, side, side, 3]."""
+    del copy
+    read, count = tf.function(self.reader(), autograph=False), len(self)
+    parts = [
+      read(tf.range(first, min(first + 1000, count), dtype=tf.int64)).numpy()
+      for first in range(0, count, 1000)
+    ]
+    return np.concatenate(parts).astype(dtype or np.uint8, copy=False)
+
+  @property
   def readable(self):
     """Whether there are pixels: bool [N]. Choose the images that are, before reading."""
     return self.shard >= 0

@@ -3,7 +3,7 @@
 import io
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.data.augment import decode, rand_augment
+from meta_pseudo_labels.data.augment import crops, rand_augment
 from meta_pseudo_labels.data.augment.views import ResizedCrop
 
 import numpy as np
@@ -36,7 +36,7 @@ def test_evaluation_sees_the_central_crop_at_its_own_size():
   found = views(mean=MEAN, std=STD).plain(INPUTS)
   assert found.shape == (6, 20, 20, 3)
   for number in range(6):
-    expected = (decode.central_crop(INPUTS[number], 20).numpy() - MEAN) / STD
+    expected = (crops.central_crop(INPUTS[number], 20).numpy() - MEAN) / STD
     np.testing.assert_allclose(found[number], expected, atol=1e-5)
 
 

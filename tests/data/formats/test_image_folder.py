@@ -5,8 +5,9 @@ import os
 import struct
 
 from meta_pseudo_labels.data import storage
-from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.data.formats import image_folder
+from meta_pseudo_labels.data.images import decode
 from meta_pseudo_labels.errors import UserError
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_a_whole_folder_left_in_its_files(tmp_path):
     assert isinstance(found.inputs, storage.Files) and len(found.inputs) == len(found)
     assert np.array_equal(found.labels, expected.labels)
     contents = found.inputs.reader()(tf.range(len(found), dtype=tf.int64))
-    assert np.array_equal([decode.decode(content) for content in contents], expected.inputs)
+    assert np.array_equal([crops.decode(content) for content in contents], expected.inputs)
   assert data.train.inputs.name(2) == f'{tmp_path}/labeled/cat-big/x.png'
 
 
@@ -141,7 +142,7 @@ def test_images_of_every_form_and_shape_are_fitted(tmp_path):
   }
   files = {f'unlabeled/{name}': encoded(*form) for name, form in forms.items()}
   data = load(write(tmp_path, {**TWO_CLASSES, **files}), image_size=5)
-  expected = [decode.fit(decode.decode(files[name]), 5) for name in sorted(files)]
+  expected = [crops.fit(crops.decode(files[name]), 5) for name in sorted(files)]
   assert np.array_equal(data.train.inputs[2:], expected)
 
 

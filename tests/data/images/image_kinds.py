@@ -2,6 +2,7 @@
 
 KINDS is a list of Kind; `python tests/data/images/image_kinds.py FOLDER` writes them as files.
 """
+
 # fmt: off
 import dataclasses
 import pathlib

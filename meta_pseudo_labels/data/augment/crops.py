@@ -1,6 +1,7 @@
-"""Encoded images (JPEG, PNG, BMP, GIF) to pixels: decoded, cropped, resized, one by one.
+"""Crops of single images: cut out and resized, eagerly or inside tf.data.
 
-Everything takes one image's bytes, a string scalar, eagerly or inside tf.data.
+An image is decoded already, uint8 `[H, W, 3]`, or its bytes (JPEG, PNG, BMP, GIF) are given, a string
+scalar, as ImageNet's records hold them.
 Source: the release's data_utils.py for ImageNet.
 """
 
@@ -90,8 +91,11 @@ def decode(encoded):
   return tf.ensure_shape(image, [None, None, CHANNELS])
 
 
-def _shape(encoded):
+def _shape(image):
   """int32 `[3]`: height, width, and the channels that are stored in a JPEG (else 3)."""
+  if image.dtype != tf.string:
+    return tf.shape(image)
+  encoded = image
   return tf.cond(
     tf.io.is_jpeg(encoded),
     lambda: tf.io.extract_jpeg_shape(_of_bearable_size(encoded)),
@@ -99,9 +103,14 @@ def _shape(encoded):
   )
 
 
-def _window(encoded, begin, size):
-  """Pixels uint8 `[size[0], size[1], 3]` from row and column `begin` on; of a JPEG only those
-  are decoded."""
+def _window(image, begin, size):
+  """Pixels uint8 `[size[0], size[1], 3]` from row and column `begin` on.
+
+  Of a JPEG only those are decoded.
+  """
+  if image.dtype != tf.string:
+    return tf.slice(image, tf.pad(begin, [[0, 1]]), tf.concat([size, [CHANNELS]], 0))
+  encoded = image
 
   def of_jpeg():
     return tf.io.decode_and_crop_jpeg(encoded, tf.concat([begin, size], 0), channels=CHANNELS)
@@ -129,34 +138,27 @@ def _center(shape):
   return (shape - side + 1) // 2, tf.stack([side, side])
 
 
-def central_crop(encoded, size):
+def central_crop(image, size):
   """The central square of 7/8 of the shorter side: float32 `[size, size, 3]` in about 0..255.
 
   Args:
-    encoded: string scalar.
+    image: uint8 `[H, W, 3]`, or string [], the bytes of an encoded image.
     size: int, pixels.
   """
-  return _resized(_window(encoded, *_center(_shape(encoded)[:2])), size)
+  return _resized(_window(image, *_center(_shape(image)[:2])), size)
 
 
-def central_crop_of_pixels(image, size):
-  """`central_crop` of an image that is decoded already, uint8 `[H, W, 3]`."""
-  begin, window = _center(tf.shape(image)[:2])
-  end = begin + window
-  return _resized(image[begin[0] : end[0], begin[1] : end[1]], size)
-
-
-def random_crop(encoded, size, seed):
+def random_crop(image, size, seed):
   """A random window (area .08 to 1, ratio 3/4 to 4/3): float32 `[size, size, 3]` in about 0..255.
 
   Where ten draws find no such window (or find the whole image), it is the central crop.
 
   Args:
-    encoded: string scalar.
+    image: uint8 `[H, W, 3]`, or string [], the bytes of an encoded image.
     size: int, pixels.
     seed: int32 `[2]`.
   """
-  shape = _shape(encoded)
+  shape = _shape(image)
   begin, window, _ = tf.image.stateless_sample_distorted_bounding_box(
     shape,
     tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -171,8 +173,8 @@ def random_crop(encoded, size, seed):
   whole = tf.reduce_all(tf.equal(shape, window))
   return tf.cond(
     whole,
-    lambda: central_crop(encoded, size),
-    lambda: _resized(_window(encoded, begin[:2], window[:2]), size),
+    lambda: central_crop(image, size),
+    lambda: _resized(_window(image, begin[:2], window[:2]), size),
   )
 
 
@@ -212,3 +214,16 @@ def fit(image, size):
     return tf.cast(tf.clip_by_value(tf.round(square), 0.0, 255.0), tf.uint8)
 
   return tf.ensure_shape(tf.cond(tf.equal(shorter, size), cut, resample), [size, size, CHANNELS])
+
+
+def stretch_all(images, size):
+  """Returns images uint8 `[N, H, W, C]` at size x size, bicubic; unchanged if they have that size."""
+  if images.shape[1:3] == (size, size):
+    return images
+  resized = tf.image.resize(images, [size, size], 'bicubic')
+  return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+def stretch(image, size):
+  """Returns one image uint8 `[H, W, C]` at size x size, as `stretch_all`."""
+  return stretch_all(tf.convert_to_tensor(image)[tf.newaxis], size)[0]

@@ -2,7 +2,7 @@
 
 import io
 
-from meta_pseudo_labels.data.augment import decode
+from meta_pseudo_labels.data.augment import crops
 
 import numpy as np
 import pytest
@@ -69,15 +69,15 @@ def forms():
 def test_every_form_is_decoded_alike_eagerly_and_in_tf_data(name):
   content, expected, tolerance = forms()[name]
   assert getattr(Image.open(io.BytesIO(content)), 'n_frames', 1) == 1 + ('animated' in name)
-  image = decode.decode(content)
+  image = crops.decode(content)
   assert image.dtype == tf.uint8 and image.shape == expected.shape
   np.testing.assert_allclose(image.numpy().astype(int), expected, rtol=0, atol=tolerance)
-  dataset = tf.data.Dataset.from_tensors(tf.constant(content)).map(decode.decode)
+  dataset = tf.data.Dataset.from_tensors(tf.constant(content)).map(crops.decode)
   assert dataset.element_spec.shape.as_list() == [None, None, 3]
   assert np.array_equal(dataset.get_single_element(), image)
-  squares = dataset.map(lambda image: decode.fit(image, 4))
+  squares = dataset.map(lambda image: crops.fit(image, 4))
   assert squares.element_spec.shape == (4, 4, 3)
-  assert np.array_equal(squares.get_single_element(), decode.fit(image, 4))
+  assert np.array_equal(squares.get_single_element(), crops.fit(image, 4))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_every_form_is_decoded_alike_eagerly_and_in_tf_data(name):
 )
 def test_without_resizing_the_center_is_cut_out(height, width, rows, columns):
   image = noise(height, width, 3)
-  assert np.array_equal(decode.fit(image, 6), image[slice(*rows), slice(*columns)])
+  assert np.array_equal(crops.fit(image, 6), image[slice(*rows), slice(*columns)])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_fit_is_tensorflows_resizing_and_then_a_cut(height, width, size):
   resized = tf.image.resize(image, full, 'bicubic', antialias=True).numpy()
   top, left = ((side - size) // 2 for side in full)
   expected = np.clip(np.round(resized[top : top + size, left : left + size]), 0, 255)
-  found = decode.fit(image, size).numpy()
+  found = crops.fit(image, size).numpy()
   assert found.dtype == np.uint8
   # Before they are rounded they differ in the last bits: positions are computed in another order.
   np.testing.assert_allclose(found.astype(int), expected, rtol=0, atol=1)
@@ -108,50 +108,50 @@ def test_fit_is_tensorflows_resizing_and_then_a_cut(height, width, size):
 
 def test_fit_keeps_flat_colors_and_both_halves_in_place():
   for height, width in ((1, 1), (3, 7), (90, 31), (1, 3000)):
-    assert np.all(decode.fit(np.full((height, width, 3), 201, np.uint8), 6) == 201)
+    assert np.all(crops.fit(np.full((height, width, 3), 201, np.uint8), 6) == 201)
   # 24 x 40: black to the left of the middle, white to the right; so it is in the square of 6.
   image = np.zeros((24, 40, 3), np.uint8)
   image[:, 20:] = 255
-  square = decode.fit(image, 6).numpy()
+  square = crops.fit(image, 6).numpy()
   assert np.all(square[:, :2] == 0) and np.all(square[:, 4:] == 255)
   assert np.all(square[:, 2] < 40) and np.all(square[:, 3] > 215)
   # One column of white in a hundred of black shows as gray: nothing is left out between samples.
   image = np.zeros((100, 100, 3), np.uint8)
   image[:, 50] = 255
-  assert np.all(decode.fit(image, 5).numpy()[:, 2] > 8)
+  assert np.all(crops.fit(image, 5).numpy()[:, 2] > 8)
 
 
 def test_decode_refuses_what_is_no_image():
   for content in (b'', b'nothing', written(smooth(30, 30), 'JPEG')[:60]):
     with pytest.raises(tf.errors.InvalidArgumentError):
-      decode.decode(tf.constant(content))
+      crops.decode(tf.constant(content))
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
 def test_the_central_crop_is_seven_eighths_of_the_shorter_side(kind):
   content = written(smooth(40, 65), kind, **WITHOUT_SUBSAMPLING[kind])
-  pixels = decode.decode(tf.constant(content)).numpy()
+  pixels = crops.decode(tf.constant(content)).numpy()
   # int(.875 * 40) = 35; begins at (40 - 35 + 1) // 2 and (65 - 35 + 1) // 2.
   window = pixels[3:38, 15:50].astype(np.float32)
   expected = tf.compat.v1.image.resize_bicubic(window[None], [20, 20])[0]
-  found = decode.central_crop(tf.constant(content), 20)
+  found = crops.central_crop(tf.constant(content), 20)
   np.testing.assert_allclose(found, expected, atol=1e-3)
   # Of the same size, nothing is interpolated.
-  same = decode.central_crop(tf.constant(content), 35)
+  same = crops.central_crop(tf.constant(content), 35)
   np.testing.assert_allclose(same, window, atol=1e-3)
 
 
 def test_an_image_of_one_pixel_has_crops():
   content = tf.constant(written(np.full([1, 1, 3], 77, np.uint8), 'PNG'))
-  assert (decode.central_crop(content, 4).numpy() == 77).all()
-  assert (decode.random_crop(content, 4, [1, 2]).numpy() == 77).all()
+  assert (crops.central_crop(content, 4).numpy() == 77).all()
+  assert (crops.random_crop(content, 4, [1, 2]).numpy() == 77).all()
 
 
 def test_random_crops_are_windows_of_the_sizes_and_shapes_asked_for():
   """The picture's colours are its coordinates, so a crop tells where it comes from."""
   rows, columns = np.mgrid[0:200, 0:250]
   content = tf.constant(written(np.stack([rows, columns, 0 * rows], -1).astype(np.uint8), 'PNG'))
-  crop = tf.function(lambda seed: decode.random_crop(content, 50, seed))
+  crop = tf.function(lambda seed: crops.random_crop(content, 50, seed))
   areas, ratios = [], []
   for seed in range(200):
     pixels = crop(tf.constant([seed, 7])).numpy()
@@ -167,7 +167,7 @@ def test_random_crops_are_windows_of_the_sizes_and_shapes_asked_for():
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
 def test_a_random_crop_is_the_window_that_tensorflow_draws(kind):
   content = written(smooth(60, 80), kind, **WITHOUT_SUBSAMPLING[kind])
-  pixels = decode.decode(tf.constant(content))
+  pixels = crops.decode(tf.constant(content))
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
     [60, 80, 3],
     [[[0.0, 0.0, 1.0, 1.0]]],
@@ -179,7 +179,7 @@ def test_a_random_crop_is_the_window_that_tensorflow_draws(kind):
   )
   window = tf.cast(tf.slice(pixels, begin, size), tf.float32)
   expected = tf.compat.v1.image.resize_bicubic(window[None], [32, 32])[0]
-  found = decode.random_crop(tf.constant(content), 32, tf.constant([5, 6]))
+  found = crops.random_crop(tf.constant(content), 32, tf.constant([5, 6]))
   np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
@@ -206,14 +206,14 @@ def _claiming(kind, width, height):
 def test_other_kinds_of_file_are_not_decoded(content):
   """Newer decoders take WebP and JPEG XL, whatever the suffix says; their sizes are not checked."""
   with pytest.raises(tf.errors.InvalidArgumentError, match='Unknown image file format'):
-    decode.decode(content)
+    crops.decode(content)
 
 
 @pytest.mark.parametrize('kind', ['png', 'jpeg', 'gif', 'bmp'])
 def test_a_head_that_claims_a_huge_image_is_refused_before_it_is_decoded(kind):
   with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-    decode.decode(_claiming(kind, 20000, 20000))
-  assert decode.TOO_LARGE in str(caught.value)
-  in_graph = tf.function(decode.central_crop).get_concrete_function(tf.TensorSpec([], tf.string), 8)
+    crops.decode(_claiming(kind, 20000, 20000))
+  assert crops.TOO_LARGE in str(caught.value)
+  in_graph = tf.function(crops.central_crop).get_concrete_function(tf.TensorSpec([], tf.string), 8)
   with pytest.raises(tf.errors.InvalidArgumentError, match='pixels'):
     in_graph(tf.constant(_claiming(kind, 60000, 60000)))
