@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up the same environment as run_gpu.sh and runs the tests: all of them, or the files named.
+# Sets up the same environment as run_gpu.sh and runs the tests: all of them in two processes, or the
+# files named in one.
 # usage: tests/run.sh [pytest's arguments]
 set -euo pipefail
 _here=${BASH_SOURCE[0]%run.sh}
@@ -11,4 +12,4 @@ set_up_environment
 for argument in "$@"; do
   if [ -e "${argument%%::*}" ]; then exec "$PY" -m pytest "$@"; fi
 done
-exec "$PY" -m pytest tests "$@"
+exec "$PY" -m pytest tests -n 2 --dist loadfile "$@"

@@ -304,8 +304,8 @@ def test_tpu_keeps_the_systems_tensorflow(bare):
 @pytest.mark.parametrize(
   'arguments, expected',
   [
-    ([], ['tests']),
-    (['-q', '-k', 'loss'], ['tests', '-q', '-k', 'loss']),
+    ([], ['tests', '-n', '2', '--dist', 'loadfile']),
+    (['-q', '-k', 'loss'], ['tests', '-n', '2', '--dist', 'loadfile', '-q', '-k', 'loss']),
     (['-q', 'tests/run.sh::test_one'], ['-q', 'tests/run.sh::test_one']),
   ],
 )

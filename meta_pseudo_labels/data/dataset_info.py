@@ -36,7 +36,9 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-  """What must be known of a dataset before anything of it is read.
+  """The facts of a dataset that are known before anything of it is read.
+
+  The defaults are those of one's own images, of which only the data say more.
 
   Attributes:
     name: what `--dataset_name` calls it.
@@ -60,14 +62,14 @@ class DatasetInfo:
 
   name: str
   load: Callable[['DatasetInfo', Request], Any]
-  kind: str
-  class_names: Tuple[str, ...]
-  image_shape: Optional[Tuple[int, ...]]
-  mean: Tuple[float, ...]
-  std: Tuple[float, ...]
-  flip: bool
-  license: str
-  citation: str
+  kind: str = 'image'
+  class_names: Tuple[str, ...] = ()
+  image_shape: Optional[Tuple[int, ...]] = None
+  mean: Tuple[float, ...] = (127.5,)
+  std: Tuple[float, ...] = (64.0,)
+  flip: bool = True
+  license: str = 'yours'
+  citation: str = ''
   augment_ops: Tuple[str, ...] = RELEASE_OPS
   views: str = 'pad_crop'
   holds_out: bool = False
