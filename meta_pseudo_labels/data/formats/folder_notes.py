@@ -110,5 +110,6 @@ def _tell_duplicates(images, splits, say):
         where = f'{SPLITS[first]}/ and {SPLITS[second]}/' if first != second else 'labeled/ twice'
         meaning = '' if first == second else '; what is measured on them is worthless'
         say(
-          f'WARNING: {len(chosen)} images are in {where}, the same {what}{meaning}: {names[0]} and {names[1]}'
+          f'WARNING: {len(chosen)} images are in {where}, the same {what}{meaning}: {names[0]} and '
+          f'{names[1]}'
         )

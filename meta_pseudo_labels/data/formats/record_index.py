@@ -6,10 +6,10 @@ import json
 import os
 import zipfile
 
+from meta_pseudo_labels.files import atomic_write
+
 import numpy as np
 import tensorflow as tf
-
-from meta_pseudo_labels.files import atomic_write
 
 
 def cached(cache_dir, paths, what, make):
