@@ -1,18 +1,22 @@
-"""What preparing a folder of images costs, and what later starts take.
+"""What preparing a folder of images costs, what later starts take, and what the store costs a step.
 
-  python benchmarks/prepare.py [--files=51500] [--million]
+  python benchmarks/prepare.py [--files=51500] [--million] [--steps]
 
-Makes JPEG files of 320 to 800 pixels and about 26 KB, and prints in one run:
+Makes a folder of JPEG files of 320 to 800 pixels and about 26 KB (500 labeled, 1,000 test, the others
+unlabeled), and prints in one run:
 
   preparing    its speed against a bare tf.data loop that decodes scaled and resizes the same files and
                writes nothing, in turns; by the clock and by CPU seconds, for machines that others use too
-  today        the speed of decoding in full, one file a thread, nothing resized (data/folder.py)
+  before       the speed of the version before the store: every file decoded in full, a file per thread,
+               at every start; and the same with each image brought to 32 pixels
   first start  seconds for all files
-  next start   seconds for listing the folder and finding all in the store, in a process of its own
-  --million    the same for a million tiny files, with the peak of its resident memory
+  next start   seconds from the command to the first line of the training, when all is prepared
+  --million    listing and finding a million tiny files, with the peak of its resident memory
+  --steps      steps of UDA, WRN-10-1 at 96 pixels, fed from the store, against a constant batch
 """
 
 import argparse
+import concurrent.futures
 import io
 import os
 import resource
@@ -25,26 +29,33 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import meta_pseudo_labels  # pylint: disable=unused-import  # Chooses Keras 2, before TensorFlow.
-from meta_pseudo_labels.data import folder as folders
+from meta_pseudo_labels import build
+from meta_pseudo_labels.config import parse
+from meta_pseudo_labels.data.augment import crops
+from meta_pseudo_labels.data.images import decoding
 from meta_pseudo_labels.data.store import hashes, listing, prepare
 from meta_pseudo_labels.data.store import store as stores
 
 import numpy as np
+import step_cost
 import tensorflow as tf
 from PIL import Image
 
-SIDE = 256
+CHECKOUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
+SIDE = 258  # Of --image_size=224.
 DISTINCT = 200  # Pictures; the files are these with a comment of their own each.
-TODAY = 500  # Files a turn that are decoded as today.
+FEW = 500  # Files per turn that are decoded as before.
 
 
 def make_files(folder, count):
-  """Writes `count` JPEG files, 1000 a subfolder; those that are there already are kept."""
+  """Writes `count` JPEG files as a folder of one's own; those that are there already are kept."""
   generator = np.random.default_rng(0)
   pictures = []
   for number in range(count):
-    path = os.path.join(folder, f'{number // 1000:03d}', f'{number:06d}.jpg')
+    place = f'labeled/{number % 10}' if number < 500 else f'test/{number % 10}'
+    if number >= 1500:
+      place = f'unlabeled/{number // 1000:03d}'
+    path = os.path.join(folder, place, f'{number:06d}.jpg')
     if os.path.exists(path):
       continue
     if not pictures:
@@ -87,26 +98,28 @@ def scaled(content):
   return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def claimed_pixels(start):
-  """Returns height times width as a JPEG's first bytes have it; 0 if they do not."""
-  place = 2
-  while place + 9 <= len(start):
-    marker, length, _, height, width = struct.unpack_from('>xBHBHH', start, place)
-    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-      return height * width
-    place += 2 + length
-  return 0
+def in_store():
+  """Returns (the Decoding, its Decoders): what training at SIDE pixels uses."""
+  how = decoding.Decoding(SIDE)
+  return how, prepare.Decoders(
+    how.in_graph, how.in_python, decoding.claimed_pixels, decoding.takes_in_graph
+  )
 
 
-def in_python(content):
-  """Decodes any image with Pillow."""
-  image = Image.open(io.BytesIO(content)).convert('RGB')
-  height, width = image.size[::-1]
-  image.thumbnail((SIDE * max(width, height) // min(width, height),) * 2)
-  return np.asarray(image), (height, width, 0, 0)
+def before(paths, size=None):
+  """Decodes files as the version before the store did."""
 
+  def read(path):
+    with tf.device('CPU:0'):
+      content = tf.io.read_file(path)
+      image = crops.decode(content)
+      content.numpy()
+      if size:
+        crops.fit(image, size).numpy()
 
-DECODERS = prepare.Decoders(scaled, in_python, claimed_pixels)
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for _ in pool.map(read, paths):
+      pass
 
 
 def bare(paths):
@@ -127,7 +140,8 @@ def prepared(top, names, stats, cache):
   """Prepares files into an empty store."""
   shutil.rmtree(cache, ignore_errors=True)
   paths = [os.path.join(top, name) for name in names]
-  return prepare.prepare(paths, stats, cache, {'side': SIDE}, DECODERS, names=names)
+  how, decoders = in_store()
+  return prepare.prepare(paths, stats, cache, how.parameters, decoders, names=names)
 
 
 def measured(function, count):
@@ -138,49 +152,100 @@ def measured(function, count):
 
 
 def one_turn(top, found, part, cache, backwards):
-  """Measures the three on some of the files: {what: seconds as above}."""
+  """Measures each on some of the files: {what: seconds as above}."""
   names = found.names[part]
   paths = [os.path.join(top, name) for name in names]
   stats = found.sizes[part], found.mtimes_ns[part]
   runs = {
     'bare': (lambda: bare(paths), len(paths)),
     'preparing': (lambda: prepared(top, names, stats, cache), len(paths)),
-    'today': (lambda: folders._read(np.array(paths[:TODAY]), None), len(paths[:TODAY])),
+    'before': (lambda: before(paths[:FEW]), len(paths[:FEW])),
+    'before at 32': (lambda: before(paths[:FEW], 32), len(paths[:FEW])),
   }
   return {what: measured(*runs[what]) for what in (sorted(runs)[::-1] if backwards else sorted(runs))}
 
 
 def compare(top, cache, turns, sample):
-  """Prints preparing and today's way against the bare loop, in turns over parts of the files."""
-  found = listing.listing(top, folders.SUFFIXES)
+  """Prints preparing and the version before against the bare loop, in turns over parts of the files."""
+  found = listing.listing(top)
   times = []
   for turn in range(turns + 1):
     first = turn * sample % max(len(found) - sample + 1, 1)
     times.append(one_turn(top, found, slice(first, first + sample), cache, turn % 2))
   values = {what: np.array([turn[what] for turn in times[1:]]) for what in times[0]}  # The first warms up.
-  for what, text in (('bare', 'bare loop'), ('preparing', 'preparing'), ('today', "today's decode")):
+  for what in times[0]:
     ratios = values['bare'] / values[what]
     middle, low, high = np.median(ratios, 0), ratios.min(0), ratios.max(0)
     print(
-      f'{text:15}{1 / np.median(values[what][:, 0]):6.0f} images a second; speed against the bare '
+      f'{what:15}{1 / np.median(values[what][:, 0]):6.0f} images a second; speed against the bare '
       f'loop {middle[0]:.2f} ({low[0]:.2f} to {high[0]:.2f}), by CPU seconds {middle[1]:.2f} '
       f'({low[1]:.2f} to {high[1]:.2f})'
     )
 
 
-def next_start(top, cache):
+def command(top, cache, *flags):
+  """Returns the command line of a training on the folder at 224 pixels, for SIDE."""
+  return [
+    *(sys.executable, '-m', 'meta_pseudo_labels.main', '--dataset_name=folder_uda'),
+    *(f'--data_dir={top}', f'--cache_dir={cache}', '--image_size=224', '--model_type=wrn-10-1'),
+    *('--num_train_steps=1', f'--output_dir={cache}/run', *flags),
+  ]
+
+
+def start(top, cache, what):
+  """Prints the seconds from the command to its line before the networks are built."""
+  began = time.perf_counter()
+  environment = {**os.environ, 'PYTHONPATH': CHECKOUT, 'TF_CPP_MIN_LOG_LEVEL': '3'}
+  with subprocess.Popen(
+    command(top, cache), stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.STDOUT
+  ) as process:
+    for line in process.stdout:
+      if 'replica(s)' in line:
+        break
+    else:
+      sys.exit(f'error: the training did not start: {line}')
+    took = time.perf_counter() - began
+    process.kill()
+  print(f'{what:15}{took:.1f} s from the command to the first line of the training', flush=True)
+
+
+def million(top, cache):
   """Prints how long it takes to list the files and to find all of them in the store."""
-  start = time.perf_counter()
-  found = listing.listing(top, folders.SUFFIXES)
+  began = time.perf_counter()
+  found = listing.listing(top)
   paths = [f'{top}/{name}' for name in found.names]
+  how, decoders = in_store()
   outcome = prepare.prepare(
-    paths, (found.sizes, found.mtimes_ns), cache, {'side': SIDE}, DECODERS, names=found.names
+    paths, (found.sizes, found.mtimes_ns), cache, how.parameters, decoders, names=found.names
   )
-  took = time.perf_counter() - start
+  took = time.perf_counter() - began
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
   print(
-    f'next start     {len(found):,} files, {outcome.decoded} decoded, {took:.1f} s, at most '
-    f'{peak:.2f} GB resident'
+    f'{len(found):,} tiny files, {outcome.decoded} decoded: {took:.1f} s, at most {peak:.2f} GB resident'
+  )
+
+
+def steps(top, cache, rounds):
+  """Prints the time of a step fed from the store against one on a constant batch, in turns."""
+  config = parse([
+    'prepare', '--dataset_name=folder_uda', f'--data_dir={top}', f'--cache_dir={cache}', '--image_size=96',
+    '--model_type=wrn-10-1', '--train_batch_size=16', '--uda_data=7', '--output_dir=unused'])  # fmt: skip
+  problem = build.problem(config, print)
+  batches = iter(problem.train_batches(batch_size=16, uda_data=7, seed=0))
+  constant = next(batches)
+  methods = [
+    build.method(config, student=build.model(config, 0, problem.input_shape, problem.num_classes))
+    for _ in range(2)
+  ]
+  runs = {
+    'constant': tf.function(lambda: methods[0].train_step(constant), autograph=False),
+    'store': tf.function(lambda: methods[1].train_step(next(batches)), autograph=False),
+  }
+  seconds = step_cost.measure(runs, rounds)
+  ratios = np.array(seconds['store']) / np.array(seconds['constant'])
+  print(
+    f'a step from the store takes {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f}) of '
+    f'one on a constant batch, which takes {np.median(seconds["constant"]):.2f} s'
   )
 
 
@@ -193,7 +258,7 @@ def make_million(top, cache, count):
       file.write(b'%d' % number)
   found = listing.listing(top)
   os.makedirs(cache, exist_ok=True)
-  parameters = {'side': SIDE}
+  parameters = in_store()[0].parameters
   store = stores.Store(cache, parameters, print)
   pixel = np.zeros((1, 1, 3), np.uint8)
   keys = hashes.of_strings(found.names).tolist()
@@ -214,26 +279,26 @@ def main():
   parser.add_argument('--folder', help='where to keep the files; default: a temporary folder')
   parser.add_argument('--million', action='store_true', help='also many tiny files')
   parser.add_argument('--tiny', type=int, default=1_000_000, help='how many those are')
-  parser.add_argument('--next_start', nargs=2, help=argparse.SUPPRESS)
+  parser.add_argument('--steps', action='store_true', help='also steps fed from the store')
+  parser.add_argument('--find_million', nargs=2, help=argparse.SUPPRESS)
   flags = parser.parse_args()
-  if flags.next_start:
-    next_start(*flags.next_start)
+  if flags.find_million:
+    million(*flags.find_million)
     return
-  again = [sys.executable, __file__, '--next_start']
   with tempfile.TemporaryDirectory() as temporary:
     base = flags.folder or temporary
     top, cache = os.path.join(base, 'images'), os.path.join(base, 'cache')
     make_files(top, flags.files)
-    compare(top, cache, flags.turns, min(flags.sample, flags.files))
-    found = listing.listing(top, folders.SUFFIXES)
-    stats = found.sizes, found.mtimes_ns
-    took = measured(lambda: prepared(top, found.names, stats, cache), 1)[0]
-    print(f'first start    {len(found):,} files, {took:.1f} s', flush=True)
-    subprocess.run([*again, top, cache], check=True)
+    compare(top, os.path.join(base, 'turns'), flags.turns, min(flags.sample, flags.files))
+    shutil.rmtree(cache, ignore_errors=True)
+    start(top, cache, 'first start')
+    start(top, cache, 'next start')
+    if flags.steps:
+      steps(top, cache, flags.turns)
     if flags.million:
       top, cache = os.path.join(base, 'tiny'), os.path.join(base, 'tiny_cache')
       make_million(top, cache, flags.tiny)
-      subprocess.run([*again, top, cache], check=True)
+      subprocess.run([sys.executable, __file__, '--find_million', top, cache], check=True)
 
 
 if __name__ == '__main__':
