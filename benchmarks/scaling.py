@@ -43,7 +43,7 @@ def measure(name, replicas, flags):
     devices.configure_devices(replicas)
   kind = 'GPU' if gpus else 'CPU'
   strategy = (
-    devices.mirrored([f'{kind}:{index}' for index in range(replicas)])
+    devices.create_mirrored([f'{kind}:{index}' for index in range(replicas)])
     if (replicas > 1)
     else devices.create_strategy('one_device')
   )
@@ -52,11 +52,13 @@ def measure(name, replicas, flags):
   with strategy.scope():
     make = lambda number: build.model(config, number, shape, 10)
     method = build.method(config, student=make(1), teacher=make(0) if config.method == 'mpl' else None)
-  share = devices.per_replica(config.train_batch_size, replicas, 'batches')
+  share = devices.divide_batch(config.train_batch_size, replicas, 'batches')
   unlabeled = share * config.uda_data
   draw = lambda count: np.random.RandomState(count).normal(size=(count, *shape)).astype(np.float32)
   batch = (draw(share), (np.arange(share) % 10).astype(np.int32), draw(unlabeled), draw(unlabeled))
-  iterator = iter(devices.datasets(strategy, lambda context: tf.data.Dataset.from_tensors(batch).repeat()))
+  iterator = iter(
+    devices.distribute_batches(strategy, lambda context: tf.data.Dataset.from_tensors(batch).repeat())
+  )
 
   @tf.function(autograph=False)
   def step(iterator):

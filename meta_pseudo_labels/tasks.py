@@ -82,16 +82,17 @@ def set_up(config, progress, writes=False):
     cores_per_replica=config.num_cores_per_replica,
   )
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
-  problem = workers.together(strategy, lambda: build.problem(config, progress.say))
+  problem = workers.run_on_all(strategy, lambda: build.problem(config, progress.say))
   lines = notes(config)
   config = config.replace(num_classes=problem.num_classes)
   with contextlib.ExitStack() as stack:
     if writes:
-      lines.insert(0, workers.prepare(strategy, lambda: _lock_and_prepare(config, stack)))
+      lines.insert(0, workers.run_on_chief(strategy, lambda: _lock_and_prepare(config, stack)))
     config = config.replace(output_dir=stack.enter_context(workers.folder(strategy, config.output_dir)))
     if not workers.is_chief(strategy):
       progress.say(
-        'worker %d of %d, counted from 0: the chief, worker 0, tells the rest' % workers.number(strategy)
+        'worker %d of %d, counted from 0: the chief, worker 0, tells the rest'
+        % workers.index_and_count(strategy)
       )
       progress = Progress(stack.enter_context(open(os.devnull, 'w', encoding='utf-8')))
     for line in filter(None, lines):
@@ -120,7 +121,7 @@ def train(config, progress, first_phase=None):
       f'{len(problem.split.labeled)} labeled, {len(problem.unlabeled)} unlabeled, '
       f'{len(problem.evaluated[reported])} {reported} examples of {config.dataset}'
     )
-    say(experiment.table(rows, reported))
+    say(experiment.format_table(rows, reported))
     say('')
     for what, name in RESULTS:
       path = os.path.join(config.output_dir, name)
@@ -183,7 +184,7 @@ def evaluate_forever(config, progress):
 
 def report(config, progress):
   """Writes the run's `report.html` from what is in its folder."""
-  with set_up(run_folder.as_trained(config), progress) as setup:
+  with set_up(run_folder.load_trained_config(config), progress) as setup:
     setup.progress.say(f'report: {document.write(setup.run())}')
 
 
@@ -218,7 +219,7 @@ def _classifier(config, progress):
 
 def export(config, progress):
   """Writes a SavedModel, and prints where it is."""
-  config = run_folder.as_trained(config)
+  config = run_folder.load_trained_config(config)
   folder = config.export_dir or os.path.join(config.output_dir, 'saved_model')
   saved_model.require_free(folder)
   exported = _classifier(config, progress)
@@ -228,7 +229,7 @@ def export(config, progress):
 
 def select(config, progress):
   """Writes which unlabeled examples are the most probable ones of each class."""
-  config = run_folder.as_trained(config)
+  config = run_folder.load_trained_config(config)
   path = config.output or os.path.join(config.output_dir, 'selected.json')
   problem, model = _trained(config, progress)
   log_probs = select_images.log_probabilities(
@@ -245,7 +246,7 @@ def select(config, progress):
 
 def label(config, progress):
   """Writes what the run's network says of the labeled and the unlabeled examples."""
-  config = run_folder.as_trained(config)
+  config = run_folder.load_trained_config(config)
   path = config.output or os.path.join(config.output_dir, 'teacher_predictions.npz')
   problem, model = _trained(config, progress)
   found = teacher_predictions.Predictions(
@@ -271,14 +272,14 @@ def predict(config, progress):
   if config.saved_model:
     loaded = predict_files.load(config.saved_model)
   else:
-    config = run_folder.as_trained(config)
+    config = run_folder.load_trained_config(config)
     loaded = _classifier(config, progress)
   predict_files.write(loaded, paths, output, kind, batch_size=config.eval_batch_size, progress=progress)
 
 
 def convert(config, progress):
   """Writes the newest checkpoint in the official release's format."""
-  config = run_folder.as_trained(config).replace(
+  config = run_folder.load_trained_config(config).replace(
     load_checkpoint=None, mpl_teacher_checkpoint=None, mpl_student_checkpoint=None
   )
   newest = conversion.newest(config.output_dir, progress.say)

@@ -154,7 +154,7 @@ class Replay:
 
   def variables(self):
     """{release's name: our variable}, of those that the release has too."""
-    return release_format.names(self.method)
+    return release_format.map_names(self.method)
 
 
 def compare_variables(compare, replay, moment, tolerances):

@@ -12,15 +12,15 @@ import tensorflow as tf
 IDENTITY = 'identity/.ATTRIBUTES/VARIABLE_VALUE'
 
 
-def newest(output_dir, say):
+def find_newest(output_dir, say):
   """Returns the path of a run's newest intact checkpoint. Raises UserError if there is none."""
-  path = files.newest_whole(os.path.join(output_dir, 'ckpt_last'), say)
+  path = files.newest_intact(os.path.join(output_dir, 'ckpt_last'), say)
   if not path:
     raise UserError(f'--output_dir={output_dir}: no checkpoint in its ckpt_last; train first')
   return path
 
 
-def class_names(path):
+def read_class_names(path):
   """Returns the names of the classes of a checkpoint's run: list of str. Raises UserError."""
   try:
     return json.loads(tf.train.load_variable(path, IDENTITY))['class_names']
@@ -30,7 +30,7 @@ def class_names(path):
     ) from error
 
 
-def input_shape(info, image_size):
+def get_input_shape(info, image_size):
   """Returns the shape of what a run's models see, (H, W, C) or (D,); the data need not be at hand.
 
   Raises:

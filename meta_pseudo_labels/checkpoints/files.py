@@ -9,7 +9,7 @@ from meta_pseudo_labels.errors import UserError, one_line
 import tensorflow as tf
 
 
-def newest_whole(folder, say=lambda line: None):
+def newest_intact(folder, say=lambda line: None):
   """Path of the newest checkpoint in a folder that is not damaged, or None if there is none.
 
   Args:
@@ -19,7 +19,7 @@ def newest_whole(folder, say=lambda line: None):
   Raises:
     UserError: all are damaged.
   """
-  paths = named(folder)
+  paths = listed_checkpoints(folder)
   for number, path in enumerate(paths):
     try:
       check(path)
@@ -35,7 +35,7 @@ def newest_whole(folder, say=lambda line: None):
   return None
 
 
-def named(folder):
+def listed_checkpoints(folder):
   """Paths of the checkpoints that a folder's `checkpoint` file names, newest first.
 
   Where a machine that lost its power left that file empty, all that are there by their numbers.

@@ -8,7 +8,7 @@ The release (TensorFlow 1) stores variables by name:
     <one of the first two>/Momentum, /LARSOptimizer, /RMSProp, /RMSProp_1    optimizer slots
     global_step, moving_dot_product, cross_entropy_old
 
-and <name> is what we call the variable too. `names` is this map; `load` and `write` go by it.
+and <name> is what we call the variable too. `map_names` is this map; `load` and `write` go by it.
 """
 
 import collections
@@ -44,7 +44,7 @@ def release_name(variable, scope):
   return f'{scope}/{variable.name.split(":")[0]}'
 
 
-def names(method):
+def map_names(method):
   """{release's name: our variable} of a method, no variable twice.
 
   Leaves out `cross_entropy_old`, for which ours needs no variable; `moving_dot_product` unless
@@ -60,7 +60,7 @@ def names(method):
     model = getattr(method, role, None)
     if model is not None:
       found.update({release_name(v, scope): v for v in model.variables})
-      found.update(_slots(getattr(method, f'{role}_optimizer', None), model, scope))
+      found.update(_map_slots(getattr(method, f'{role}_optimizer', None), model, scope))
   averaged = [v for v in method.student.variables if v.dtype.is_floating]
   found.update(
     {release_name(v, 'ema/model'): average for v, average in zip(averaged, method.average.averages)}
@@ -68,7 +68,7 @@ def names(method):
   return found
 
 
-def _slots(optimizer, model, scope):
+def _map_slots(optimizer, model, scope):
   """{release's name: slot variable} of an optimizer, {} of None."""
   return {
     f'{release_name(v, scope)}/{suffix}': value
@@ -98,7 +98,7 @@ class Report:
   def lines(self):
     """The report for people: up to four lines, long lists as counts with examples."""
     shapes = [f'{name} ({theirs} in it, {ours} here)' for name, theirs, ours in self.wrong_shape]
-    lines = [f'{self.path}: loaded {_counts(self.found) or "nothing"}']
+    lines = [f'{self.path}: loaded {_format_counts(self.found) or "nothing"}']
     for what, found, examples in (
       ('not in it, left as they were', self.missing, self.missing),
       ('of another shape', [name for name, _, _ in self.wrong_shape], shapes),
@@ -106,11 +106,11 @@ class Report:
     ):
       if found:
         rest = f', and {len(found) - EXAMPLES} more' if len(found) > EXAMPLES else ''
-        lines.append(f'  {what}: {_counts(found)} ({", ".join(examples[:EXAMPLES])}{rest})')
+        lines.append(f'  {what}: {_format_counts(found)} ({", ".join(examples[:EXAMPLES])}{rest})')
     return lines
 
 
-def _counts(found):
+def _format_counts(found):
   """'90 teacher, 90 student, global_step' of names."""
   suffixes = [suffix for slots in SLOT_SUFFIXES.values() for suffix in slots.values()]
   groups = {'teacher': 'teacher', 'model': 'student', 'ema': 'average'}
@@ -159,7 +159,7 @@ def open_checkpoint(path):
   )
 
 
-def _tensor(path, reader, key):
+def _read_tensor(path, reader, key):
   """A tensor of a checkpoint, of which the index alone may be whole. Raises UserError."""
   try:
     return reader.get_tensor(key)
@@ -173,7 +173,7 @@ def stored_keys(path, reader, method=None):
   """{release's name: key of the tensor in the checkpoint}.
 
   A checkpoint by name has its names for keys. One of our own runs stores objects instead: its
-  phase `train` and `method` are gone through side by side, and what `names(method)` calls a
+  phase `train` and `method` are gone through side by side, and what `map_names(method)` calls a
   variable is the name of the tensor in the same place.
 
   Raises:
@@ -182,7 +182,9 @@ def stored_keys(path, reader, method=None):
   shapes = reader.get_variable_to_shape_map()
   if OBJECT_GRAPH not in shapes:
     return {name: name for name in shapes}
-  graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(_tensor(path, reader, OBJECT_GRAPH))
+  graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+    _read_tensor(path, reader, OBJECT_GRAPH)
+  )
   phases = {child.local_name: child.node_id for child in graph.nodes[0].children}
   if method is None or 'train' not in phases:
     raise UserError(
@@ -204,7 +206,7 @@ def stored_keys(path, reader, method=None):
       for child in node.children
       if child.local_name in children
     ]
-  return {name: keys[id(v)] for name, v in names(method).items() if id(v) in keys}
+  return {name: keys[id(v)] for name, v in map_names(method).items() if id(v) in keys}
 
 
 def compare(path, variables, method=None):
@@ -229,7 +231,7 @@ def load(path, variables, method=None):
   Args:
     path: of a checkpoint of the release or of ours, or of a folder with a `checkpoint` file,
       of whose checkpoints the newest is taken.
-    variables: {release's name: variable}, such as `names(method)` or a part of it.
+    variables: {release's name: variable}, such as `map_names(method)` or a part of it.
     method: Method whose names are meant; only checkpoints of our own runs need it.
 
   Returns:
@@ -257,7 +259,7 @@ def load(path, variables, method=None):
   reader = open_checkpoint(path)
   keys = stored_keys(path, reader, method)
   for name in report.found:
-    variables[name].assign(tf.cast(_tensor(path, reader, keys[name]), variables[name].dtype))
+    variables[name].assign(tf.cast(_read_tensor(path, reader, keys[name]), variables[name].dtype))
   return report
 
 
@@ -309,10 +311,10 @@ def start_from(config, method):
         f'{flag}: pseudo_labels trains its teacher first, with nothing from a '
         'checkpoint; leave the flag out, or use --method=mpl'
       )
-    variables = names(method)
+    variables = map_names(method)
     if config.load_checkpoint_and_restart_global_step:
       del variables['global_step']
-    report = _under_flag('load_checkpoint', load, config.load_checkpoint, variables, method)
+    report = _name_flag('load_checkpoint', load, config.load_checkpoint, variables, method)
     lines += ['--load_checkpoint'] + report.lines()
   for role in PLACES:
     name, path = f'mpl_{role}_checkpoint', getattr(config, f'mpl_{role}_checkpoint')
@@ -322,12 +324,12 @@ def start_from(config, method):
       raise UserError(
         f'--{name}={path}: is for the method mpl, not {config.method_name}; use --load_checkpoint'
       )
-    report, place = _under_flag(name, load_role, path, method, role)
+    report, place = _name_flag(name, load_role, path, method, role)
     lines += [f'--{name}: the {role} from {place}/...'] + report.lines()
   return lines
 
 
-def _under_flag(flag, function, path, *args):
+def _name_flag(flag, function, path, *args):
   """function(path, *args), whose UserError, which begins with the path, gets the flag's name."""
   try:
     return function(path, *args)
@@ -339,12 +341,12 @@ def write(path, method):
   """Writes a method's variables as a checkpoint of the release (`path`.index, `path`.data-...).
 
   The release restores only what is complete, so MPL's has `cross_entropy_old` and
-  `moving_dot_product` too, at zero where ours has no such value (see `names`).
+  `moving_dot_product` too, at zero where ours has no such value (see `map_names`).
 
   Raises:
     UserError: it cannot be written.
   """
-  tensors = {name: v.read_value() for name, v in names(method).items()}
+  tensors = {name: v.read_value() for name, v in map_names(method).items()}
   if isinstance(method, methods.MetaPseudoLabels):
     tensors = {'cross_entropy_old': tf.zeros([]), 'moving_dot_product': tf.zeros([]), **tensors}
   try:

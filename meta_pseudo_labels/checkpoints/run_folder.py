@@ -67,7 +67,7 @@ def lock(folder):
     mark(folder)
     file = open(os.path.join(folder, LOCK), 'ab+', buffering=0)
   except OSError as error:
-    raise cannot_be_written(folder, error) from error
+    raise write_error(folder, error) from error
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +79,7 @@ def lock(folder):
       ) from None
     except OSError as error:
       if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-        raise cannot_be_written(folder, error) from error
+        raise write_error(folder, error) from error
     # A full disk is for the saving to report, not for a note of who we are.
     with contextlib.suppress(OSError):
       file.truncate(0)
@@ -87,7 +87,7 @@ def lock(folder):
     yield
 
 
-def cannot_be_written(folder, error):
+def write_error(folder, error):
   """The UserError for an OSError met in the folder."""
   return UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give a folder that can')
 
@@ -109,7 +109,7 @@ def reset(folder, data_dir=None, teacher_predictions=None):
   names = sorted(set(os.listdir(folder)) - {MARKER, LOCK}) if os.path.isdir(folder) else []
   if not names:
     return ''
-  reason = _why_not(folder, names, data_dir, teacher_predictions)
+  reason = _find_objection(folder, names, data_dir, teacher_predictions)
   if reason:
     raise UserError(
       f'--reset_output_dir: {folder} {reason}; it is left as it is: give another --output_dir'
@@ -118,27 +118,27 @@ def reset(folder, data_dir=None, teacher_predictions=None):
   try:
     for name in names:
       path = os.path.join(folder, name)
-      for entry in _files(path):
+      for entry in _list_files(path):
         count, size = count + 1, size + os.lstat(entry).st_size
       if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
       else:
         os.remove(path)
   except OSError as error:
-    raise cannot_be_written(folder, error) from error
+    raise write_error(folder, error) from error
   return f'--reset_output_dir: removed {count} file(s), {size / 1e6:.1f} MB, from {folder}: ' + ', '.join(
     names
   )
 
 
-def _files(path):
+def _list_files(path):
   """The files at or below a path; links are files."""
   if os.path.islink(path) or not os.path.isdir(path):
     return [path]
   return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
 
 
-def _why_not(folder, names, data_dir, teacher_predictions):
+def _find_objection(folder, names, data_dir, teacher_predictions):
   """Why a folder must not be emptied: words that follow its name, '' if it may."""
   real = os.path.realpath(folder)
   inside = lambda path: path and (os.path.realpath(path) + '/').startswith(real.rstrip('/') + '/')
@@ -184,7 +184,7 @@ def prepare_folder(config):
         refuse_other_run(from_json(file.read(), path), config)
     write_text(path, to_json(config))
   except OSError as error:
-    raise cannot_be_written(folder, error) from error
+    raise write_error(folder, error) from error
   return removed
 
 
@@ -220,7 +220,7 @@ def refuse_other_data(folder, before, now):
     )
 
 
-def as_trained(config):
+def load_trained_config(config):
   """The Config of the run in `output_dir`, from its hparams.json, with this command's own flags.
 
   So a command need not repeat what the training was told; what it repeats must agree.

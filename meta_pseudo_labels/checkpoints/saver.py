@@ -43,10 +43,10 @@ class Checkpoints:
   @property
   def newest(self):
     """Path of the newest checkpoint that is there, or None."""
-    return next(iter(files.named(workers.shared(self._last))), None)
+    return next(iter(files.listed_checkpoints(workers.path_in_run_folder(self._last))), None)
 
   @contextlib.contextmanager
-  def gathered(self, number):
+  def gather(self, number):
     """Yields the path of a checkpoint of this number, gone afterwards; None where there is one worker.
 
     Several have to read together what their replicas keep for themselves: once, however often the
@@ -55,7 +55,7 @@ class Checkpoints:
     Raises:
       Failure: it cannot be written.
     """
-    if workers.number(self._strategy)[1] == 1:
+    if workers.index_and_count(self._strategy)[1] == 1:
       yield None
       return
     with tempfile.TemporaryDirectory(prefix='meta_pseudo_labels_') as folder:
@@ -85,7 +85,7 @@ class Checkpoints:
 
   def _write(self, folder, number, keep, gathered):
     path = os.path.join(folder, f'ckpt-{number}')
-    before = [other for other in files.named(folder) if other != path]
+    before = [other for other in files.listed_checkpoints(folder) if other != path]
     try:
       if gathered is None:
         self._checkpoint.write(path)
@@ -122,9 +122,9 @@ class Checkpoints:
     return self._restore(self._best)
 
   def _restore(self, folder):
-    folder = workers.shared(folder)
-    found = workers.prepare(self._strategy, lambda: files.newest_whole(folder, self._say))
-    number = workers.of_chief(self._strategy, int(found.rsplit('-', 1)[1]) if found else -1)
+    folder = workers.path_in_run_folder(folder)
+    found = workers.run_on_chief(self._strategy, lambda: files.newest_intact(folder, self._say))
+    number = workers.from_chief(self._strategy, int(found.rsplit('-', 1)[1]) if found else -1)
     path = os.path.join(folder, f'ckpt-{number}') if number >= 0 else None
     if path:
       try:

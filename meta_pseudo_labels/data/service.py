@@ -11,7 +11,7 @@ SECONDS = 10  # That a dispatcher may take to answer; TensorFlow itself would tr
 _service = tf.data.experimental.service
 
 
-def reached(address):
+def check_dispatcher(address):
   """The dispatcher's address as TensorFlow writes it: `grpc://host:port` of `[grpc://]host:port`.
 
   Raises:
@@ -32,22 +32,22 @@ def reached(address):
   return f'grpc://{host}:{port}'
 
 
-def one_worker_s(elements):
+def shard_across_workers(elements):
   """Every W-th element of an endless dataset, another one's on each of the service's W workers;
-  to be used in what `made_by` gets, before what takes time."""
+  to be used in what `distribute` gets, before what takes time."""
   hint = tf.data.experimental.SHARD_HINT
   return elements.shard(hint, hint)
 
 
-def made_by(address, elements):
-  """The elements of a dataset that has `one_worker_s` in it, made by the service's workers.
+def distribute(address, elements):
+  """The elements of a dataset that has `shard_across_workers` in it, made by the service's workers.
 
   The workers take turns, so that each element comes once, and a fast one does not run ahead; at
   the start, while not all have begun, some come too early. The dispatcher must have been told of
   its workers (`worker_addresses` of its DispatcherConfig), or they could not share the work.
 
   Args:
-    address: as `reached` returns it.
+    address: as `check_dispatcher` returns it.
     elements: an endless tf.data.Dataset; what it reads must be there on the workers.
 
   Returns:

@@ -67,7 +67,7 @@ def create_strategy(
       f'--num_cores_per_replica={cores_per_replica}: only the cores of a TPU share a '
       f'replica; give --strategy=tpu, or {spatial.INSTEAD}'
     )
-  several = name == 'multi_worker' or (name == 'auto' and _workers() > 1)
+  several = name == 'multi_worker' or (name == 'auto' and _count_workers() > 1)
   if several and num_virtual_devices > 1:
     raise UserError(
       f'--num_virtual_devices={num_virtual_devices}: not with several workers (TF_CONFIG); leave it out'
@@ -75,24 +75,24 @@ def create_strategy(
   configure_devices(num_virtual_devices)
   if name == 'auto' and use_tpu:
     try:
-      return _tpu_strategy(master, tpu_topology, cores_per_replica)
+      return _create_tpu_strategy(master, tpu_topology, cores_per_replica)
     except UserError as error:
       if cores_per_replica > 1:
         raise
       logging.warning('--use_tpu: %s', error)
   # Before the devices are listed: several workers must be known before TensorFlow starts them.
   if several:
-    return _multi_worker()
+    return _create_multi_worker()
   if name == 'tpu':
-    return _tpu_strategy(master, tpu_topology, cores_per_replica)
+    return _create_tpu_strategy(master, tpu_topology, cores_per_replica)
   gpus = tf.config.list_logical_devices('GPU')
   devices = [device.name for device in gpus or tf.config.list_logical_devices('CPU')]
   if name == 'mirrored' or (name == 'auto' and len(devices) > 1):
-    return mirrored(devices)
+    return create_mirrored(devices)
   return tf.distribute.OneDeviceStrategy(devices[0])
 
 
-def mirrored(devices):
+def create_mirrored(devices):
   """MirroredStrategy over these devices' names.
 
   Between CPU devices sums are taken by plain additions: TensorFlow's collective operations
@@ -105,7 +105,7 @@ def mirrored(devices):
   )
 
 
-def _workers():
+def _count_workers():
   """How many workers the environment variable TF_CONFIG names: int.
 
   Raises:
@@ -122,8 +122,8 @@ def _workers():
     ) from error
 
 
-def _multi_worker():
-  if not _workers():
+def _create_multi_worker():
+  if not _count_workers():
     raise UserError(
       '--strategy=multi_worker: the environment variable TF_CONFIG names no workers; '
       'set it on each of them, see docs/scaling.md'
@@ -136,7 +136,7 @@ def _multi_worker():
     ) from error
 
 
-def _tpu_strategy(master, tpu_topology, cores_per_replica):
+def _create_tpu_strategy(master, tpu_topology, cores_per_replica):
   try:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=master or 'local')
     tf.config.experimental_connect_to_cluster(resolver)
@@ -170,7 +170,7 @@ def set_up(seed, deterministic=False, use_bfloat16=False, use_float16=False):
   )
 
 
-def per_replica(global_size, replicas, what):
+def divide_batch(global_size, replicas, what):
   """The share of one replica of a global batch.
 
   Raises:
@@ -184,7 +184,7 @@ def per_replica(global_size, replicas, what):
   return global_size // replicas
 
 
-def datasets(strategy, dataset_fn):
+def distribute_batches(strategy, dataset_fn):
   """What `strategy.run` can be fed from: an iterable of every replica's share of a batch.
 
   One CPU device reads the dataset itself: tf.distribute would put an iterator of its own before

@@ -12,13 +12,13 @@ import tensorflow as tf
 INSTEAD = '--nouse_xla_sharding --num_cores_per_replica=1, and --remat to save memory'
 
 
-def grid(cores):
+def choose_grid(cores):
   """(rows, columns) of parts that an image is cut into: as square as a power of two allows."""
   rows = 2 ** math.ceil(math.log2(cores) / 2)
   return rows, cores // rows
 
 
-def computation_shape(mesh_shape, cores):
+def choose_block(mesh_shape, cores):
   """The block of a TPU's mesh that one replica takes.
 
   Args:
@@ -57,23 +57,23 @@ class SplitReplicas(tf.distribute.TPUStrategy):
     """Takes the whole TPU; `topology` is a tf.tpu.experimental.Topology, `cores` a power of two.
 
     Raises:
-      UserError: see `computation_shape`.
+      UserError: see `choose_block`.
     """
     mesh = topology.mesh_shape.tolist()
     super().__init__(
       resolver,
       tf.tpu.experimental.DeviceAssignment.build(
-        topology, computation_shape=computation_shape(mesh, cores), num_replicas=math.prod(mesh) // cores
+        topology, computation_shape=choose_block(mesh, cores), num_replicas=math.prod(mesh) // cores
       ),
     )
-    self.grid = grid(cores)
+    self.grid = choose_grid(cores)
 
 
 def split(images):
   """The same tensor; under `SplitReplicas` each core of the replica holds its part of every image.
 
   Args:
-    images: `[n, height, width, channels]`, which has to be divisible (`check`); of another rank: as it
+    images: `[n, height, width, channels]`, which has to be divisible (`check_sizes`); of another rank: as it
       is.
   """
   strategy = tf.distribute.get_strategy()
@@ -82,7 +82,7 @@ def split(images):
   return strategy.experimental_split_to_logical_devices(images, [1, *strategy.grid, 1])
 
 
-def check(strategy, sizes):
+def check_sizes(strategy, sizes):
   """Whether images of these numbers of pixels a side can be split, if `strategy` splits them.
 
   Raises:

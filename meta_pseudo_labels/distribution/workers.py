@@ -18,7 +18,7 @@ import tensorflow as tf
 SHARED = '.shared'
 
 
-def number(strategy):
+def index_and_count(strategy):
   """(this worker's index, how many there are): ints; (0, 1) unless there are several.
 
   `strategy`: tf.distribute.Strategy, or None.
@@ -34,18 +34,18 @@ def number(strategy):
 
 def is_chief(strategy):
   """Whether this process is the one of several workers that writes what all of them share."""
-  return number(strategy)[0] == 0
+  return index_and_count(strategy)[0] == 0
 
 
-def summed(strategy, value):
+def sum_over_workers(strategy, value):
   """The sum of all workers' values: int. Each worker waits here for the others."""
-  if number(strategy)[1] == 1:
+  if index_and_count(strategy)[1] == 1:
     return int(value)
-  return int(_sum(strategy)(tf.constant(value, tf.int64)))
+  return int(_build_sum(strategy)(tf.constant(value, tf.int64)))
 
 
 @functools.cache
-def _sum(strategy):
+def _build_sum(strategy):
   """A traced function of one int64 scalar a worker to their sum."""
 
   @tf.function(autograph=False)
@@ -54,7 +54,7 @@ def _sum(strategy):
     def share():
       # Of a worker's replicas the first one speaks.
       replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-      local = strategy.num_replicas_in_sync // number(strategy)[1]
+      local = strategy.num_replicas_in_sync // index_and_count(strategy)[1]
       return tf.where(replica % local == 0, value, tf.zeros_like(value))
 
     return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(share), axis=None)
@@ -62,9 +62,9 @@ def _sum(strategy):
   return over_workers
 
 
-def of_chief(strategy, value):
+def from_chief(strategy, value):
   """The chief's value: int, the same on all workers, which wait here for it."""
-  return summed(strategy, value if is_chief(strategy) else 0)
+  return sum_over_workers(strategy, value if is_chief(strategy) else 0)
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def folder(strategy, output_dir):
     yield own
 
 
-def shared(path):
+def path_in_run_folder(path):
   """The path in the run's folder that one in a worker's own folder stands for; the chief's: itself."""
   place, below = path, ''
   while place != os.path.dirname(place):
@@ -92,7 +92,7 @@ def shared(path):
   return path
 
 
-def together(strategy, action):
+def run_on_all(strategy, action):
   """Does something on every worker; goes on when all have done it.
 
   Args:
@@ -110,7 +110,7 @@ def together(strategy, action):
     result = action()
   except Exception as failure:  # noqa: BLE001 Whatever it is: others must not wait for this one.
     error = failure
-  failed = summed(strategy, error is not None)
+  failed = sum_over_workers(strategy, error is not None)
   if error is not None:
     raise error
   if failed:
@@ -118,6 +118,6 @@ def together(strategy, action):
   return result
 
 
-def prepare(strategy, action):
-  """`together` with something that the chief alone does: its result there, None elsewhere."""
-  return together(strategy, action if is_chief(strategy) else lambda: None)
+def run_on_chief(strategy, action):
+  """`run_on_all` with something that the chief alone does: its result there, None elsewhere."""
+  return run_on_all(strategy, action if is_chief(strategy) else lambda: None)

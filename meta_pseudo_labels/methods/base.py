@@ -34,7 +34,7 @@ class Passes:
     self._remat, self._models = remat, {}
 
   def prepare(self, model):
-    """Has to come before the model's first pass. Raises ValueError as `remat.boundaries` does."""
+    """Has to come before the model's first pass. Raises ValueError as `remat.find_boundaries` does."""
     if self._remat:
       self._models[id(model)] = remat_lib.Rematerialized(model)
 

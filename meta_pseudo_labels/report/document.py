@@ -47,7 +47,7 @@ def write(run):
     OSError: the file cannot be written.
   """
   folder = run.config.output_dir
-  results = read_json(workers.shared(os.path.join(folder, 'results.json'))) or {}
+  results = read_json(workers.path_in_run_folder(os.path.join(folder, 'results.json'))) or {}
   selected = results.get('selected') and run.checkpoints.restore_best()
   try:
     text = _document(run, results)

@@ -48,7 +48,7 @@ class Evaluator:
         `pipeline.eval_batches` describes.
       num_batches: int, GLOBAL batches in the split.
     """
-    self._batches = devices.datasets(strategy, batches)
+    self._batches = devices.distribute_batches(strategy, batches)
     self._num_batches = num_batches
 
     @tf.autograph.experimental.do_not_convert

@@ -50,8 +50,8 @@ class Run:
     for name in ('train_batch_size', 'eval_batch_size') + (
       ('finetune_batch_size',) if config.finetune_steps else ()
     ):
-      devices.per_replica(getattr(config, name), self.replicas, name)
-    spatial.check(strategy, problem.image_sizes)
+      devices.divide_batch(getattr(config, name), self.replicas, name)
+    spatial.check_sizes(strategy, problem.image_sizes)
     with strategy.scope():
       self.phases = build.phases(config, problem.input_shape, problem.num_classes)
     # The loop's own, on the host.
@@ -179,7 +179,7 @@ class Run:
   def _resume(self, first_phase):
     """Goes to where the run stands; returns its results so far."""
     self.records = Records(self.config.output_dir, self.monitored)
-    results = read_json(workers.shared(self._results_path)) if self.restored else None
+    results = read_json(workers.path_in_run_folder(self._results_path)) if self.restored else None
     if first_phase is not None:
       self.phase.assign(max(int(self.phase), self.names.index(first_phase)))
     step = self.current.method.steps_made
@@ -306,7 +306,7 @@ class Run:
 
   def _stop_if_asked(self, phase, step):
     """Saves and raises Interrupted if a signal came, here or to another worker."""
-    if workers.summed(self.strategy, self.signals.received is not None):
+    if workers.sum_over_workers(self.strategy, self.signals.received is not None):
       self._save(self._offset(phase) + step)
       self.progress.say(
         f'Stopped at step {step} of {phase.name}, saved; the same command continues from here'
@@ -320,7 +320,7 @@ class Run:
       self.records.flush()
       self.checkpoints.save(number, best, gathered)
 
-    with self.checkpoints.gathered(number) as gathered:
+    with self.checkpoints.gather(number) as gathered:
       self._keep_trying(write)
 
   def _keep_trying(self, write):

@@ -163,18 +163,20 @@ def test_parts_of_a_cpu_are_refused_to_several_workers(tmp_path, capsys, monkeyp
 
 
 def test_one_process_is_the_chief_and_writes_where_it_is_told(one_device, tmp_path):
-  assert workers.number(one_device) == (0, 1)
-  assert workers.is_chief(None) and workers.of_chief(one_device, 7) == 7
+  assert workers.index_and_count(one_device) == (0, 1)
+  assert workers.is_chief(None) and workers.from_chief(one_device, 7) == 7
   with workers.folder(one_device, str(tmp_path)) as place:
-    assert place == str(tmp_path) == workers.shared(place)
+    assert place == str(tmp_path) == workers.path_in_run_folder(place)
   with pytest.raises(UserError, match='no'):
-    workers.prepare(one_device, lambda: (_ for _ in ()).throw(UserError('no')))
+    workers.run_on_chief(one_device, lambda: (_ for _ in ()).throw(UserError('no')))
 
 
 def test_a_worker_s_own_folder_stands_for_the_run_s(monkeypatch, tmp_path):
   monkeypatch.setattr(workers, 'number', lambda strategy: (1, 2))
   with workers.folder(None, str(tmp_path)) as own:
     assert own != str(tmp_path)
-    assert workers.shared(own) == str(tmp_path)
-    assert workers.shared(os.path.join(own, 'baselines', 'uda')) == str(tmp_path / 'baselines' / 'uda')
+    assert workers.path_in_run_folder(own) == str(tmp_path)
+    assert workers.path_in_run_folder(os.path.join(own, 'baselines', 'uda')) == str(
+      tmp_path / 'baselines' / 'uda'
+    )
   assert not os.path.exists(own)
