@@ -282,11 +282,11 @@ def convert(config, progress):
   config = run_folder.load_trained_config(config).replace(
     load_checkpoint=None, mpl_teacher_checkpoint=None, mpl_student_checkpoint=None
   )
-  newest = conversion.newest(config.output_dir, progress.say)
+  newest = conversion.find_newest(config.output_dir, progress.say)
   phases = build.phases(
     config,
-    conversion.input_shape(registry.info(config.dataset), config.image_size),
-    len(conversion.class_names(newest)),
+    conversion.get_input_shape(registry.info(config.dataset), config.image_size),
+    len(conversion.read_class_names(newest)),
   )
   method = next(phase.method for phase in phases if phase.name == 'train')
   conversion.convert(newest, method, config.output)

@@ -58,7 +58,7 @@ class LeakyReLU(tf.keras.layers.Layer):
     self.slope = slope
 
   def call(self, inputs, training=False):
-    """Applies `leaky_relu` to a float tensor of any shape; XLA is used in training only, not in exports."""
+    """Applies `leaky_relu` to a float tensor of any shape, with XLA only in training, not in exports."""
     return leaky_relu(inputs, self.slope, bool(training) and xla_is_faster(inputs.dtype))
 
   def get_config(self):

@@ -16,7 +16,7 @@ _AGAIN = contextvars.ContextVar('again', default=None)
 
 @contextlib.contextmanager
 def record_statistics():
-  """Records the statistics of the forward pass made in this context; yields them for `reuse_statistics`."""
+  """Records the statistics of the pass made in this context; yields them for `reuse_statistics`."""
   kept = {}
   token = _KEPT.set(kept)
   try:
