@@ -207,7 +207,7 @@ def test_what_predictions_are_of_is_told_apart(names):
   )
   inputs = rng.standard_normal([4, 3]).astype(np.float32)
   called = np.array(['1.png', '2.png', '3.png', '4.png'])
-  made = lambda order: teacher_predictions.description(
+  made = lambda order: teacher_predictions.describe(
     unlabeled=inputs[order], names=called[order] if names else None, **common
   )
   assert made([0, 1, 2, 3]) == made([0, 1, 2, 3]) != made([0, 1, 3, 2])

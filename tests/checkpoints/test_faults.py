@@ -63,11 +63,11 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, d
   assert made.restore() == f'{folder}/ckpt-2'
   assert variable.numpy().tolist() == [2] * 100
   assert len(said) == 1 and '\n' not in said[0]
-  assert said[0].startswith(f'{folder}/ckpt-3 is damaged (')
-  assert said[0].endswith(f'going on from {folder}/ckpt-2')
+  assert said[0].startswith(f'{folder}/ckpt-3: damaged (')
+  assert said[0].endswith(f'resuming from {folder}/ckpt-2')
   damage(folder / f'ckpt-2{suffix}')
   damage(folder / f'ckpt-1{suffix}')
-  with pytest.raises(UserError, match='all 3 checkpoints there are damaged'):
+  with pytest.raises(UserError, match='all 3 checkpoints in it are damaged'):
     made.restore()
 
 

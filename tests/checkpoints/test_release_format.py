@@ -197,7 +197,7 @@ def test_missing_extra_and_wrongly_shaped_names_are_reported(tmp_path):
   assert report.unused == ['model/conv/kernel']
   assert report.lines() == [
     f'{tmp_path}/a: loaded 4 student, 3 average',
-    f'  not in it, left as they were: 1 average, global_step (global_step, ema/model/{KERNEL})',
+    f'  not in it, left unchanged: 1 average, global_step (global_step, ema/model/{KERNEL})',
     '  in it and not used: 1 student (model/conv/kernel)',
   ]
   assert_equal(
@@ -247,7 +247,7 @@ def test_bad_paths_are_one_line_each(tmp_path):
     ('empty', 'a folder without a `checkpoint` file'),
     ('lost', 'names .*ckpt-7, which is not there'),
     ('half', r'damaged .* \.data files'),
-    ('other', 'is not of a run of this program'),
+    ('other', 'is not from a run of this program'),
   ):
     with pytest.raises(UserError, match=words) as error:
       release_format.load(str(tmp_path / name), variables, method)

@@ -175,8 +175,8 @@ def test_evaluation_is_split_too(on_four_cores):
 @pytest.mark.parametrize(
   'sizes, words',
   [
-    ((512, 510), 'cuts images into 4 x 4 parts, and 510 pixels a side cannot be divided by 4'),
-    ((), 'cuts images into 4 x 4 parts, and there are none'),
+    ((512, 510), 'splits images into 4 x 4 parts, and 510 pixels per side cannot be divided by 4'),
+    ((), 'splits images into 4 x 4 parts, and there are no images'),
   ],
 )
 def test_images_that_cannot_be_split(sizes, words):

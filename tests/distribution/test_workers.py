@@ -133,17 +133,17 @@ def test_a_bad_request_is_one_line_of_the_chief_and_ends_both(tmp_path):
   statuses, outputs = finish(start_workers(command(tmp_path, '--reset_output_dir')))
   assert statuses == [2, 2], outputs
   assert 'this program did not make it' in outputs[0]
-  assert 'error: another worker cannot go on' in outputs[1]
+  assert 'error: another worker failed' in outputs[1]
   assert sorted(os.listdir(tmp_path)) == ['.lock', 'thesis.tex']
 
 
 @pytest.mark.parametrize(
   'value, words',
   [
-    ('{"cluster": ', 'must be JSON'),
-    ('[]', 'must be JSON'),
+    ('{"cluster": ', 'give JSON'),
+    ('[]', 'give JSON'),
     ('', 'names no workers'),
-    ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 7}}', 'refuses'),
+    ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 7}}', 'rejects'),
   ],
 )
 def test_a_bad_cluster_is_one_line(tmp_path, capsys, monkeypatch, value, words):
@@ -159,7 +159,9 @@ def test_parts_of_a_cpu_are_refused_to_several_workers(tmp_path, capsys, monkeyp
     json.dumps({'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 0}}),
   )
   assert main.run(command(tmp_path, '--num_virtual_devices=4')[2:]) == 2
-  assert capsys.readouterr().err.startswith('error: --num_virtual_devices=4: not with several workers')
+  assert capsys.readouterr().err.startswith(
+    'error: --num_virtual_devices=4: not possible with several workers'
+  )
 
 
 def test_one_process_is_the_chief_and_writes_where_it_is_told(one_device, tmp_path):
