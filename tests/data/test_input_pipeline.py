@@ -84,8 +84,8 @@ def test_a_service_s_workers_make_the_same_batches(service_address, replicas):
 @pytest.mark.parametrize(
   'address, words',
   [
-    ('nowhere', "must be the dispatcher's host:port"),
-    ('http://a:1', 'must be the dispatcher'),
+    ('nowhere', "give the dispatcher's host:port"),
+    ('http://a:1', 'give the dispatcher'),
     ('localhost:1', 'no dispatcher answers'),
     ('localhost:99999', 'no dispatcher answers'),
   ],

@@ -276,8 +276,8 @@ def _find_shards(folder, files, prefix):
   missing = [file for file in wanted if file not in files]
   if missing:
     raise UserError(
-      f'{os.path.join(folder, missing[0])}: missing, as are {len(missing)} of '
-      f'{len(wanted)} shards in all; fetch them'
+      f'{os.path.join(folder, missing[0])}: missing ({len(missing)} of '
+      f'{len(wanted)} shards are missing); fetch them'
     )
   return [os.path.join(folder, file) for file in wanted]
 

@@ -1,4 +1,4 @@
-"""Tests of data/augment.py and data/image_ops.py."""
+"""Tests of data/augment/rand_augment.py and data/augment/image_ops.py."""
 
 import collections
 import json
@@ -14,24 +14,36 @@ import tensorflow as tf
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[3] / 'tests/golden'
 BLENDS = ('color', 'contrast', 'brightness', 'sharpness')
-FUNCTIONS = {
-  'AutoContrast': image_ops.autocontrast,
-  'Equalize': image_ops.equalize,
-  'Invert': image_ops.invert,
-  'Rotate': image_ops.rotate,
-  'Posterize': image_ops.posterize,
-  'Solarize': image_ops.solarize,
-  'Color': image_ops.color,
-  'Contrast': image_ops.contrast,
-  'Brightness': image_ops.brightness,
-  'Sharpness': image_ops.sharpness,
-  'ShearX': image_ops.shear_x,
-  'ShearY': image_ops.shear_y,
-  'TranslateX': image_ops.translate_x,
-  'TranslateY': image_ops.translate_y,
-  'SolarizeAdd': image_ops.solarize_add,
-  'Identity': image_ops.identity,
-}
+
+
+def golden_name(name):
+  """The name in case9.npz of an operation of RandAugment: solarize_add of SolarizeAdd."""
+  return re.sub('(?<!^)(?=[A-Z])', '_', name).lower().replace('auto_contrast', 'autocontrast')
+
+
+def operation(name):
+  """The operation `name` of image_ops, of images and of arguments, one per image or one for all."""
+  if hasattr(image_ops, name):
+    return getattr(image_ops, name)
+
+  def apply(images, *arguments):
+    images = tf.convert_to_tensor(images)
+    (count, *_), (height, width) = tf.unstack(tf.shape(images)), images.shape[1:3]
+    arguments = [tf.broadcast_to(argument, [count]) for argument in arguments]
+    if name == 'identity':
+      return images
+    if hasattr(image_ops, f'{name}_tables'):
+      arguments += [height * width] if name == 'contrast' else []
+      tables = getattr(image_ops, f'{name}_tables')(*arguments)
+      return image_ops.apply_tables(images, tf.broadcast_to(tables, [count, 256]))
+    arguments = [tf.cast(argument, tf.float32) for argument in arguments]
+    arguments += [height, width] if name == 'rotate' else []
+    return image_ops.transform(images, getattr(image_ops, f'{name}_transforms')(*arguments))
+
+  return apply
+
+
+FUNCTIONS = {name: operation(golden_name(name)) for name in rand_augment.AUGMENT_OPS if name != 'Cutout'}
 SIGNED = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 
 
@@ -46,7 +58,7 @@ def random_images(count, height, width, channels, seed=0):
 
 
 def in_dataset(function, *tensors):
-  """The function's result inside tf.data's map, where graph optimizers have their hands on it."""
+  """Returns the function's result inside tf.data's map, where graph optimizers can change it."""
   return next(iter(tf.data.Dataset.from_tensors(tensors).map(function)))
 
 
@@ -84,7 +96,7 @@ def golden_arguments(op, texts):
 @pytest.mark.parametrize('op', sorted(GOLDEN_CASES))
 def test_golden(op, where):
   images, texts, expected, exact = (np.array(x) for x in zip(*GOLDEN_CASES[op]))
-  function = getattr(image_ops, op)
+  function = operation(op)
   arguments = golden_arguments(op, list(texts))
   if where == 'eager':
     result = function(images, *arguments)
@@ -96,10 +108,8 @@ def test_golden(op, where):
 
 
 def test_golden_covers_every_op():
-  assert set(GOLDEN_CASES) == {
-    re.sub('(?<!^)(?=[A-Z])', '_', name).lower().replace('auto_contrast', 'autocontrast')
-    for name in FUNCTIONS
-  } | {'cutout'}
+  assert len(FUNCTIONS) == 16
+  assert set(GOLDEN_CASES) == {golden_name(name) for name in FUNCTIONS} | {'cutout'}
 
 
 def test_scalar_argument_is_for_all_images():
@@ -341,10 +351,10 @@ def test_one_channel_is_a_channel_of_three():
 def test_posterize_and_solarize_at_their_ends():
   ramp = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   for bits, mask in ((0, 0x80), (1, 0x80), (7, 0xFE), (8, 0xFF), (10, 0x80)):
-    np.testing.assert_array_equal(image_ops.posterize(ramp, bits), ramp & mask)
+    np.testing.assert_array_equal(FUNCTIONS['Posterize'](ramp, bits), ramp & mask)
   for threshold, same in ((0, 0), (256, 0), (409, 153), (255, 255)):
     expected = np.where(ramp < same, ramp, 255 - ramp)
-    np.testing.assert_array_equal(image_ops.solarize(ramp, threshold), expected)
+    np.testing.assert_array_equal(FUNCTIONS['Solarize'](ramp, threshold), expected)
 
 
 def test_against_tensorflow_addons():
@@ -357,18 +367,16 @@ def test_against_tensorflow_addons():
   pixels = (generator.uniform(-12, 12, 40) // 0.3 * 0.3).astype(np.float32)
   zeros = np.zeros_like(pixels)
   np.testing.assert_array_equal(
-    image_ops.rotate(images, degrees),
+    FUNCTIONS['Rotate'](images, degrees),
     tfa_image.rotate(images, degrees * np.float32(np.pi / 180), fill_value=128.0),
   )
-  for ours, other, move in (
-    (image_ops.translate_x, tfa_image.translate, np.stack([-pixels, zeros], 1)),
-    (image_ops.translate_y, tfa_image.translate, np.stack([zeros, -pixels], 1)),
-  ):
-    np.testing.assert_array_equal(ours(images, pixels), other(images, move, fill_value=128.0))
+  for name, move in (('TranslateX', [-pixels, zeros]), ('TranslateY', [zeros, -pixels])):
+    expected = tfa_image.translate(images, np.stack(move, 1), fill_value=128.0)
+    np.testing.assert_array_equal(FUNCTIONS[name](images, pixels), expected)
   np.testing.assert_array_equal(image_ops.equalize(images), tfa_image.equalize(images))
-  for ours, other in ((image_ops.shear_x, tfa_image.shear_x), (image_ops.shear_y, tfa_image.shear_y)):
+  for name, other in (('ShearX', tfa_image.shear_x), ('ShearY', tfa_image.shear_y)):
     expected = [other(tf.constant(i), v, [128] * 3) for i, v in zip(images[:12], level)]
-    np.testing.assert_array_equal(ours(images[:12], level[:12]), expected)
+    np.testing.assert_array_equal(FUNCTIONS[name](images[:12], level[:12]), expected)
 
 
 def test_sharpness_against_tensorflow_addons():
@@ -378,9 +386,8 @@ def test_sharpness_against_tensorflow_addons():
   total = 4 * wide[:, 1:-1, 1:-1] + sum(
     wide[:, i : i + 30, j : j + 38] for i in range(3) for j in range(3)
   )
-  # Addons cuts the smoothed value off after a convolution (whose rounding at multiples of 13
-  # depends on its kernel) and rounds t after blending where the release cuts t * 255.5 / 255
-  # off: the same or one higher.
+  # Addons truncates the smoothed value after a convolution, whose rounding at multiples of 13 depends on
+  # its kernel. It rounds t after blending, where the release truncates t * 255.5 / 255: one higher at most.
   same = np.pad(total % 13 != 0, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=True)
   for factor in (0.3, 1.9):
     expected = tfa_image.sharpness(images, factor).numpy().astype(np.int32)
@@ -399,7 +406,7 @@ def test_other_images_are_refused(images):
 
 
 def test_unknown_operation_is_named():
-  with pytest.raises(ValueError, match="no operation 'Blur'.*Posterize"):
+  with pytest.raises(ValueError, match="no operation 'Blur'; .*Posterize"):
     rand_augment.rand_augment(
       np.zeros([1, 4, 4, 1], np.uint8),
       rng.key(0, 0),
