@@ -57,6 +57,14 @@ def random_images(count, height, width, channels, seed=0):
   return images.astype(np.uint8)
 
 
+def augment(images, key, magnitude, consts, **kwargs):
+  """Applies RandAugment; `consts` are those of cutout and of translation."""
+  cutout_const, translate_const = consts
+  return rand_augment.rand_augment(
+    images, key, magnitude=magnitude, cutout_const=cutout_const, translate_const=translate_const, **kwargs
+  )
+
+
 def in_dataset(function, *tensors):
   """Returns the function's result inside tf.data's map, where graph optimizers can change it."""
   return next(iter(tf.data.Dataset.from_tensors(tensors).map(function)))
@@ -133,9 +141,7 @@ def test_there_is_every_operation_that_can_be_asked_for():
   assert sorted(rand_augment.AUGMENT_OPS) == sorted(rand_augment.levels(5, 4, 4))
   images = np.random.RandomState(0).randint(50, 240, [32, 24, 24, 3]).astype(np.uint8)
   for name in rand_augment.AUGMENT_OPS:
-    done = rand_augment.rand_augment(
-      images, rng.key(0, 0), magnitude=9, cutout_const=4, translate_const=4, ops=[name]
-    )
+    done = augment(images, rng.key(0, 0), 9, (4, 4), ops=[name])
     assert np.any(done != images) == (name != 'Identity'), name
 
 
@@ -170,15 +176,7 @@ def apply_by_hand(images, key, magnitude, consts, ops, num_layers=2):
 
 @pytest.mark.parametrize(
   'magnitude,size',
-  [
-    (1, (32, 32, 3)),
-    (5, (32, 32, 3)),
-    (10, (32, 32, 3)),
-    (16, (32, 32, 3)),
-    (17, (32, 32, 3)),
-    (16, (33, 47, 3)),
-    (16, (28, 28, 1)),
-  ],
+  [(magnitude, (32, 32, 3)) for magnitude in (1, 5, 10, 16, 17)] + [(16, (33, 47, 3)), (16, (28, 28, 1))],
 )
 def test_rand_augment_is_its_ops_image_by_image(magnitude, size):
   images = random_images(96, *size, seed=magnitude)
@@ -197,9 +195,7 @@ def test_rand_augment_is_its_ops_image_by_image(magnitude, size):
 def test_rand_augment_with_other_ops():
   images, key = random_images(40, 12, 12, 1), rng.key(3, 4)
   ops = ('SolarizeAdd', 'Identity', 'Equalize')
-  result = rand_augment.rand_augment(
-    images, key, num_layers=3, magnitude=9, cutout_const=1, translate_const=1, ops=ops
-  )
+  result = augment(images, key, 9, (1, 1), num_layers=3, ops=ops)
   expected, applied = apply_by_hand(images, key, 9, (1, 1), ops, num_layers=3)
   np.testing.assert_array_equal(result, expected)
   assert set(applied) == set(ops)
@@ -209,14 +205,8 @@ def test_rand_augment_draws_one_probability_an_image():
   # Black images gain 11 each time. Applied 0, 1, 2 times with E[(1-p)^2], 2E[p(1-p)], E[p^2],
   # p ~ U(.2, .8): E[p^2] = .25 + .36 / 12 = .28 (.25 if each layer drew its own).
   count = 20000
-  result = rand_augment.rand_augment(
-    np.zeros([count, 2, 2, 1], np.uint8),
-    rng.key(0, 0),
-    magnitude=1,
-    cutout_const=1,
-    translate_const=1,
-    ops=('SolarizeAdd',),
-  ).numpy()[:, 0, 0, 0]
+  result = augment(np.zeros([count, 2, 2, 1], np.uint8), rng.key(0, 0), 1, (1, 1), ops=('SolarizeAdd',))
+  result = result.numpy()[:, 0, 0, 0]
   shares = [np.mean(result == value) for value in (0, 11, 22)]
   np.testing.assert_allclose(shares, [0.28, 0.44, 0.28], atol=0.015)
 
@@ -224,15 +214,8 @@ def test_rand_augment_draws_one_probability_an_image():
 def test_rand_augment_signs_are_random():
   image = np.zeros([1, 9, 9, 1], np.uint8)
   image[:, 4, 4] = 255
-  moved = rand_augment.rand_augment(
-    np.repeat(image, 4000, 0),
-    rng.key(1, 2),
-    num_layers=1,
-    magnitude=10,
-    cutout_const=1,
-    translate_const=2,
-    ops=('TranslateX',),
-  ).numpy()[:, 4, :, 0]
+  moved = augment(np.repeat(image, 4000, 0), rng.key(1, 2), 10, (1, 2), num_layers=1, ops=('TranslateX',))
+  moved = moved.numpy()[:, 4, :, 0]
   shares = [np.mean(moved[:, column] == 255) for column in (2, 4, 6)]
   np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.03)
 
@@ -386,8 +369,9 @@ def test_sharpness_against_tensorflow_addons():
   total = 4 * wide[:, 1:-1, 1:-1] + sum(
     wide[:, i : i + 30, j : j + 38] for i in range(3) for j in range(3)
   )
-  # Addons truncates the smoothed value after a convolution, whose rounding at multiples of 13 depends on
-  # its kernel. It rounds t after blending, where the release truncates t * 255.5 / 255: one higher at most.
+  # Addons truncates the smoothed value after a convolution, whose rounding at multiples of 13
+  # depends on its kernel. It rounds t after blending, where the release truncates t * 255.5 / 255:
+  # the same or one higher.
   same = np.pad(total % 13 != 0, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=True)
   for factor in (0.3, 1.9):
     expected = tfa_image.sharpness(images, factor).numpy().astype(np.int32)
@@ -407,11 +391,4 @@ def test_other_images_are_refused(images):
 
 def test_unknown_operation_is_named():
   with pytest.raises(ValueError, match="no operation 'Blur'; .*Posterize"):
-    rand_augment.rand_augment(
-      np.zeros([1, 4, 4, 1], np.uint8),
-      rng.key(0, 0),
-      magnitude=5,
-      cutout_const=1,
-      translate_const=1,
-      ops=('Invert', 'Blur'),
-    )
+    augment(np.zeros([1, 4, 4, 1], np.uint8), rng.key(0, 0), 5, (1, 1), ops=('Invert', 'Blur'))

@@ -111,6 +111,9 @@ def test_points(tmp_path):
 # Files that are none.
 
 
+UNREADABLE = ('FILE: the file cannot be read (', 'FILE: not a .npz file; ')
+
+
 def test_files_that_cannot_be_read(tmp_path):
   assert refusal(tmp_path) == (
     'FILE: the file cannot be read (No such file or directory); make a new one with numpy.savez'
@@ -121,8 +124,8 @@ def test_files_that_cannot_be_read(tmp_path):
   for content in (b'', b'no arrays', b'PK\x03\x04', pickle.dumps([1]), no_arrays.getvalue()):
     path.write_bytes(content)
     message = refusal(tmp_path)
-    assert message.startswith('FILE: ')
-    assert message.endswith('); make a new one with numpy.savez')
+    assert message.startswith(UNREADABLE)
+    assert message.endswith('; make a new one with numpy.savez')
   with open(path, 'wb') as file:
     np.save(file, np.zeros(3))
   assert refusal(tmp_path) == (
@@ -133,7 +136,7 @@ def test_files_that_cannot_be_read(tmp_path):
   assert refusal(tmp_path) == ('FILE: train_images is not an array; make the file with numpy.savez')
   path.unlink()
   path.mkdir()
-  assert refusal(tmp_path).startswith('FILE: ')
+  assert refusal(tmp_path).startswith(UNREADABLE)
 
 
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
@@ -143,7 +146,7 @@ def test_damaged_files(tmp_path, save):
   content, path = file.getvalue(), tmp_path / 'my.npz'
   for length in range(0, len(content), 31):
     path.write_bytes(content[:length])
-    assert refusal(tmp_path).startswith('FILE: ')
+    assert refusal(tmp_path).startswith(UNREADABLE)
   # The first array's bytes begin behind the archive's 66. There each is checked, except for one
   # bit of the first, which says whether more compressed blocks follow.
   for position in range(67, 110):
@@ -228,11 +231,13 @@ UNFIT = {
   ),
   'other size': (
     {'unlabeled_images': images(1, 3, 3)},
-    'FILE: an example of unlabeled_images has the shape [3, 3, 1], one of train_images has [2, 3, 1]; make them equal',
+    'FILE: an example of unlabeled_images has the shape [3, 3, 1], '
+    'one of train_images has [2, 3, 1]; make them equal',
   ),
   'other channels': (
     {'test_images': images(1, 2, 3, 3), 'test_labels': np.array([0])},
-    'FILE: an example of test_images has the shape [2, 3, 3], one of train_images has [2, 3, 1]; make them equal',
+    'FILE: an example of test_images has the shape [2, 3, 3], '
+    'one of train_images has [2, 3, 1]; make them equal',
   ),
   'float labels': (
     {'train_labels': np.zeros(4)},
@@ -315,7 +320,7 @@ def test_arrays_that_do_not_fit(tmp_path, name):
     (np.zeros([3, 0], np.float32), 'is empty (float32 [3, 0]); fill it or leave it out'),
     (
       np.float32([[0, 1], [2, np.nan], [np.inf, 5]]),
-      'has numbers that are not finite, first in row 1: replace them',
+      'has numbers that are not finite, first in row 1; replace them',
     ),
   ],
 )
