@@ -275,7 +275,7 @@ def _prepare_seed(config, strategy):
 def _finish_seed(run, rows, progress):
   """Writes `table.json` and `report.html` into a run's folder."""
   write_json(os.path.join(run.config.output_dir, 'table.json'), [row.to_json() for row in rows])
-  document.attempt(run, progress)
+  document.try_write(run, progress)
 
 
 def _draw_regions(run, regions, rows):
@@ -286,7 +286,7 @@ def _draw_regions(run, regions, rows):
     return
   accuracy = {row.name: row.accuracy() for row in rows}
   title = lambda name: accuracy.get(LABELS[name]) or accuracy[f'{LABELS[name]} student']
-  plots.decision_regions(
+  plots.draw_decision_regions(
     os.path.join(config.output_dir, 'decision_regions.png'),
     {f'{LABELS[name]}\n{title(name)}': region for name, region in drawn.items()},
     plane=plane_bounds(problem),

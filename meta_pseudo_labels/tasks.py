@@ -154,11 +154,11 @@ def _evaluate(setup, run):
     'models': run.evaluate(phase),
   }
   say(json.dumps(results, indent=2))
-  phase, name = document.student(run)
+  phase, name = document.find_student(run)
   details = evaluation.details(run.outcomes(phase, name), setup.problem.info.class_names)
   place = os.path.join(setup.config.output_dir, f'eval_{run.reported}')
   write_json(f'{place}.json', {**results, 'details': {'model': name, **details}})
-  for what, png in document.figures(details).items():
+  for what, png in document.draw_figures(details).items():
     with open(f'{place}_{what}.png', 'wb') as file:
       file.write(png)
   say(

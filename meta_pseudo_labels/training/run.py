@@ -300,7 +300,7 @@ class Run:
       self.records.show(
         'views',
         self._offset(phase) + step,
-        view_samples.grid(shown),
+        view_samples.arrange(shown),
         (f'Original views above augmented ones; labels by {shown.source}: {labels}'),
       )
 

@@ -235,8 +235,8 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
     line, printed = one_error_line(capsys)
     words = {'full': 'No space left', 'read_only': 'Read-only', 'gone': ''}[fault]
     assert line.startswith(f'error: cannot save: {words}')
-    assert '--save_retry_seconds=1 are over; the last good checkpoint is ' in line
-    assert printed.count('trying again for 1 s') == 1
+    assert '--save_retry_seconds=1 have passed; the last intact checkpoint is ' in line
+    assert printed.count('retrying for 1 s') == 1
     where = disk / 'away' if fault == 'gone' else folder
     files.check(str(where / 'ckpt_last' / 'ckpt-2'))
     undo[fault]()
@@ -261,8 +261,8 @@ def test_a_disk_that_comes_back(tmp_path, capsys, monkeypatch, before_second_sav
   before_second_save(lambda: monkeypatch.setattr(files, 'check', failing))
   assert main.run(short(tmp_path, '--save_retry_seconds=60')) == 0
   printed = capsys.readouterr().out
-  assert printed.count('cannot save: Input/output error; trying again for 60 s') == 1
-  assert 'saved after all' in printed
+  assert printed.count('cannot save: Input/output error; retrying for 60 s') == 1
+  assert 'saved at the repeated try' in printed
 
 
 def poisoned(first, count):
@@ -288,7 +288,7 @@ def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
   line, _ = one_error_line(capsys)
   assert line.startswith('error: step 7 of train: the gradient was not finite in 4 steps in a row')
   assert 'cross_entropy' in line and 'nan' in line
-  assert f'the last good checkpoint is {tmp_path}/ckpt_last/ckpt-6' in line
+  assert f'the last intact checkpoint is {tmp_path}/ckpt_last/ckpt-6' in line
   lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   # Steps 1 to 3 were whole; the first bad one is the fourth.
   assert [line['skipped_steps'] for line in lines if line['kind'] == 'train'] == [0, 0, 0, 1, 2, 3]

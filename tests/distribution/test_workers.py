@@ -174,7 +174,7 @@ def test_one_process_is_the_chief_and_writes_where_it_is_told(one_device, tmp_pa
 
 
 def test_a_worker_s_own_folder_stands_for_the_run_s(monkeypatch, tmp_path):
-  monkeypatch.setattr(workers, 'number', lambda strategy: (1, 2))
+  monkeypatch.setattr(workers, 'index_and_count', lambda strategy: (1, 2))
   with workers.folder(None, str(tmp_path)) as own:
     assert own != str(tmp_path)
     assert workers.path_in_run_folder(own) == str(tmp_path)

@@ -110,7 +110,7 @@ def test_a_training_ends_with_a_report_of_all_there_is(run, capsys):
     '--num_train_steps',
     'was the best on the validation split',
     f'TensorFlow {tf.__version__}',
-    '40 labeled (4 to 4 a class)',
+    '40 labeled (4 to 4 per class)',
   ):
     assert words in ' '.join(found.texts), words
   results = json.loads((run / 'results.json').read_text())
@@ -196,7 +196,7 @@ def test_a_failing_report_is_one_line_and_no_failure(tmp_path, capsys, monkeypat
   argv = ['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1', f'--output_dir={tmp_path}']
   assert main.run([*argv, *TINY]) == 0
   (line,) = [line for line in capsys.readouterr().out.splitlines() if 'report.html' in line]
-  assert line.startswith('report.html was not made (OSError: [Errno 28] No space left on device)')
+  assert line.startswith('report.html was not written (OSError: [Errno 28] No space left on device)')
   assert (tmp_path / 'table.json').exists()
 
 
@@ -259,19 +259,19 @@ def test_calibration_by_hand():
     predicted=np.array([0, 1, 0, 2]),
     confidence=np.array([1.0, 0.9, 0.5, 0.45], np.float32),
   )
-  assert evaluate.confusion(found, 3).tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
-  result = evaluate.calibration(found, num_bins=2)
+  assert evaluate.count_confusions(found, 3).tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
+  result = evaluate.measure_calibration(found, num_bins=2)
   # .5 belongs to the lower of two bins: two wrong ones there, two right ones in the upper.
   assert [(entry['examples'], entry['accuracy']) for entry in result['bins']] == [(2, 0), (2, 1)]
   assert result['ece'] == pytest.approx(0.5 * 0.475 + 0.5 * 0.05)
-  assert evaluate.calibration(found, num_bins=10)['bins'][0] == {
+  assert evaluate.measure_calibration(found, num_bins=10)['bins'][0] == {
     'from': 0.0,
     'to': 0.1,
     'examples': 0,
     'confidence': None,
     'accuracy': None,
   }
-  assert evaluate.details(found, ['a', 'b', 'c'])['per_class'][2]['accuracy'] is None
+  assert evaluate.summarize(found, ['a', 'b', 'c'])['per_class'][2]['accuracy'] is None
   assert found.mistakes(5).tolist() == [2, 3]
 
 
@@ -304,7 +304,7 @@ def test_curves_go_over_phases_and_are_thinned(tmp_path):
     steps_before = Run.steps_before
 
   logged = curves.read_metrics(str(tmp_path / 'm.jsonl'))
-  x, y = curves.series(Run(), logged, 'train', {'x': 'X', 'z': 'Z'})['X']
+  x, y = curves.collect_series(Run(), logged, 'train', {'x': 'X', 'z': 'Z'})['X']
   assert len(x) == 300 and x[0] == 2.5 and x[-1] == 1198.5
   assert y[0] == y[150] == 2.5
 
