@@ -120,7 +120,7 @@ def test_golden_formula_loads_into_teacher_student_and_average(tmp_path):
   shapes = [json.loads(shape) for shape in golden['vars/shapes'].tolist()]
   slots = ('Momentum', 'global_step', 'cross_entropy_old', 'moving_dot_product')
   values = {
-    name: parity.initial_value(name, shape)
+    name: parity.draw_initial_value(name, shape)
     for name, shape in zip(golden['vars/names'].tolist(), shapes)
     if not name.endswith(slots)
   }
@@ -151,7 +151,7 @@ def test_golden_evaluation_logits_come_out_of_a_checkpoint(tmp_path, case, atol)
   golden = np.load(GOLDEN / f'{case}.npz')
   replay = parity.Replay(golden)
   for step in range(4):
-    replay.step(tuple(tf.constant(x) for x in parity.inputs(replay.params, step)))
+    replay.step(tuple(tf.constant(x) for x in parity.draw_inputs(replay.params, step)))
   path = str(tmp_path / 'ckpt-4')
   release_format.write(path, replay.method)
   config = replay.config.replace(seed=9)

@@ -6,12 +6,12 @@ import os
 import shutil
 import subprocess
 
-from meta_pseudo_labels import build, main, report
+from meta_pseudo_labels import build, main
 from meta_pseudo_labels.build import Phase
 from meta_pseudo_labels.config import from_json, parse
 from meta_pseudo_labels.data import semi_supervised
 from meta_pseudo_labels.distribution import devices
-from meta_pseudo_labels.report import curves, page
+from meta_pseudo_labels.report import curves, document, page
 from meta_pseudo_labels.training import evaluate
 from meta_pseudo_labels.training import run as run_module
 from meta_pseudo_labels.training.run import Run
@@ -192,7 +192,7 @@ def test_a_failing_report_is_one_line_and_no_failure(tmp_path, capsys, monkeypat
   def fail(run):
     raise OSError(28, 'No space left\non device')
 
-  monkeypatch.setattr(report, 'write', fail)
+  monkeypatch.setattr(document, 'write', fail)
   argv = ['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1', f'--output_dir={tmp_path}']
   assert main.run([*argv, *TINY]) == 0
   (line,) = [line for line in capsys.readouterr().out.splitlines() if 'report.html' in line]
