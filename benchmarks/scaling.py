@@ -109,8 +109,8 @@ def main(argv):
   for (batch, replicas), values in rates.items():
     ratios = sorted(value / first for value, first in zip(values, rates[grid[0]]))
     print(
-      f'batch {batch:5}, {replicas} replica(s): {ratios[len(ratios) // 2]:.2f} of the images per second of '
-      f'batch {grid[0][0]} on {grid[0][1]} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
+      f'batch {batch:5}, {replicas} replica(s): {ratios[len(ratios) // 2]:.2f} of the images per second '
+      f'of batch {grid[0][0]} on {grid[0][1]} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
     )
 
 

@@ -104,13 +104,13 @@ def test_an_unknown_setting_is_refused(capsys):
   with pytest.raises(SystemExit) as stop:
     study.parse(['--settings=UDDA'])
   assert stop.value.code == 2
-  assert "unknown 'UDDA'; use some of supervised" in capsys.readouterr().err
+  assert '--settings=UDDA: unknown; use some of supervised' in capsys.readouterr().err
 
 
 def test_bad_requests_are_one_line(tmp_path, capsys):
   for argv, words in (
-    (['--methods=udda'], "--methods: unknown 'udda'; use some of release, soft"),
-    (['--rounds=0'], '--rounds=0: must be a whole number, 1 or more'),
+    (['--methods=udda'], '--methods=udda: unknown; use some of release, soft'),
+    (['--rounds=0'], '--rounds=0: not a positive integer; give 1 or more'),
     (['--image_size=big'], '--image_size=big: must be'),
   ):
     with pytest.raises(SystemExit) as stop:

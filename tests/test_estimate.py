@@ -161,11 +161,11 @@ def test_the_table_of_two_recipes(capsys):
 @pytest.mark.parametrize(
   'argv, words',
   [
-    ([], 'no recipe: name one or more'),
+    ([], 'no recipe; give one or more'),
     (['flags/none.flags'], '--flagfile=flags/none.flags: No such file'),
-    (['x', '--device=a10'], "--device: unknown 'a10'; use some of cpu, t4, a100"),
-    (['x', '--utilization=35'], '--utilization=35: must be above 0 and at most 1'),
-    (['x', '--utilization=x'], '--utilization=x: must be above 0'),
+    (['x', '--device=a10'], '--device=a10: unknown; use some of cpu, t4, a100'),
+    (['x', '--utilization=35'], '--utilization=35: out of range; give a number above 0'),
+    (['x', '--utilization=x'], '--utilization=x: out of range; give'),
     ([f'{ROOT}/flags/digits_uda.flags', '--uda_dat=3'], "did you mean '--uda_data'?"),
   ],
 )

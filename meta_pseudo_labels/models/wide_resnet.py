@@ -35,8 +35,7 @@ def wide_resnet(
   Raises:
     UserError: the depth is not 6n+4.
 
-  Source: the release (docs/fidelity.md). A residual with a projection is taken after the first batch
-  norm.
+  Source: the release (docs/fidelity.md). Projections are applied after the first batch norm.
   """
   if name == 'wrn-28-large':
     name, depth, stem, widths = 'wrn-28-135', 28, 16, (135, 270, 540)

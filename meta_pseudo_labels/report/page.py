@@ -4,8 +4,7 @@ Each function takes plain texts and `Markup`, and escapes the plain texts.
 """
 
 import base64
-
-from meta_pseudo_labels.report import page
+import html
 
 STYLE = """
 *{box-sizing:border-box}
@@ -73,7 +72,7 @@ def escape(value):
   """
   if isinstance(value, Markup):
     return value
-  return Markup(page.escape(str(value).encode('utf-8', 'replace').decode()))
+  return Markup(html.escape(str(value).encode('utf-8', 'replace').decode()))
 
 
 def tag(name, *parts, **attributes):
