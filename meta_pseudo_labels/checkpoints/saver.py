@@ -63,7 +63,7 @@ class Checkpoints:
       try:
         path = self._checkpoint.write(os.path.join(folder, f'ckpt-{number}'))
       except (OSError, tf.errors.OpError) as error:
-        raise Failure(f'cannot write a checkpoint to {folder}: {one_line(error)}') from error
+        raise Failure(f'{folder}: cannot be written ({one_line(error)}); free space there') from error
       yield path
 
   def save(self, number, best=False, gathered=None):

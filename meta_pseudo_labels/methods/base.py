@@ -148,7 +148,7 @@ class Method(tf.keras.Model):
 
   @property
   def replicas(self):
-    """The number of replicas in step: int."""
+    """The number of replicas: int."""
     return tf.distribute.get_replica_context().num_replicas_in_sync
 
   def forward(self, model, role, views):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class PseudoLabels(base.Method):
-  """A student trained on labeled examples and on the hard labels of a fixed teacher."""
+  """A method that trains a student on labeled examples and on the hard labels of a fixed teacher."""
 
   def __init__(
     self, teacher: tf.keras.Model, student: tf.keras.Model, *, pseudo_weight: float = 1.0, **kwargs: Any

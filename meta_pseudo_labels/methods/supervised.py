@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 class Supervised(base.Method):
-  """A student trained on labeled examples only; also used for the finetune after MPL."""
+  """A method that trains a student on labeled examples only, also for the finetune after MPL."""
 
   def train_step(self, data):
     """Makes one step.

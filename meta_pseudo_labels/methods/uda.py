@@ -92,7 +92,7 @@ class ConsistencyMethod(base.Method):
 
 
 class UDA(ConsistencyMethod):
-  """A student trained on labeled examples and on the agreement of two views of unlabeled ones."""
+  """A method that trains a student on labels and on the agreement of two views of unlabeled examples."""
 
   def train_step(self, data):
     """Makes one step.

@@ -1,4 +1,4 @@
-"""The image operations of the release's RandAugment, for whole batches.
+"""The image operations of the release's RandAugment, for batches.
 
 Every operation takes images `[N, H, W, C]` uint8 (C is 1 or 3; H, W and C are known when the graph is
 built) and one argument per image (`[N]`, or a scalar for all). It returns images of the same shape and
