@@ -155,7 +155,7 @@ def _evaluate(setup, run):
   }
   say(json.dumps(results, indent=2))
   phase, name = document.find_student(run)
-  details = evaluation.details(run.outcomes(phase, name), setup.problem.info.class_names)
+  details = evaluation.summarize(run.outcomes(phase, name), setup.problem.info.class_names)
   place = os.path.join(setup.config.output_dir, f'eval_{run.reported}')
   write_json(f'{place}.json', {**results, 'details': {'model': name, **details}})
   for what, png in document.draw_figures(details).items():

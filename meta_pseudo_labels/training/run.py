@@ -239,7 +239,7 @@ class Run:
       )
       raise Failure(
         f'step {phase.method.steps_made} of {phase.name}: the gradient was not finite in {skipped} '
-        f'steps in a row (--max_nonfinite_steps), {losses}; the last good checkpoint is '
+        f'steps in a row (--max_nonfinite_steps), {losses}; the last intact checkpoint is '
         f'{self.checkpoints.newest or "not there yet"}; try a lower learning rate or --grad_bound'
       )
 

@@ -113,7 +113,7 @@ def test_one_writer_a_folder(tmp_path, capsys):
     assert f'process {os.getpid()} is writing there' in error
     assert len(error.splitlines()) == 1
   holder = (
-    'import sys, time\nfrom meta_pseudo_labels import run_folder\n'
+    'import sys, time\nfrom meta_pseudo_labels.checkpoints import run_folder\n'
     f'with run_folder.lock({str(tmp_path)!r}):\n  print("held", flush=True)\n  time.sleep(60)'
   )
   process = subprocess.Popen([sys.executable, '-c', holder], stdout=subprocess.PIPE, text=True)
@@ -241,7 +241,7 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
     files.check(str(where / 'ckpt_last' / 'ckpt-2'))
     undo[fault]()
     assert main.run(short(folder)) == 0
-    assert 'Going on from step 2' in capsys.readouterr().out
+    assert 'Resuming at step 2' in capsys.readouterr().out
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
     assert [line['step'] for line in lines if line['kind'] == 'train'] == [1, 2, 3, 4, 5, 6]
   finally:
@@ -365,6 +365,7 @@ def test_a_restarted_process_goes_on_and_resets_nothing(tmp_path):
   program = f"""
 import os, sys
 from meta_pseudo_labels import main
+from meta_pseudo_labels.training.run import Run
 import tensorflow as tf
 main.RESTART_SECONDS = 0.
 save = Run._save
@@ -378,4 +379,4 @@ sys.exit(main.run({short(tmp_path, '--reset_output_dir')!r}, main.restart_proces
   done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   assert 'AbortedError: preempted: restarting from the newest checkpoint' in done.stderr
-  assert 'Going on from step 4' in done.stdout
+  assert 'Resuming at step 4' in done.stdout

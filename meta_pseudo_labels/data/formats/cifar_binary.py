@@ -50,7 +50,7 @@ def _read_cifar10_file(path):
   content = np.frombuffer(idx.read_file(path), np.uint8)
   if not len(content) or len(content) % _CIFAR10_RECORD:
     raise UserError(
-      f'{path}: damaged, {len(content)} bytes are not a multiple of the '
-      f'{_CIFAR10_RECORD} bytes of a record; fetch it again'
+      f'{path}: damaged ({len(content)} bytes are not a multiple of the '
+      f'{_CIFAR10_RECORD} bytes of a record); fetch it again'
     )
   return content.reshape(-1, _CIFAR10_RECORD)

@@ -70,6 +70,6 @@ def _read_idx(folder, stem):
   values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
   if shape.min() < 0 or len(values) != np.prod(shape, dtype=np.int64):
     raise UserError(
-      f'{path}: damaged, its header says {shape.tolist()}, but {len(values)} bytes follow; fetch it again'
+      f'{path}: damaged (its header says {shape.tolist()}, but {len(values)} bytes follow); fetch it again'
     )
   return values.reshape(shape)

@@ -133,8 +133,8 @@ def _payload_length(path, start, head):
   length, crc = _HEAD.unpack(head)
   if crc != _masked_crc32c(head[:8]):
     raise UserError(
-      f'{path}: damaged, or not an uncompressed TFRecord file, the length at byte '
-      f'{start} does not match its checksum; fetch it again'
+      f'{path}: damaged, or not an uncompressed TFRecord file (the length at byte '
+      f'{start} does not match its checksum); fetch it again'
     )
   return length
 
