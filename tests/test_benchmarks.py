@@ -76,8 +76,8 @@ def test_settings_that_change_the_method():
     mpl_weight = 2.0
     student_optimizer, teacher_optimizer = None, optimizers.Momentum(0.5, nesterov=False)
 
-    def set_optimizers(self, student, teacher):
-      self.teacher_optimizer = teacher
+    def set_optimizers(self, student_optimizer=None, teacher_optimizer=None):
+      self.teacher_optimizer = teacher_optimizer
 
   settings = config.Config(num_train_steps=10, train_batch_size=4, uda_data=3)
   method = Method()
@@ -119,7 +119,9 @@ def test_bad_requests_are_one_line(tmp_path, capsys):
     assert stop.value.code == 2 and words in error and error.count('\n') == 1
   with pytest.raises(SystemExit) as stop:
     study.main([f'--output={tmp_path}/out.jsonl', '--datasets=digitz', '--part=0', '--seeds=0-0'])
-  assert stop.value.code == 2 and capsys.readouterr().err.startswith('error: unknown dataset')
+  assert stop.value.code == 2 and capsys.readouterr().err.startswith(
+    'error: --dataset_name=digitz: unknown dataset'
+  )
 
 
 def test_the_summary_of_digits_by_hand():
@@ -153,7 +155,10 @@ def test_predict_is_a_ratio_to_the_bare_network(capsys):
   )
   lines = capsys.readouterr().out.splitlines()
   assert lines[1].startswith('predict makes ') and 0 < float(lines[1].split()[2])
-  for argv, words in ((['--images=0'], '--images=0: must be'), (['--model_type=x'], '--model_type=x')):
+  for argv, words in (
+    (['--images=0'], '--images=0: not a positive integer'),
+    (['--model_type=x'], '--model_type=x'),
+  ):
     with pytest.raises(SystemExit) as stop:
       predict_benchmark.main(argv)
     assert stop.value.code == 2 and words in capsys.readouterr().err
