@@ -1,4 +1,4 @@
-"""A measurement in a process of its own, whose memory and devices are no other measurement's."""
+"""Makes a measurement in a process of its own, so that it shares no memory or devices with others."""
 
 import json
 import subprocess
@@ -8,9 +8,9 @@ ONE = '--one='
 
 
 def measure(program, what, flags):
-  """Runs `program --one=WHAT FLAG ...` and returns the value that its last line of output is, as JSON.
+  """Runs `program --one=WHAT FLAG ...` and returns the JSON value in its last line of output.
 
-  Where it fails, the program that asks ends too: with the same line and status, or with status 1.
+  If it fails, the calling program ends too, with the same line and status, or with status 1.
   """
   done = subprocess.run(
     [sys.executable, program, ONE + what, *flags], capture_output=True, text=True, check=False
@@ -20,16 +20,16 @@ def measure(program, what, flags):
   reason = (
     done.stderr.strip().splitlines()[-1].removeprefix('error: ')
     if done.returncode > 0
-    else (f'killed by signal {-done.returncode}; out of memory, if nobody did')
+    else (f'killed by signal {-done.returncode}, perhaps out of memory')
   )
   print(f'error: {what}: {reason}', file=sys.stderr)
   return sys.exit(2 if done.returncode == 2 else 1)
 
 
 def answer(argument, function):
-  """The other side: prints what `function` of the parts of WHAT, between commas, returns.
+  """Prints, in the measuring process, the result of `function` of the comma-separated parts of WHAT.
 
-  A request that cannot be carried out is one line and status 2, as the program itself has it.
+  A UserError ends the process with one line and status 2, like the program itself.
   """
   from meta_pseudo_labels.errors import UserError
 
@@ -40,8 +40,8 @@ def answer(argument, function):
     sys.exit(2)
 
 
-def whole_numbers(text):
-  """'4,8' -> [4, 8], for argparse. Raises ValueError, also for numbers below 1."""
+def parse_numbers(text):
+  """Parses '4,8' to [4, 8], for argparse. Raises ValueError, also for numbers below 1."""
   numbers = [int(part) for part in text.split(',')]
   if min(numbers) < 1:
     raise ValueError('below 1')

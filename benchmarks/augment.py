@@ -1,17 +1,17 @@
-"""How fast the views are made: ours in batches, beside two that work image by image.
+"""Measures how fast the views are made: ours in batches, and two others image by image.
 
     python benchmarks/augment.py [--seconds=3] [--rounds=3] [--magnitude=16]
 
-Each makes, of 32x32 pixels in memory, the original and the augmented view of the release's CIFAR
+Each makes, from 32x32 pixels in memory, the original and the augmented view of the release's CIFAR
 recipe: mirrored, padded and cropped; two layers of RandAugment over its 15 operations; cutout;
-mirrored, padded and cropped once more; both normalized.
+mirrored, padded and cropped once more. Both views are normalized.
 
-  ours                in tf.data, a batch a call, all cores
-  tensorflow-addons   in tf.data, an image a call, all cores (where it is installed)
+  ours                in tf.data, one batch per call, all cores
+  tensorflow-addons   in tf.data, one image per call, all cores (if it is installed)
   Pillow              one process, times the number of cores
 
-They run in turn, `rounds` times; what is printed is each one's median of images per second, and
-how many times that is what ours makes.
+They run in turn, `rounds` times. The output has the median of images per second of each, and the ratio
+of our rate to it.
 """
 
 import argparse
@@ -36,8 +36,8 @@ SIZE, PAD, GREY, BATCH = 32, 4, 128, 128
 INFO = registry.info('cifar10')
 
 
-def ours(images, magnitude):
-  """A dataset of batches (original, augmented), float32 `[128, 32, 32, 3]` each."""
+def build_ours(images, magnitude):
+  """Builds a dataset of batches (original, augmented), float32 `[128, 32, 32, 3]` each."""
   views = PadCrop(mean=INFO.mean, std=INFO.std, flip=True, magnitude=magnitude)
   held = tf.constant(images)
 
@@ -50,8 +50,8 @@ def ours(images, magnitude):
   return tf.data.Dataset.range(2**40).map(make, os.cpu_count()).prefetch(2)
 
 
-def addons_operations(tfa_image, level):
-  """Functions of one uint8 image, in the order of RELEASE_OPS, from TensorFlow and its addons."""
+def list_addons_operations(tfa_image, level):
+  """Returns functions of one uint8 image, in the order of RELEASE_OPS, from TensorFlow and its addons."""
   factor, sign = level['Color'][0], lambda value: value * tf.sign(tf.random.uniform([]) - 0.5)
   grey = lambda image: tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
   blend = lambda first, image: tf.saturate_cast(tfa_image.blend(first, image, factor), tf.uint8)
@@ -91,14 +91,14 @@ def addons_operations(tfa_image, level):
   )
 
 
-def addons(images, magnitude):
-  """As `ours`, image by image; None where tensorflow-addons is not installed."""
+def build_addons(images, magnitude):
+  """Builds a dataset like `build_ours`, image by image; None if tensorflow-addons is not installed."""
   try:
     from tensorflow_addons import image as tfa_image
   except ImportError:
     return None
   level = rand_augment.levels(magnitude, SIZE // 8, SIZE // 8)
-  operations = addons_operations(tfa_image, level)
+  operations = list_addons_operations(tfa_image, level)
 
   def weak(image):
     image = tf.image.random_flip_left_right(image)
@@ -130,8 +130,8 @@ def addons(images, magnitude):
   )
 
 
-def pillow_operations(level):
-  """Functions of one Pillow image, in the order of RELEASE_OPS."""
+def list_pillow_operations(level):
+  """Returns functions of one Pillow image, in the order of RELEASE_OPS."""
   factor, sign = level['Color'][0], lambda value: random.choice((-1, 1)) * value
   enhance = lambda kind: lambda image: kind(image).enhance(factor)
   affine = lambda *matrix: (
@@ -153,12 +153,12 @@ def pillow_operations(level):
     lambda image: affine(1, 0, 0, sign(shear), 1, 0)(image),
     lambda image: affine(1, 0, sign(shift), 0, 1, 0)(image),
     lambda image: affine(1, 0, 0, 0, 1, sign(shift))(image),
-    lambda image: pillow_cutout(image, level['Cutout'][0]),
+    lambda image: cut_out(image, level['Cutout'][0]),
   )
 
 
-def pillow_cutout(image, pad):
-  """A grey box of up to 2 * pad pixels a side, about a random pixel."""
+def cut_out(image, pad):
+  """Pastes a grey box of up to 2 * pad pixels per side around a random pixel."""
   column, row = random.randrange(SIZE), random.randrange(SIZE)
   image = image.copy()
   image.paste(
@@ -167,9 +167,9 @@ def pillow_cutout(image, pad):
   return image
 
 
-def pillow(images, magnitude):
-  """An endless generator of (original, augmented), float32 `[32, 32, 3]` each, of one process."""
-  operations = pillow_operations(rand_augment.levels(magnitude, SIZE // 8, SIZE // 8))
+def build_pillow(images, magnitude):
+  """Yields (original, augmented) endlessly in this process, float32 `[32, 32, 3]` each."""
+  operations = list_pillow_operations(rand_augment.levels(magnitude, SIZE // 8, SIZE // 8))
   mean, std = np.array(INFO.mean, np.float32), np.array(INFO.std, np.float32)
 
   def weak(image):
@@ -186,12 +186,12 @@ def pillow(images, magnitude):
       for _ in range(2):
         if random.random() <= probability:
           augmented = random.choice(operations)(augmented)
-      augmented = weak(pillow_cutout(augmented, SIZE // 4))
+      augmented = weak(cut_out(augmented, SIZE // 4))
       yield tuple((np.asarray(view, np.float32) - mean) / std for view in (original, augmented))
 
 
-def rate(iterator, count, seconds):
-  """Images per second of an iterator whose elements hold `count` images."""
+def measure_rate(iterator, count, seconds):
+  """Measures the images per second of an iterator whose elements hold `count` images."""
   for _ in range(3):
     next(iterator)
   began, made = time.perf_counter(), 0
@@ -211,21 +211,21 @@ def main(argv):
   args = parser.parse_args(argv)
   for name, low, high in (('seconds', 0.01, 3600), ('magnitude', 0, 20)):
     if not low <= getattr(args, name) <= high:
-      parser.error(f'--{name}={getattr(args, name)}: must be {low} to {high}')
+      parser.error(f'--{name}={getattr(args, name)}: out of range; give {low} to {high}')
   images = np.random.RandomState(0).randint(0, 256, [1000, SIZE, SIZE, 3]).astype(np.uint8)
   cores = os.cpu_count()
-  makers = {'ours': (iter(ours(images, args.magnitude)), BATCH)}
-  peer = addons(images, args.magnitude)
+  makers = {'ours': (iter(build_ours(images, args.magnitude)), BATCH)}
+  peer = build_addons(images, args.magnitude)
   if peer is None:
-    print('tensorflow-addons is not installed (no version for this TensorFlow): left out')
+    print('tensorflow-addons: not installed (no version for this TensorFlow); left out')
   else:
     makers['tensorflow-addons, image by image'] = (iter(peer), BATCH)
-  # One process, as many of which as there are cores would make so many images.
-  makers[f'Pillow, one process times {cores}'] = (pillow(images, args.magnitude), cores)
+  # The rate of one process times the number of cores, as if each core ran one.
+  makers[f'Pillow, one process times {cores}'] = (build_pillow(images, args.magnitude), cores)
   found = {name: [] for name in makers}
   for _ in range(args.rounds):
     for name, (iterator, count) in makers.items():
-      found[name].append(rate(iterator, count, args.seconds))
+      found[name].append(measure_rate(iterator, count, args.seconds))
   ours_rate = np.median(found['ours'])
   for name, rates in found.items():
     middle = np.median(rates)

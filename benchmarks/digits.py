@@ -1,12 +1,11 @@
-"""The default recipe over several seeds: mean and spread of every row of its table.
+"""Trains the default recipe with several seeds; prints mean and spread of every row of its table.
 
     python benchmarks/digits.py [--seeds=0,1,2,3,4] [--output_dir=runs/digits_seeds]
         [--flag=value ...]
 
-Each seed draws its own 40 labeled examples and its own weights (--label_seed and --seed); the
-test images are the same. Seeds that are done already are read, not run again. Further flags go
-to the recipe (to tune: --num_validation=300 --eval_split=validation, so that the test images
-are left alone).
+Each seed draws its own 40 labeled examples and its own weights (--label_seed and --seed). The test
+images are the same. Finished seeds are read, not run again. Further flags are passed to the recipe. For
+tuning give --num_validation=300 --eval_split=validation, which does not use the test images.
 """
 
 import json
@@ -41,8 +40,8 @@ def run_seed(seed, folder, flags):
     return {row['name']: 100 * row['accuracy'] for row in json.load(file)}
 
 
-def summary(tables):
-  """Lines: each row's mean +- standard deviation, and its paired difference to MPL's student."""
+def summarize(tables):
+  """Formats each row's mean +- standard deviation, and its paired difference to MPL's student: lines."""
   names = list(tables[0])
   values = {name: np.array([table[name] for table in tables]) for name in names}
   student = values['MPL student']
@@ -71,7 +70,7 @@ def main(argv):
       flags.append(argument)
   tables = [run_seed(seed, os.path.join(output_dir, f'seed{seed}'), flags) for seed in seeds]
   print(f'seeds {seeds}; flags {" ".join(flags) or "of the recipe"}')
-  print('\n'.join(summary(tables)))
+  print('\n'.join(summarize(tables)))
 
 
 if __name__ == '__main__':

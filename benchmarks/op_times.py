@@ -1,4 +1,4 @@
-"""Where the time of a call goes, by kind of operation: TensorFlow's profiler, added up."""
+"""Measures the time of a call by kind of operation, with TensorFlow's profiler."""
 
 import collections
 import pathlib
@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 
-# Kind: the types of the operations of it. XLA's loops are known by the executor's wait for them.
+# (kind, pattern of the operations' types). XLA's loops appear as the executor's wait for them.
 KINDS = (
   ('convolutions', re.compile('Conv2D')),
   ('products', re.compile('MatMul')),
@@ -18,15 +18,17 @@ KINDS = (
 REST = 'the rest'
 
 
-def by_kind(function, calls=3):
-  """{kind: seconds a call}, the largest first; `REST` is the wall clock's difference to their sum.
+def measure_by_kind(function, calls=3):
+  """Measures {kind: seconds per call}, the largest first.
+
+  `REST` is the wall clock's difference to the sum of the others.
 
   Args:
-    function: makes the operations and waits for them. Operations that run at the same time are counted
-      each with its whole time: with one inter-op thread they take turns.
+    function: runs the operations and waits for them. If operations run in parallel, each counts with its
+      full time. With one inter-op thread they take turns.
     calls: int.
   """
-  # Here, since setting the threads has to come before TensorFlow is started.
+  # Imported here, since the threads must be set before TensorFlow starts.
   import tensorflow as tf
 
   with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +38,7 @@ def by_kind(function, calls=3):
         function()
       wall = (time.perf_counter() - began) / calls
     seconds = collections.Counter()
-    for operation, total in _seconds(folder).items():
+    for operation, total in _read_seconds(folder).items():
       kind = next((name for name, types in KINDS if types.search(operation)), None)
       if kind:
         seconds[kind] += total / calls
@@ -44,8 +46,8 @@ def by_kind(function, calls=3):
   return dict(seconds.most_common())
 
 
-def _seconds(folder):
-  """{operation's type: seconds} of the profile in a folder."""
+def _read_seconds(folder):
+  """Reads {operation's type: seconds} from the profile in a folder."""
   from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
   space, (path,) = xplane_pb2.XSpace(), pathlib.Path(folder).glob('**/*.xplane.pb')
@@ -53,7 +55,7 @@ def _seconds(folder):
   seconds = collections.Counter()
   for plane in space.planes:
     for event in (event for line in plane.lines for event in line.events):
-      # `a/name:Type#details#`.
+      # The format is `a/name:Type#details#`.
       name = plane.event_metadata[event.metadata_id].name.split('#')[0]
       if ':' in name:
         seconds[name.split(':')[-1]] += event.duration_ps / 1e12

@@ -1,13 +1,13 @@
-"""What predict adds to the bare network: images a second from files to a CSV file, as a ratio.
+"""Measures predict, from files to a CSV file, as a ratio to the bare network's images per second.
 
     python benchmarks/predict.py [--images=10000] [--model_type=wrn-28-2] [--image_size=32]
         [--eval_batch_size=128] [--rounds=3]
 
-Small JPEG files are written to a temporary folder, and `predict_files.write` classifies them, reading,
-decoding and writing included. Its peer is the same network on one constant batch, as often. Both
-take turns, so that what else the machine does falls on both alike: read the ratio, and the spread of
-it over the rounds. On a machine that others use at the same time the second ratio says more, that of
-the CPU's own seconds: it is what the first one would be on cores that are never idle.
+Small JPEG files are written to a temporary folder, and `predict_files.write` classifies them, including
+reading, decoding and writing. The bare network processes one constant batch as often. Both take turns,
+so that other load on the machine affects both equally. The results are the ratio and its spread over
+the rounds. On a machine with other users the second ratio, that of CPU seconds, is more meaningful. It
+is the first ratio for cores that are never idle.
 """
 
 import os
@@ -19,9 +19,11 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import build, methods
-from meta_pseudo_labels.config import parse, validate
+from meta_pseudo_labels.config import parse as parse_flags
+from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.data.augment.views import PadCrop
+from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.inference import classifier, predict_files
 from meta_pseudo_labels.training import logs
@@ -31,7 +33,7 @@ import tensorflow as tf
 
 
 def write_images(folder, count, size):
-  """Writes `count` JPEG files of size x size pixels, 500 different ones: their paths."""
+  """Writes `count` JPEG files of size x size pixels, 500 different ones; returns their paths."""
   random = np.random.RandomState(0)
   different = [
     tf.io.encode_jpeg(random.randint(0, 256, [size, size, 3]).astype(np.uint8)).numpy()
@@ -44,30 +46,30 @@ def write_images(folder, count, size):
   return paths
 
 
-def arguments(argv):
-  """(images, rounds, Config) of a command line. Raises UserError."""
+def parse(argv):
+  """Parses a command line to (images, rounds, Config). Raises UserError."""
   own = {'images': 10000, 'rounds': 3}
   rest = []
   for argument in argv:
     name, _, value = argument.lstrip('-').partition('=')
     if name in own:
       if not value.isdigit() or not int(value):
-        raise UserError(f'--{name}={value}: must be a whole number, 1 or more')
+        raise UserError(f'--{name}={value}: not a positive integer; give 1 or more')
       own[name] = int(value)
     else:
       rest.append(argument)
-  config = parse(['predict', '--dataset_name=cifar10', '--output_dir=unused', *rest])
+  config = parse_flags(['predict', '--dataset_name=cifar10', '--output_dir=unused', *rest])
   validate(config)
   return own['images'], own['rounds'], config
 
 
 def compare(config, count, rounds, folder):
-  """Prints a line a round, and the median ratio at last."""
+  """Prints a line per round, and then the median ratios."""
   size, info = config.image_size, registry.info('cifar10')
   paths = write_images(folder, count, size)
   model = build.model(config, 0, (size, size, 3), info.num_classes)
   served = classifier.Classifier(
-    model, PadCrop(mean=info.mean, std=info.std), (size, size, 3), info.class_names
+    model, Serving(info.class_names, (size, size, 3), PadCrop(mean=info.mean, std=info.std))
   )
   batch_size = min(config.eval_batch_size, count)
   batch = tf.zeros([batch_size, size, size, 3])
@@ -93,10 +95,10 @@ def compare(config, count, rounds, folder):
     function()
     return np.array([time.time(), time.process_time()]) - began
 
-  write(), constant()  # Traced.
+  write(), constant()  # Traces the functions.
   ratios = []
   for number in range(rounds):
-    # The order changes, so that a machine that slows down harms neither.
+    # The order alternates, so that a machine that slows down affects both equally.
     order = (write, constant) if number % 2 else (constant, write)
     seconds = {function: taken(function) for function in order}
     ratios.append(seconds[constant] / seconds[write])
@@ -115,7 +117,7 @@ def compare(config, count, rounds, folder):
 
 def main(argv):
   try:
-    count, rounds, config = arguments(argv)
+    count, rounds, config = parse(argv)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

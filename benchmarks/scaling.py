@@ -1,11 +1,11 @@
-"""Images a second against batch and replicas, as ratios to the first combination.
+"""Measures images per second by batch and replicas, as ratios to the first combination.
 
     python benchmarks/scaling.py [--model=wrn-28-2] [--image_size=32] [--batches=4,8,16]
         [--replicas=1,2] [--uda_data=7] [--method=release] [--rounds=3] [--flag=value ...]
 
-Replicas are the GPUs that are there, or else parts of the CPU: those share its cores, so what they
-show is what synchronizing costs (1.0 would be nothing), not what more devices would bring. Every
-combination runs in a process of its own; the processes take turns, once a round.
+Replicas are the GPUs, or without GPUs parts of the CPU. Parts of a CPU share its cores. So they show the
+cost of synchronization (1.0 means none), not the gain from more devices. Every combination runs in a
+process of its own. The processes take turns, once per round.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SECONDS = 5.0
 
 
 def measure(name, replicas, flags):
-  """Images of all kinds a second of one combination, in this process: float."""
+  """Measures the images of all kinds per second of one combination, in this process: float."""
   import meta_pseudo_labels
   from meta_pseudo_labels import methods
   from meta_pseudo_labels.distribution import collectives, devices
@@ -43,7 +43,7 @@ def measure(name, replicas, flags):
     devices.configure_devices(replicas)
   kind = 'GPU' if gpus else 'CPU'
   strategy = (
-    devices.mirrored([f'{kind}:{index}' for index in range(replicas)])
+    devices.create_mirrored([f'{kind}:{index}' for index in range(replicas)])
     if (replicas > 1)
     else devices.create_strategy('one_device')
   )
@@ -52,11 +52,13 @@ def measure(name, replicas, flags):
   with strategy.scope():
     make = lambda number: build.model(config, number, shape, 10)
     method = build.method(config, student=make(1), teacher=make(0) if config.method == 'mpl' else None)
-  share = devices.per_replica(config.train_batch_size, replicas, 'batches')
+  share = devices.divide_batch(config.train_batch_size, replicas, 'batches')
   unlabeled = share * config.uda_data
   draw = lambda count: np.random.RandomState(count).normal(size=(count, *shape)).astype(np.float32)
   batch = (draw(share), (np.arange(share) % 10).astype(np.int32), draw(unlabeled), draw(unlabeled))
-  iterator = iter(devices.datasets(strategy, lambda context: tf.data.Dataset.from_tensors(batch).repeat()))
+  iterator = iter(
+    devices.distribute_batches(strategy, lambda context: tf.data.Dataset.from_tensors(batch).repeat())
+  )
 
   @tf.function(autograph=False)
   def step(iterator):
@@ -85,7 +87,7 @@ def main(argv):
   ):
     parser.add_argument(f'--{name}', default=default)
   for name, default in (('batches', [4, 8, 16]), ('replicas', [1, 2]), ('rounds', [3])):
-    parser.add_argument(f'--{name}', type=alone.whole_numbers, default=default)
+    parser.add_argument(f'--{name}', type=alone.parse_numbers, default=default)
   given, others = parser.parse_known_args(argv)
   flags = [
     f'--model_type={given.model}',
@@ -107,8 +109,8 @@ def main(argv):
   for (batch, replicas), values in rates.items():
     ratios = sorted(value / first for value, first in zip(values, rates[grid[0]]))
     print(
-      f'batch {batch:5}, {replicas} replica(s): {ratios[len(ratios) // 2]:.2f} images a second of '
-      f'batch {grid[0][0]} on {grid[0][1]} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
+      f'batch {batch:5}, {replicas} replica(s): {ratios[len(ratios) // 2]:.2f} of the images per second '
+      f'of batch {grid[0][0]} on {grid[0][1]} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
     )
 
 

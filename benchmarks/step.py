@@ -1,17 +1,16 @@
-"""A training step's time, share of the processor's matmul peak, and memory.
+"""Measures a training step's time, share of the processor's matmul peak, and memory.
 
     python benchmarks/step.py [--model=wrn-28-2] [--image_size=32] [--batch=16] [--uda_data=7]
         [--methods=release,...] [--precisions=float32,bfloat16] [--remat=false,true] [--rounds=5]
         [--profile] [--flag=value ...]
 
-Every combination runs in a process of its own. In each round that process measures, in turn, the
-largest matrix products it can make in the precision (the peak) and the step on a constant batch;
-the share is the step's operations by its time over the peak of the same round. Operations are
-counted by benchmarks/estimate.py: convolutions and dense layers, without what --remat makes again.
-Memory is the most that the process has had resident; what it had before the network was built is
-named too. `first step` is the time from there to the end of the first step in seconds of this machine:
-tracing, most of it. With --profile operations take turns, each on all cores, and the time of a step is
-told by their kinds.
+Every combination runs in a process of its own. In each round that process measures, in turn, large
+matrix products in the precision of the run (the peak) and the step on a constant batch. The share is
+the step's operations per second divided by the peak of the same round. benchmarks/estimate.py counts the
+operations: convolutions and dense layers, without those that --remat repeats. Memory is the maximum
+resident memory of the process; the memory before the network was built is shown too. `first step` is
+the time from there to the end of the first step in seconds, mostly for tracing. With --profile the
+operations take turns, each on all cores, and the time of a step is shown by their kinds.
 """
 
 import argparse
@@ -30,15 +29,15 @@ import alone  # noqa: E402 pylint: disable=wrong-import-position
 PEAK_SIZES, SECONDS = (2048, 4096), 3.0
 
 
-def resident():
-  """(now, most so far) resident memory of this process in GB."""
+def get_memory():
+  """Returns (current, maximum) resident memory of this process in GB."""
   with open('/proc/self/statm', encoding='ascii') as file:
     now = int(file.read().split()[1]) * resource.getpagesize()
   return now / 1e9, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def timed(function, seconds=SECONDS):
-  """Seconds a call, of calls in a row that take about `seconds` (two calls at least)."""
+def time_calls(function, seconds=SECONDS):
+  """Measures the seconds per call over about `seconds` of successive calls, two or more."""
   began, count = time.perf_counter(), 0
   while time.perf_counter() - began < seconds or count < 2:
     function()
@@ -46,8 +45,8 @@ def timed(function, seconds=SECONDS):
   return (time.perf_counter() - began) / count
 
 
-def products(dtype):
-  """{size: function that multiplies two square matrices of that size}, compiled."""
+def build_products(dtype):
+  """Builds {size: compiled function that multiplies two square matrices of that size}."""
   import tensorflow as tf
 
   def product(size):
@@ -59,8 +58,8 @@ def products(dtype):
 
 
 def measure(name, rounds, profile, flags):
-  """One combination, in this process: a dict of numbers."""
-  # Here, since the parent has no use for TensorFlow.
+  """Measures one combination in this process: a dict of numbers."""
+  # Imported here, since the parent process does not need TensorFlow.
   from meta_pseudo_labels.distribution import devices
 
   import estimate
@@ -75,18 +74,18 @@ def measure(name, rounds, profile, flags):
   if profile:
     tf.config.threading.set_inter_op_parallelism_threads(1)
   devices.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
-  before, began = resident()[0], time.perf_counter()
+  before, began = get_memory()[0], time.perf_counter()
   step = step_cost.build_step(config, name)
   run = lambda: float(step()['global_step'])
   run()
   first = time.perf_counter() - began
-  timed(run, 0.0)
-  most = resident()[1]  # Before the matrices of the peak are there.
-  multiply = products(tf.bfloat16 if config.use_bfloat16 else tf.float32)
+  time_calls(run, 0.0)
+  most = get_memory()[1]  # Measured before the matrices of the peak are allocated.
+  multiply = build_products(tf.bfloat16 if config.use_bfloat16 else tf.float32)
   seconds, peaks = [], []
   for _ in range(rounds):
-    peaks.append(max(2 * size**3 / timed(product, SECONDS / 4) for size, product in multiply.items()))
-    seconds.append(timed(run))
+    peaks.append(max(2 * size**3 / time_calls(product, SECONDS / 4) for size, product in multiply.items()))
+    seconds.append(time_calls(run))
   return {
     'operations': operations,
     'seconds': seconds,
@@ -94,33 +93,33 @@ def measure(name, rounds, profile, flags):
     'first': first,
     'before': before,
     'most': most,
-    'kinds': op_times.by_kind(run) if profile else {},
+    'kinds': op_times.measure_by_kind(run) if profile else {},
   }
 
 
-def median(values):
-  """The middle one, the upper one of two."""
+def find_median(values):
+  """Returns the median, for an even number the upper one of the two."""
   return sorted(values)[len(values) // 2]
 
 
-def line(numbers):
-  """What was measured, as text."""
+def format_line(numbers):
+  """Formats the measurement as a line of text."""
   shares = sorted(
     numbers['operations'] / second / peak for second, peak in zip(numbers['seconds'], numbers['peaks'])
   )
   return (
-    f'{median(numbers["seconds"]):6.3f} s for {numbers["operations"] / 1e9:.0f} GFLOP: '
-    f'{100 * median(shares):.0f} % of {median(numbers["peaks"]) / 1e9:.0f} GFLOP/s '
+    f'{find_median(numbers["seconds"]):6.3f} s for {numbers["operations"] / 1e9:.0f} GFLOP: '
+    f'{100 * find_median(shares):.0f} % of {find_median(numbers["peaks"]) / 1e9:.0f} GFLOP/s '
     f'({100 * shares[0]:.0f} to {100 * shares[-1]:.0f}); {numbers["most"]:.2f} GB '
     f'({numbers["before"]:.2f} before); first step {numbers["first"]:.1f} s'
   )
 
 
-def profile_line(numbers):
-  """Where the time goes, and what the peak would leave to all but the products, as text."""
+def format_profile(numbers):
+  """Formats the time by kinds, and the share of the peak that the products reach, as a line of text."""
   kinds = numbers['kinds']
   products = sum(kinds.get(kind, 0.0) for kind in ('convolutions', 'products'))
-  share = numbers['operations'] / products / median(numbers['peaks'])
+  share = numbers['operations'] / products / find_median(numbers['peaks'])
   return (
     ', '.join(f'{kind} {seconds:.3f} s' for kind, seconds in kinds.items())
     + f'; convolutions and products alone: {100 * share:.0f} % of the peak'
@@ -144,7 +143,7 @@ def main(argv):
     ('remat', 'false'),
   ):
     parser.add_argument(f'--{name}', default=default)
-  parser.add_argument('--rounds', type=alone.whole_numbers, default=[5])
+  parser.add_argument('--rounds', type=alone.parse_numbers, default=[5])
   parser.add_argument('--profile', action='store_true')
   given, others = parser.parse_known_args(argv)
   flags = [
@@ -166,9 +165,9 @@ def main(argv):
     numbers = alone.measure(
       __file__, f'{method},{given.rounds[0]},{given.profile}', [*flags, *own, f'--remat={remat}']
     )
-    print(f'{name:26} {line(numbers)}', flush=True)
+    print(f'{name:26} {format_line(numbers)}', flush=True)
     if given.profile:
-      print(f'{"":26} {profile_line(numbers)}', flush=True)
+      print(f'{"":26} {format_profile(numbers)}', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
-"""What a training step costs: each feedback estimator, and UDA, as a ratio to the release's step.
+"""Measures the time of a training step of each method, as a ratio to the release's step.
 
     python benchmarks/step_cost.py [--model_type=wrn-28-2] [--image_size=32] [--train_batch_size=16]
         [--uda_data=7] [--rounds=5] [--methods=release,soft,...] [--flag=value ...]
 
-A constant batch, one device; a method written `release+input` is fed by the input pipeline instead:
-50,000 images in memory, shuffled, and both views of CIFAR's recipe made of each. The methods take
-turns in every round, so that what else the machine does falls on all alike. Absolute times mean
-nothing on a shared machine: read the ratios, and the spread of them over the rounds.
+It uses a constant batch and one device. A method written as `release+input` reads from the input
+pipeline instead: 50,000 shuffled images in memory, and both views of CIFAR's recipe for each. The methods
+take turns in every round, so that other load on the machine affects all equally. Absolute times are
+meaningless on a shared machine. The results are the ratios and their spread over the rounds.
 """
 
 import os
@@ -32,8 +32,8 @@ KNOWN = (*FEEDBACKS, 'uda', 'supervised')
 INFO = registry.info('cifar10')
 
 
-def real_input(config, supervised):
-  """An iterator over the training batches of 4,000 labeled and 50,000 unlabeled noise images."""
+def build_input(config, supervised):
+  """Builds an iterator over training batches of 4,000 labeled and 50,000 unlabeled noise images."""
   random, size = np.random.RandomState(0), config.image_size
   images = random.randint(0, 256, [50000, size, size, 3]).astype(np.uint8)
   dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
@@ -51,8 +51,10 @@ def real_input(config, supervised):
 
 
 def build_step(config, name):
-  """A compiled step of `name` (a feedback or a method) on a constant batch of its own, or of
-  `<name>+input` on what the pipeline makes."""
+  """Builds a compiled step of `name`, a feedback or a method.
+
+  It uses a constant batch, or with `<name>+input` the batches of the input pipeline.
+  """
   name, _, fed = name.partition('+')
   config = (
     config.replace(method='mpl', mpl_feedback=name) if name in FEEDBACKS else config.replace(method=name)
@@ -61,7 +63,7 @@ def build_step(config, name):
   model = lambda number: build.model(config, number, tuple(shape), CLASSES)
   method = build.method(config, student=model(0), teacher=model(1) if name in FEEDBACKS else None)
   if fed:
-    iterator = real_input(config, supervised=name == 'supervised')
+    iterator = build_input(config, supervised=name == 'supervised')
     return tf.function(lambda: method.train_step(next(iterator)), autograph=False)
   dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
   draw = lambda count: tf.cast(tf.random.stateless_normal([count, *shape], [0, count]), dtype)
@@ -76,7 +78,7 @@ def build_step(config, name):
 
 
 def measure(steps, rounds):
-  """{name: seconds a step, one number for each round}."""
+  """Measures {name: seconds per step, one number for each round}."""
   seconds = {name: [] for name in steps}
   for step in steps.values():
     step()
@@ -87,7 +89,7 @@ def measure(steps, rounds):
       while time.perf_counter() - began < SECONDS_A_TURN or count < 3:
         logs = step()
         count += 1
-      float(logs['global_step'])  # The step has run.
+      float(logs['global_step'])  # Waits for the end of the step.
       seconds[name].append((time.perf_counter() - began) / count)
   return seconds
 
@@ -113,10 +115,10 @@ def main(argv):
     for name in names:
       if name not in KNOWN and name.replace('+input', '', 1) not in KNOWN:
         raise UserError(
-          f'--methods: unknown {name!r}; use some of {", ".join(KNOWN)}, or with +input behind it'
+          f'--methods={name}: unknown; use some of {", ".join(KNOWN)}, or one with +input appended'
         )
     if not own['rounds'].isdigit() or own['rounds'] == '0':
-      raise UserError(f'--rounds={own["rounds"]}: must be a whole number, 1 or more')
+      raise UserError(f'--rounds={own["rounds"]}: not a positive integer; give 1 or more')
     config = parse(flags)
     validate(config)
   except UserError as error:

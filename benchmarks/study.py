@@ -1,21 +1,21 @@
-"""Does the student's feedback help? Paired comparisons on the same data, splits and seeds.
+"""Tests whether the student's feedback helps, in comparisons paired by data, split and seed.
 
     python benchmarks/study.py --recipe=flags/study_digits.flags [--output=study.jsonl]
         [--datasets=digits_20,digits_40,digits_100] [--seeds=0-9] [--settings=NAME,...]
         [--processes=2] [--flag=value ...]
     python benchmarks/study.py --output=study.jsonl --table
 
-Every setting trains once a (data set, seed); the seed is that of the labeled examples, the weights
-and the order of the data alike. Each run is a line of the output file as soon as it is done, and
-is not run again. The table has each setting's mean accuracy over seeds, and its difference to
-its control, paired by seed, with the 95 % interval of Student's t. The control is a student that
-is distilled from a UDA teacher in the same way, without any feedback: `MPL 0` (soft labels) for
-`soft`, `late`, `release` and the baselines, `sampled 0` (labels drawn from the teacher) for `sampled`
-and `sampled_dot`, `argmax 0`, `slow 0`, `patient 0` for theirs. What is measured is the student's
-average on the recipe's --eval_split after training, before any finetune.
+Every setting trains once per (data set, seed). The seed determines the labeled examples, the weights and
+the order of the data. A finished run is a line of the output file and is not run again. The table has
+each setting's mean accuracy over seeds, and its difference to its control, paired by seed, with the 95 %
+interval of Student's t. The control is a student that is distilled from a UDA teacher in the same way,
+without any feedback: `MPL 0` (soft labels) for `soft`, `late`, `release` and the baselines; `sampled 0`
+(labels drawn from the teacher) for `sampled` and `sampled_dot`; `argmax 0`, `slow 0` and `patient 0` for
+the settings of the same name. The accuracy is that of the student's average on the recipe's --eval_split
+after training, before any finetune.
 
-A data set's name may end in what is done to its labeled examples, as many as before: `+noisy` gives a
-quarter of them a wrong label; `+imbalanced` draws five of six from the first half of the classes.
+A data set's name may end in a change of its labeled examples, which keeps their number. `+noisy` gives a
+quarter of them a wrong label. `+imbalanced` draws five of six from the first half of the classes.
 """
 
 import argparse
@@ -28,9 +28,11 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
 from meta_pseudo_labels import build
-from meta_pseudo_labels.config import parse, validate
-from meta_pseudo_labels.data import semi_supervised
+from meta_pseudo_labels.config import parse as parse_flags
+from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.training.run import Run
 
 import numpy as np
@@ -40,7 +42,7 @@ CONTROL = 'MPL 0'
 
 
 def mpl(feedback, weight, **more):
-  """The flags of an MPL setting."""
+  """Returns the flags of an MPL setting."""
   return dict(method='mpl', mpl_feedback=feedback, mpl_weight=weight, **more)
 
 
@@ -60,35 +62,35 @@ SETTINGS = {
   'sampled_dot 1': mpl('sampled_dot', 1),
   'argmax 0': mpl('argmax', 0),
   'argmax 1': mpl('argmax', 1),
-  # A student at a quarter of its rate.
+  # The student's learning rate is a quarter of its usual value.
   'slow 0': mpl('soft', 0, mpl_student_lr=0.4),
   'slow 1': mpl('soft', 1, mpl_student_lr=0.4),
   # No feedback in the first half of the training.
   'late 1': mpl('soft', 1),
   'late 10': mpl('soft', 10),
-  # Four steps of the student between two of the teacher's.
+  # The student makes four steps per step of the teacher.
   'patient 0': mpl('soft', 0),
   'patient 1': mpl('soft', 1),
 }
 PATIENCE = 4
 
 
-def control_of(setting):
-  """The setting without feedback that a setting (or its teacher) is compared with."""
+def find_control(setting):
+  """Returns the setting without feedback that a setting (or its teacher) is compared with."""
   name = setting.split(' ')[0].split('_')[0]
   return f'{name} 0' if name in ('sampled', 'argmax', 'slow', 'patient') else CONTROL
 
 
-def noisy(labels, chosen, num_classes, random):
-  """(labels with a quarter of the chosen ones wrong, the chosen positions)."""
+def make_noisy(labels, chosen, num_classes, random):
+  """Returns (labels, of which a quarter of the chosen ones are wrong, the chosen positions)."""
   labels = labels.copy()
   wrong = random.permutation(chosen)[: len(chosen) // 4]
   labels[wrong] = (labels[wrong] + random.randint(1, num_classes, len(wrong))) % num_classes
   return labels, chosen
 
 
-def imbalanced(labels, chosen, num_classes, random):
-  """(labels, as many positions, five of six of them from the first half of the classes)."""
+def make_imbalanced(labels, chosen, num_classes, random):
+  """Returns (labels, as many positions, five of six of them from the first half of the classes)."""
   rare = max(1, len(chosen) // 6 // (num_classes - num_classes // 2))
   counts = np.full(num_classes, rare)
   often = num_classes // 2
@@ -101,28 +103,28 @@ def imbalanced(labels, chosen, num_classes, random):
   )
 
 
-def true_scale(method, config):
-  """The sum over the unlabeled batch in place of the mean."""
+def scale_by_batch(method, config):
+  """Scales the feedback to the sum over the unlabeled batch instead of the mean."""
   method.mpl_weight *= config.train_batch_size * config.uda_data
 
 
-def late(method, config):
-  """No feedback before half of the steps are made."""
+def delay_feedback(method, config):
+  """Turns the feedback off in the first half of the steps."""
   import tensorflow as tf
 
   weight = method.mpl_weight
   method.mpl_weight = lambda step: tf.where(2 * step < config.num_train_steps, 0.0, weight)
 
 
-def patient(method, config):
-  """The teacher moves at every fourth step, by the mean of its gradients since it last did."""
+def accumulate_gradients(method, config):
+  """Updates the teacher only at every fourth step, by the mean of its gradients since the last update."""
   del config
   from meta_pseudo_labels.optim import optimizers
 
   import tensorflow as tf
 
   class Gathering(optimizers.Optimizer):
-    """Another optimizer, whose steps are made on the mean of several gradients."""
+    """An optimizer that makes another optimizer's steps with the mean of several gradients."""
 
     def __init__(self, inner):
       super().__init__(inner.learning_rate)
@@ -143,49 +145,47 @@ def patient(method, config):
 
 
 PREPARED = {
-  'sampled true': true_scale,
-  'late 1': late,
-  'late 10': late,
-  'patient 0': patient,
-  'patient 1': patient,
+  'sampled true': scale_by_batch,
+  'late 1': delay_feedback,
+  'late 10': delay_feedback,
+  'patient 0': accumulate_gradients,
+  'patient 1': accumulate_gradients,
 }
-VARIANTS = {'noisy': noisy, 'imbalanced': imbalanced}
+VARIANTS = {'noisy': make_noisy, 'imbalanced': make_imbalanced}
 
 
-def varied(problem, variant, seed):
-  """The problem with its labeled examples changed as `variant` says ('': as it is)."""
+def vary_labels(problem, variant, seed):
+  """Returns the problem with its labeled examples changed by `variant`; '' changes nothing."""
   if not variant:
     return problem
   labels, chosen = VARIANTS[variant](
-    semi_supervised.labels,
-    semi_supervised.split.labeled,
-    semi_supervised.num_classes,
+    problem.labels,
+    problem.split.labeled,
+    problem.num_classes,
     np.random.RandomState([seed, 2]),
   )
   return dataclasses.replace(
-    problem, labels=labels, split=dataclasses.replace(semi_supervised.split, labeled=chosen)
+    problem, labels=labels, split=dataclasses.replace(problem.split, labeled=chosen)
   )
 
 
 def run_one(flags, seed, variant='', prepare=None):
   """Trains once in this process; returns {model's name: accuracy in [0, 1]} after training.
 
-  `prepare`: function (method, Config) that changes the method before it trains."""
-  sys.path.insert(0, CHECKOUT)
-
+  `prepare`: function of (method, Config) that changes the method before it trains.
+  """
   import io
 
   import meta_pseudo_labels  # Chooses Keras 2.
   from meta_pseudo_labels.checkpoints import run_folder
-  from meta_pseudo_labels.data import semi_supervised
   from meta_pseudo_labels.distribution import devices
-  from meta_pseudo_labels.training import logs, run
+  from meta_pseudo_labels.training import logs
 
   import tensorflow as tf
 
   folder = tempfile.mkdtemp()
   try:
-    config = parse(
+    config = parse_flags(
       [
         'study',
         *flags,
@@ -200,7 +200,7 @@ def run_one(flags, seed, variant='', prepare=None):
     devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
     config = config.replace(save_every=config.num_train_steps)
     run_folder.prepare_folder(config)
-    data = varied(build.problem(config), variant, seed)
+    data = vary_labels(build.problem(config), variant, seed)
     run = Run(config, data, tf.distribute.OneDeviceStrategy('CPU:0'), logs.Progress(io.StringIO()))
     if prepare:
       prepare(run.phases[0].method, config)
@@ -211,7 +211,7 @@ def run_one(flags, seed, variant='', prepare=None):
 
 
 def read(path):
-  """The runs in an output file: {(data set, setting, seed): line}."""
+  """Reads the runs in an output file: {(data set, setting, seed): line}."""
   if not os.path.isfile(path):
     return {}
   with open(path, encoding='utf-8') as file:
@@ -220,7 +220,7 @@ def read(path):
 
 
 def work(args, part):
-  """Runs every `args.processes`-th run that is not done, the `part`-th first."""
+  """Runs every `args.processes`-th unfinished run, starting at the `part`-th."""
   runs = [
     (dataset, setting, seed)
     for seed in args.seeds
@@ -244,8 +244,8 @@ def work(args, part):
       file.write(json.dumps(line) + '\n')
 
 
-def interval(differences):
-  """Half the width of the 95 % interval of a mean (Student's t)."""
+def compute_interval(differences):
+  """Computes half the width of the 95 % interval of a mean (Student's t)."""
   from scipy import stats
 
   count = len(differences)
@@ -254,8 +254,8 @@ def interval(differences):
   return stats.t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / np.sqrt(count)
 
 
-def table(runs):
-  """Lines of Markdown: a table of every data set in `runs` (as `read` returns them)."""
+def format_table(runs):
+  """Formats a table of every data set in `runs` (from `read`) as lines of Markdown."""
   by_dataset = collections.defaultdict(lambda: collections.defaultdict(dict))
   for (dataset, setting, seed), line in runs.items():
     by_dataset[dataset][setting][seed] = 100 * line['accuracy']['student']
@@ -272,21 +272,21 @@ def table(runs):
     ]
     order = [name for setting in SETTINGS for name in (setting, f'{setting} (teacher)')]
     for name in sorted(settings, key=lambda n: order.index(n) if n in order else len(order)):
-      seeds, control = settings[name], settings.get(control_of(name), {})
+      seeds, control = settings[name], settings.get(find_control(name), {})
       values = np.array(list(seeds.values()))
       spread = f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else ''
       paired = np.array([seeds[seed] - control[seed] for seed in seeds if seed in control])
       difference = (
         ''
-        if name == control_of(name) or not len(paired)
-        else f'{paired.mean():+.2f} ± {interval(paired):.2f}'
+        if name == find_control(name) or not len(paired)
+        else f'{paired.mean():+.2f} ± {compute_interval(paired):.2f}'
       )
       lines.append(f'| {name} | {len(values)} | {values.mean():.2f}{spread} | {difference} |')
   return lines
 
 
-def arguments(argv):
-  """The command line; flags that are not the study's own go to every run."""
+def parse(argv):
+  """Parses the command line; flags that are not the study's own are passed to every run."""
 
   def seeds(text):
     first, _, last = text.partition('-')
@@ -308,17 +308,16 @@ def arguments(argv):
   for dataset in args.datasets:
     variant = dataset.partition('+')[2]
     if variant and variant not in VARIANTS:
-      parser.error(f'--datasets: unknown +{variant}; use +{" or +".join(VARIANTS)}')
+      parser.error(f'--datasets={dataset}: unknown +{variant}; use +{" or +".join(VARIANTS)}')
   for setting in args.settings:
     if setting not in SETTINGS:
-      parser.error(f'--settings: unknown {setting!r}; use some of {", ".join(SETTINGS)}')
+      parser.error(f'--settings={setting}: unknown; use some of {", ".join(SETTINGS)}')
   return args
 
 
 def main(argv):
-  args = arguments(argv)
+  args = parse(argv)
   if args.part is not None:
-    sys.path.insert(0, CHECKOUT)
     from meta_pseudo_labels.errors import UserError
 
     try:
@@ -328,14 +327,14 @@ def main(argv):
       sys.exit(2)
     return
   if not args.table:
-    # A process of its own for each core's share: small networks do not use more than one.
+    # Several processes, since a small network does not use more than one core.
     command = [sys.executable, os.path.abspath(__file__), *argv]
     workers = [subprocess.Popen([*command, f'--part={part}']) for part in range(args.processes)]
     statuses = [worker.wait() for worker in workers]
     if any(statuses):
-      print('a run failed; what is done is kept, and the same command goes on', file=sys.stderr)
+      print('a run failed; finished runs are kept, and the same command continues', file=sys.stderr)
       sys.exit(max(statuses, key=abs))
-  print('\n'.join(table(read(args.output))))
+  print('\n'.join(format_table(read(args.output))))
 
 
 if __name__ == '__main__':

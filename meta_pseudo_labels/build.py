@@ -53,7 +53,7 @@ def problem(config, say=None):
     UserError: no such dataset, not found, or the split asked for cannot be made.
   """
   info = registry.info(config.dataset)
-  address = config.dataset_service_address and service.reached(config.dataset_service_address)
+  address = config.dataset_service_address and service.check_dispatcher(config.dataset_service_address)
   crops = (
     config.views
     or info.views

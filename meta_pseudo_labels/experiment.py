@@ -1,4 +1,4 @@
-"""The main run and its baselines on the same labeled examples and test images, in one table."""
+"""Trains the main method and its baselines on the same labeled examples and compares them in a table."""
 
 import contextlib
 import dataclasses
@@ -28,18 +28,18 @@ LABELS = {
   'mpl_without_uda': 'MPL without UDA',
   'label_spreading': 'LabelSpreading',
 }
-GRID = 200  # Points a side of a picture of decision regions.
+GRID = 200  # Points per side of a picture of decision regions.
 
 
 @dataclasses.dataclass
 class Row:
-  """A line of the table.
+  """A row of the table.
 
   Attributes:
-    name: what is compared.
-    steps: optimizer steps made for it, or None where there are none.
-    seconds: of training, summed over seeds.
-    accuracies: in [0, 1], one a seed.
+    name: of the compared model or method.
+    steps: number of optimizer steps, or None if there are none.
+    seconds: training time, summed over seeds.
+    accuracies: in [0, 1], one per seed.
   """
 
   name: str
@@ -48,21 +48,21 @@ class Row:
   accuracies: List[float]
 
   def to_json(self):
-    """A dict with the mean `accuracy` too."""
+    """Returns the fields and the mean `accuracy` as a dict."""
     return {**dataclasses.asdict(self), 'accuracy': float(np.mean(self.accuracies))}
 
   def accuracy(self):
-    """'94.20%', over several seeds '94.20% +- 0.31' (standard deviation)."""
+    """Returns '94.20%', or for several seeds '94.20% +- 0.31' (standard deviation)."""
     percent = 100 * np.array(self.accuracies)
     mean = f'{percent.mean():.2f}%'
     return f'{mean} +- {percent.std(ddof=1):.2f}' if len(percent) > 1 else mean
 
 
-def label_spreading(problem, split):
-  """scikit-learn's LabelSpreading (knn, 7 neighbours, alpha .2) on the plain inputs.
+def evaluate_label_spreading(problem, split):
+  """Evaluates scikit-learn's LabelSpreading (knn, 7 neighbours, alpha 0.2) on the unaugmented inputs.
 
-  What someone with few labels would reach for first. It sees the same labeled and
-  unlabeled examples as the methods; no network is trained.
+  It is a common first choice when labels are few. It sees the same labeled and unlabeled examples as
+  the methods; no network is trained.
 
   Args:
     problem: Problem.
@@ -85,14 +85,14 @@ def label_spreading(problem, split):
   return Row(LABELS['label_spreading'], None, time.time() - began, [float(accuracy)])
 
 
-def rows_of(name, results):
-  """The table's rows of one run: `name` as in LABELS, `results` as `Run.train` returns."""
+def make_rows(name, results):
+  """Returns the table's rows of one run: `name` is a key of LABELS, `results` is from `Run.train`."""
   label, phases = LABELS[name], results['phases']
   both = results['method'] in ('mpl', 'reduced_mpl', 'pseudo_labels')
   student = f'{label} student' if both else label
   if results.get('selected'):
     models, step = results['selected']['models'], results['selected']['step']
-    # The teacher stands where its student was chosen; a finetune has none.
+    # The teacher is that of the step at which its student was selected; a finetune has no teacher.
     return [
       Row(what, step, results['seconds'], [models[model]['top1']])
       for what, model in ((f'{label} teacher', 'teacher'), (student, 'student'))
@@ -112,8 +112,8 @@ def rows_of(name, results):
   return found
 
 
-def merged(seeds):
-  """Rows over seeds, from a list of every seed's rows."""
+def merge_seeds(seeds):
+  """Merges a list of every seed's rows into rows over all seeds."""
   return [
     Row(
       same[0].name,
@@ -125,8 +125,8 @@ def merged(seeds):
   ]
 
 
-def table(lines, split):
-  """The table of a list of rows, as text."""
+def format_table(lines, split):
+  """Formats a list of rows as a text table."""
   cells = [('method', 'steps', 'seconds', f'{split} accuracy')] + [
     (row.name, '-' if row.steps is None else str(row.steps), f'{row.seconds:.0f}', row.accuracy())
     for row in lines
@@ -142,9 +142,12 @@ def table(lines, split):
   return '\n'.join([text[0], '-' * len(text[0])] + text[1:])
 
 
-def baseline(config, name):
-  """The configuration of a baseline: the run's own but for the method, from scratch, without a
-  finetune, in `output_dir/baselines/<name>`."""
+def configure_baseline(config, name):
+  """Returns the configuration of a baseline.
+
+  It is the run's own except for the method. A baseline trains from scratch, without a finetune, in
+  `output_dir/baselines/<name>`.
+  """
   changes = dict(method='mpl', uda_weight=0.0) if name == 'mpl_without_uda' else dict(method=name)
   return config.replace(
     baselines='',
@@ -157,15 +160,15 @@ def baseline(config, name):
   )
 
 
-def decision_regions(run, problem):
-  """The student's probability of class 1 on a grid over points in a plane, or None.
+def compute_decision_regions(run, problem):
+  """Computes the student's probability of class 1 on a grid over points in a plane.
 
   Returns:
-    float32 `[GRID, GRID]`, rows from low to high y, over `plane(problem)`; None for other data.
+    float32 `[GRID, GRID]` over `plane_bounds(problem)`, rows from low to high y; None for other data.
   """
   if problem.info.kind != 'points' or problem.num_classes != 2 or problem.input_shape != (2,):
     return None
-  (left, right), (low, high) = plane(problem)
+  (left, right), (low, high) = plane_bounds(problem)
   x, y = np.meshgrid(np.linspace(left, right, GRID), np.linspace(low, high, GRID))
   points = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
   model, average = run.phases[-1].models['student']
@@ -174,13 +177,13 @@ def decision_regions(run, problem):
   return probabilities[:, 1].reshape(GRID, GRID)
 
 
-def plane(problem):
-  """((left, right), (low, high)) around all points of a problem in the plane."""
+def plane_bounds(problem):
+  """Returns ((left, right), (low, high)) around all points of a problem in the plane."""
   lowest, highest = problem.inputs.min(axis=0) - 0.3, problem.inputs.max(axis=0) + 0.3
   return tuple(zip(lowest.tolist(), highest.tolist()))
 
 
-def of_seed(config, number):
+def configure_seed(config, number):
   """Returns the configuration of a seed, counted from 0; the first one is the run's own."""
   if not number:
     return config
@@ -193,12 +196,12 @@ def of_seed(config, number):
 
 
 def train_and_compare(config, problem, strategy, progress, first_phase=None):
-  """Trains baselines and main method with every seed; writes and returns the table's rows.
+  """Trains the baselines and the main method with every seed; writes and returns the table's rows.
 
-  The first of `config.num_seeds` seeds lives in `output_dir`, each further one in
-  `output_dir/seed_<n>`, with `--seed` and `--label_seed` counted up. Each folder gets a `table.json`
-  and a `report.html` of its seed; the first one's table is that of all seeds. For points in a plane
-  `decision_regions.png` shows the first seed.
+  The first of `config.num_seeds` seeds is written to `output_dir`, each further one to
+  `output_dir/seed_<n>`. `--seed` and `--label_seed` increase by one per seed. Each folder gets a
+  `table.json` and a `report.html` of its seed; the table in `output_dir` is that of all seeds. For
+  points in a plane `decision_regions.png` shows the first seed.
 
   Args:
     config, problem: of the first seed.
@@ -211,12 +214,12 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
 
   Raises:
     Interrupted: a signal came.
-    UserError: see `Run`; or LabelSpreading is asked for, but the images are not in memory.
+    UserError: see `Run`; or LabelSpreading is a baseline, but the images are not in memory.
   """
   _check_baselines(config, problem)
   seeds, regions, first = [], {}, None
   for number in range(config.num_seeds):
-    own = of_seed(config, number)
+    own = configure_seed(config, number)
     if number:
       problem = _prepare_seed(own, strategy)
     if config.num_seeds > 1:
@@ -232,30 +235,30 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
     for name in own.baseline_names:
       progress.say(f'Baseline {LABELS[name]}')
       if name == 'label_spreading':
-        rows.append(label_spreading(problem, problem.reported(own.eval_split)))
+        rows.append(evaluate_label_spreading(problem, problem.reported(own.eval_split)))
         continue
-      settings = baseline(own, name)
-      workers.together(strategy, functools.partial(run_folder.prepare_folder, settings))
+      settings = configure_baseline(own, name)
+      workers.run_on_all(strategy, functools.partial(run_folder.prepare_folder, settings))
       run = Run(settings, problem, strategy, progress)
-      rows += rows_of(name, run.train())
-      regions.setdefault(name, decision_regions(run, problem))
+      rows += make_rows(name, run.train())
+      regions.setdefault(name, compute_decision_regions(run, problem))
     run = Run(own, problem, strategy, progress)
     if first_phase is not None:
       run.require_checkpoint()
-    rows += rows_of(own.method_name, run.train(first_phase))
-    regions.setdefault(own.method_name, decision_regions(run, problem))
+    rows += make_rows(own.method_name, run.train(first_phase))
+    regions.setdefault(own.method_name, compute_decision_regions(run, problem))
     seeds.append(rows)
     first = first or run
     if number:
       _finish_seed(run, rows, progress)
-  rows = merged(seeds)
+  rows = merge_seeds(seeds)
   _draw_regions(first, regions, rows)
   _finish_seed(first, rows, progress)
   return rows
 
 
 def _check_baselines(config, problem):
-  """Raises UserError if a baseline is not for such data, before anything is trained."""
+  """Raises UserError if a baseline cannot use the data, before anything is trained."""
   if 'label_spreading' in config.baseline_names and not storage.of_one_size(problem.inputs):
     raise UserError(
       '--baselines=label_spreading: needs images of one size in memory; leave it out, '
@@ -264,29 +267,29 @@ def _check_baselines(config, problem):
 
 
 def _prepare_seed(config, strategy):
-  """Makes the folder of a further seed; returns its Problem."""
-  workers.together(strategy, functools.partial(run_folder.prepare_folder, config))
-  return workers.together(strategy, functools.partial(build.problem, config))
+  """Creates the folder of a further seed; returns its Problem."""
+  workers.run_on_all(strategy, functools.partial(run_folder.prepare_folder, config))
+  return workers.run_on_all(strategy, functools.partial(build.problem, config))
 
 
 def _finish_seed(run, rows, progress):
   """Writes `table.json` and `report.html` into a run's folder."""
   write_json(os.path.join(run.config.output_dir, 'table.json'), [row.to_json() for row in rows])
-  document.attempt(run, progress)
+  document.try_write(run, progress)
 
 
 def _draw_regions(run, regions, rows):
-  """Draws `decision_regions.png` of the first seed's Run, where there are regions to draw."""
+  """Draws `decision_regions.png` of the first seed's Run, if there are regions to draw."""
   config, problem = run.config, run.problem
   drawn = {name: region for name, region in regions.items() if region is not None}
   if not drawn:
     return
   accuracy = {row.name: row.accuracy() for row in rows}
   title = lambda name: accuracy.get(LABELS[name]) or accuracy[f'{LABELS[name]} student']
-  plots.decision_regions(
+  plots.draw_decision_regions(
     os.path.join(config.output_dir, 'decision_regions.png'),
     {f'{LABELS[name]}\n{title(name)}': region for name, region in drawn.items()},
-    plane=plane(problem),
+    plane=plane_bounds(problem),
     unlabeled=problem.inputs,
     labeled=problem.labeled,
     note=f'{problem.reported(config.eval_split)} accuracy of {config.num_seeds} seed(s); '

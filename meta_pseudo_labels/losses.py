@@ -1,18 +1,20 @@
-"""Losses: pure functions of logits and targets. Sums over examples are left to the caller's
-explicit division by the GLOBAL number of examples."""
+"""Losses: pure functions of logits and targets.
+
+They return one value per example. The caller sums these and divides by the GLOBAL number of examples.
+"""
 
 import tensorflow as tf
 
 
 def smooth(labels, label_smoothing):
-  """`labels * (1 - s) + s / C`: label distributions `[N, C]` float32, s in [0, 1]."""
+  """Returns `labels * (1 - s) + s / C`: label distributions `[N, C]` float32, s in [0, 1]."""
   if not label_smoothing:
     return labels
   return labels * (1.0 - label_smoothing) + label_smoothing / labels.shape[-1]
 
 
 def cross_entropy(*, labels, logits, label_smoothing=0.0):
-  """Cross entropy of each example, in nats.
+  """Computes the cross entropy of each example, in nats.
 
   Args:
     labels: `[N, C]` float32 distributions (one-hot or soft).
@@ -26,10 +28,10 @@ def cross_entropy(*, labels, logits, label_smoothing=0.0):
 
 
 def consistency(*, original_logits, augmented_logits, temperature, threshold):
-  """UDA's unlabeled loss of each example (Xie et al. 2020; release: UDA step).
+  """Computes UDA's unlabeled loss of each example (Xie et al. 2020; release: UDA step).
 
-  The target is the softmax of `original_logits / temperature`, a constant; an example counts
-  when the target's largest probability, AFTER the temperature, is at least `threshold`.
+  The target is the softmax of `original_logits / temperature`. No gradient flows through it. An
+  example counts if the target's largest probability, AFTER the temperature, is at least `threshold`.
 
   Args:
     original_logits, augmented_logits: `[N, C]` float32, of two views of the same examples.
@@ -45,7 +47,7 @@ def consistency(*, original_logits, augmented_logits, temperature, threshold):
 
 
 def annealing_mask(*, labels, logits, progress):
-  """Training signal annealing's mask of labeled examples, which the release logs and never uses.
+  """Computes training signal annealing's mask of labeled examples, which the release only logs.
 
   Args:
     labels: `[N, C]` one-hot float32.

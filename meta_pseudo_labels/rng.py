@@ -1,28 +1,30 @@
 """Randomness as a pure function of (seed, step, purpose, position).
 
-Nothing here keeps state. A run that is resumed at a step draws what the uninterrupted run
-would have drawn, and a replica that needs rows [offset, offset + n) of the global batch draws
-the global batch's numbers and slices them, so that N replicas see what one would see.
+Nothing here keeps state. A run resumed at a step draws the same numbers as an uninterrupted run.
+A replica that needs rows [offset, offset + n) of the global batch draws the numbers of the global
+batch and slices them. So N replicas draw the same numbers as one.
 """
 
 import zlib
 
 import tensorflow as tf
 
-# The counter-based generator of Salmon et al. 2011. TensorFlow's functions that take a seed make key
-# and counter of it in one way on a CPU and in another under XLA, and fractions of its bits likewise:
-# so all is made of its integers here.
+# The counter-based generator of Salmon et al. 2011. TensorFlow's functions that take a seed derive key
+# and counter from it in one way on a CPU and in another under XLA. The same holds for the conversion of
+# bits to fractions. So everything here is computed from the generator's integers.
 PHILOX = 1
 
 
 def key(seed, step):
-  """The key of one step: int32 `[2]` tensor from two scalars (ints or integer tensors)."""
+  """Returns the key of one step: int32 `[2]` tensor from two scalars (ints or integer tensors)."""
   return tf.stack([tf.cast(seed, tf.int32), tf.cast(step, tf.int32)])
 
 
 def _bits(key_, purpose, shape, dtype=tf.uint32):
-  """Random integers of all bits, with `key_` as the generator's key and the purpose (int scalar) in its
-  counter: the same on every device, compiled or not."""
+  """Returns random integers over the full range of `dtype`, the same on every device, compiled or not.
+
+  `key_` is the generator's key; the purpose (int scalar) is part of its counter.
+  """
   low, high = tf.unstack(tf.bitwise.bitwise_and(tf.cast(key_, tf.int64), 0xFFFFFFFF))
   packed = tf.bitwise.bitwise_or(low, tf.bitwise.left_shift(high, tf.constant(32, tf.int64)))
   counter = tf.stack([tf.zeros([], tf.int64), tf.cast(purpose, tf.int64)])
@@ -36,21 +38,24 @@ def _bits(key_, purpose, shape, dtype=tf.uint32):
 
 
 def fold(key_, purpose):
-  """A key for one purpose (str or int scalar): independent streams from one step's key."""
+  """Returns a key for one purpose (str or int scalar): independent streams from one step's key."""
   data = zlib.crc32(purpose.encode()) & 0x7FFFFFFF if isinstance(purpose, str) else purpose
   return _bits(key_, data, [2], tf.int32)
 
 
 def _fractions(key_, purpose, shape, count, dtype):
-  """Multiples of 2^-count in [0, 1), `count` at most 24: exact in float32 and float64, the dtypes."""
+  """Returns multiples of 2^-count in [0, 1), exact in float32 and float64; `count` is at most 24."""
   bits = _bits(fold(key_, purpose), 0, shape)
   whole = tf.bitwise.right_shift(bits, tf.constant(32 - count, tf.uint32))
   return tf.cast(tf.cast(whole, tf.int32), dtype) * tf.constant(2.0**-count, dtype)
 
 
 def uniform(key_, purpose, shape, minval=0, maxval=1, dtype=tf.float32):
-  """Uniform draws in [minval, maxval) of `shape` and `dtype`: float32, float64 or an integer type. In
-  float32 a range that does not start at 0 can reach maxval by rounding."""
+  """Returns uniform draws in [minval, maxval) of `shape`.
+
+  `dtype` is float32, float64 or an integer type. In float32 a range that does not start at 0 can
+  reach maxval by rounding.
+  """
   if dtype.is_integer:
     span = tf.cast(maxval, tf.uint32) - tf.cast(minval, tf.uint32)
     draw = tf.cast(_bits(fold(key_, purpose), 0, shape) % span, dtype)
@@ -60,11 +65,11 @@ def uniform(key_, purpose, shape, minval=0, maxval=1, dtype=tf.float32):
 
 
 def normal(key_, purpose, shape, dtype=tf.float32):
-  """Standard normal draws of `shape` and `dtype` (float32, float64), at most 5.3 from zero."""
+  """Returns standard normal draws of `shape` and `dtype` (float32, float64), at most 5.3 from zero."""
   fractions = _fractions(key_, purpose, shape, 23, dtype)
   return tf.math.ndtri(fractions + tf.constant(2.0**-24, dtype))
 
 
 def rows(draw, offset, count):
-  """Rows [offset, offset + count) of a global draw `[N, ...]`: what one replica needs of it."""
+  """Returns rows [offset, offset + count) of a global draw `[N, ...]`, those that one replica needs."""
   return draw[offset : offset + count]

@@ -84,16 +84,17 @@ def set_up(config, progress, writes=False):
     cores_per_replica=config.num_cores_per_replica,
   )
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
-  problem = workers.together(strategy, lambda: build.problem(config, progress.say))
+  problem = workers.run_on_all(strategy, lambda: build.problem(config, progress.say))
   lines = notes(config)
   config = config.replace(num_classes=problem.num_classes)
   with contextlib.ExitStack() as stack:
     if writes:
-      lines.insert(0, workers.prepare(strategy, lambda: _lock_and_prepare(config, stack)))
+      lines.insert(0, workers.run_on_chief(strategy, lambda: _lock_and_prepare(config, stack)))
     config = config.replace(output_dir=stack.enter_context(workers.folder(strategy, config.output_dir)))
     if not workers.is_chief(strategy):
       progress.say(
-        'worker %d of %d, counted from 0: the chief, worker 0, tells the rest' % workers.number(strategy)
+        'worker %d of %d, counted from 0: the chief, worker 0, tells the rest'
+        % workers.index_and_count(strategy)
       )
       progress = Progress(stack.enter_context(open(os.devnull, 'w', encoding='utf-8')))
     for line in filter(None, lines):
@@ -122,7 +123,7 @@ def train(config, progress, first_phase=None):
       f'{len(problem.split.labeled)} labeled, {len(problem.unlabeled)} unlabeled, '
       f'{len(problem.evaluated[reported])} {reported} examples of {config.dataset}'
     )
-    say(experiment.table(rows, reported))
+    say(experiment.format_table(rows, reported))
     say('')
     for what, name in RESULTS:
       path = os.path.join(config.output_dir, name)
@@ -155,11 +156,11 @@ def _evaluate(setup, run):
     'models': run.evaluate(phase),
   }
   say(json.dumps(results, indent=2))
-  phase, name = document.student(run)
-  details = evaluation.details(run.outcomes(phase, name), setup.problem.info.class_names)
+  phase, name = document.find_student(run)
+  details = evaluation.summarize(run.outcomes(phase, name), setup.problem.info.class_names)
   place = os.path.join(setup.config.output_dir, f'eval_{run.reported}')
   write_json(f'{place}.json', {**results, 'details': {'model': name, **details}})
-  for what, png in document.figures(details).items():
+  for what, png in document.draw_figures(details).items():
     with open(f'{place}_{what}.png', 'wb') as file:
       file.write(png)
   say(
@@ -185,7 +186,7 @@ def evaluate_forever(config, progress):
 
 def report(config, progress):
   """Writes the run's `report.html` from what is in its folder."""
-  with set_up(run_folder.as_trained(config), progress) as setup:
+  with set_up(run_folder.load_trained_config(config), progress) as setup:
     setup.progress.say(f'report: {document.write(setup.run())}')
 
 
@@ -197,8 +198,8 @@ def _trained(config, progress, problem=None):
   """
   devices.create_strategy('one_device')
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
-  newest = conversion.newest(config.output_dir, progress.say, config.task)
-  serving = conversion.serving(newest) or Serving.of(problem or build.problem(config, progress.say))
+  newest = conversion.find_newest(config.output_dir, progress.say, config.task)
+  serving = conversion.read_serving(newest) or Serving.of(problem or build.problem(config, progress.say))
   phases = build.phases(config, serving.input_shape, len(serving.class_names))
   phase = tf.Variable(0, trainable=False)
   checkpoints = saver.Checkpoints(
@@ -227,7 +228,7 @@ def _classifier(config, progress):
 
 def export(config, progress):
   """Writes a SavedModel, and prints where it is."""
-  config = run_folder.as_trained(config)
+  config = run_folder.load_trained_config(config)
   folder = config.export_dir or os.path.join(config.output_dir, 'saved_model')
   saved_model.require_free(folder)
   exported = _classifier(config, progress)
@@ -237,7 +238,7 @@ def export(config, progress):
 
 def select(config, progress):
   """Writes which unlabeled examples are the most probable ones of each class."""
-  config = run_folder.as_trained(config)
+  config = run_folder.load_trained_config(config)
   path = config.output or os.path.join(config.output_dir, 'selected.json')
   problem = build.problem(config, progress.say)
   _, model = _trained(config, progress, problem)
@@ -255,7 +256,7 @@ def select(config, progress):
 
 def label(config, progress):
   """Writes what the run's network says of the labeled and the unlabeled examples."""
-  config = run_folder.as_trained(config)
+  config = run_folder.load_trained_config(config)
   path = config.output or os.path.join(config.output_dir, 'teacher_predictions.npz')
   problem = build.problem(config, progress.say)
   _, model = _trained(config, progress, problem)
@@ -282,21 +283,21 @@ def predict(config, progress):
   if config.saved_model:
     loaded = predict_files.load(config.saved_model)
   else:
-    config = run_folder.as_trained(config)
+    config = run_folder.load_trained_config(config)
     loaded = _classifier(config, progress)
   predict_files.write(loaded, paths, output, kind, batch_size=config.eval_batch_size, progress=progress)
 
 
 def convert(config, progress):
   """Writes the newest checkpoint in the official release's format."""
-  config = run_folder.as_trained(config).replace(
+  config = run_folder.load_trained_config(config).replace(
     load_checkpoint=None, mpl_teacher_checkpoint=None, mpl_student_checkpoint=None
   )
-  newest = conversion.newest(config.output_dir, progress.say)
+  newest = conversion.find_newest(config.output_dir, progress.say)
   phases = build.phases(
     config,
-    conversion.input_shape(registry.info(config.dataset), config.image_size),
-    len(conversion.class_names(newest)),
+    conversion.get_input_shape(registry.info(config.dataset), config.image_size),
+    len(conversion.read_class_names(newest)),
   )
   method = next(phase.method for phase in phases if phase.name == 'train')
   conversion.convert(newest, method, config.output)

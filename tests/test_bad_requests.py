@@ -10,7 +10,6 @@ import re
 import shutil
 
 from meta_pseudo_labels import main
-from meta_pseudo_labels.checkpoints import convert
 
 import bad_inputs
 import pytest
@@ -244,11 +243,11 @@ def fixture_inputs(tmp_path_factory):
   return folder
 
 
-def answered(capsys, folder, argv, program=main.run):
+def answered(capsys, folder, argv):
   """(status, the line) of a command line; DIR in it stands for the folder."""
   capsys.readouterr()
   shutil.rmtree(folder / 'new', ignore_errors=True)
-  status = program([flag.replace('DIR', str(folder)) for flag in argv])
+  status = main.run([flag.replace('DIR', str(folder)) for flag in argv])
   error = capsys.readouterr().err
   lines = [line for line in error.splitlines() if not re.match(r'[WI]\d{4} |\d{4}-\d\d-\d\d ', line)]
   assert len(lines) == 1 and lines[0].startswith('error: '), f'{argv}: {error}'
@@ -285,8 +284,10 @@ def of_runs(capsys, folder):
     shutil.copytree(folder / 'kept', folder / 'run')
     with bad_inputs.damaged(folder / 'run', damage):
       if request == 'convert':
-        request = 'python -m meta_pseudo_labels.convert --output_dir=DIR/run --to=DIR/out'
-        status, line = answered(capsys, folder, request.split()[3:], convert.main)
+        request = (
+          'python -m meta_pseudo_labels.main --task_mode=convert --output_dir=DIR/run --output=DIR/out'
+        )
+        status, line = answered(capsys, folder, request.split()[2:])
       else:
         status, line = answered(capsys, folder, [*BASE, *RUN, '--output_dir=DIR/run', *request.split()])
     assert status in (1, 2), (request, damage)

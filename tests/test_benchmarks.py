@@ -40,7 +40,7 @@ def test_the_study_s_table_pairs_by_seed_and_by_kind_of_labels():
       line('d', 'sampled 1', 1, student=0.40),
     ]
   )
-  table = study.table(runs)
+  table = study.format_table(runs)
   assert '**d**' in table
   # Differences 1 and 3: mean 2, standard error 1, and t(.975, 1 degree of freedom) = 12.706.
   assert '| soft 1 | 3 | 65.33 ± 47.96 | +2.00 ± 12.71 |' in table
@@ -59,7 +59,7 @@ def test_the_study_runs_each_setting_once(tmp_path, capsys):
     '--num_train_steps=4',
     '--uda_data=2',
   ]
-  args = study.arguments([*argv, '--settings=UDA,sampled 1'])
+  args = study.parse([*argv, '--settings=UDA,sampled 1'])
   study.work(args, 0)
   study.work(args, 0)  # Nothing is left to do.
   lines = [json.loads(text) for text in (tmp_path / 'out.jsonl').read_text().splitlines()]
@@ -76,16 +76,16 @@ def test_settings_that_change_the_method():
     mpl_weight = 2.0
     student_optimizer, teacher_optimizer = None, optimizers.Momentum(0.5, nesterov=False)
 
-    def set_optimizers(self, student, teacher):
-      self.teacher_optimizer = teacher
+    def set_optimizers(self, student_optimizer=None, teacher_optimizer=None):
+      self.teacher_optimizer = teacher_optimizer
 
   settings = config.Config(num_train_steps=10, train_batch_size=4, uda_data=3)
   method = Method()
-  study.true_scale(method, settings)
+  study.scale_by_batch(method, settings)
   assert method.mpl_weight == 24
-  study.late(method, settings)
+  study.delay_feedback(method, settings)
   assert [float(method.mpl_weight(tf.constant(step))) for step in (0, 4, 5)] == [0, 0, 24]
-  study.patient(method, settings)
+  study.accumulate_gradients(method, settings)
   optimizer, value = method.teacher_optimizer, tf.Variable([1.0], name='w')
   optimizer.build([value])
   seen = []
@@ -102,15 +102,15 @@ def test_settings_that_change_the_method():
 
 def test_an_unknown_setting_is_refused(capsys):
   with pytest.raises(SystemExit) as stop:
-    study.arguments(['--settings=UDDA'])
+    study.parse(['--settings=UDDA'])
   assert stop.value.code == 2
-  assert "unknown 'UDDA'; use some of supervised" in capsys.readouterr().err
+  assert '--settings=UDDA: unknown; use some of supervised' in capsys.readouterr().err
 
 
 def test_bad_requests_are_one_line(tmp_path, capsys):
   for argv, words in (
-    (['--methods=udda'], "--methods: unknown 'udda'; use some of release, soft"),
-    (['--rounds=0'], '--rounds=0: must be a whole number, 1 or more'),
+    (['--methods=udda'], '--methods=udda: unknown; use some of release, soft'),
+    (['--rounds=0'], '--rounds=0: not a positive integer; give 1 or more'),
     (['--image_size=big'], '--image_size=big: must be'),
   ):
     with pytest.raises(SystemExit) as stop:
@@ -119,12 +119,14 @@ def test_bad_requests_are_one_line(tmp_path, capsys):
     assert stop.value.code == 2 and words in error and error.count('\n') == 1
   with pytest.raises(SystemExit) as stop:
     study.main([f'--output={tmp_path}/out.jsonl', '--datasets=digitz', '--part=0', '--seeds=0-0'])
-  assert stop.value.code == 2 and capsys.readouterr().err.startswith('error: unknown dataset')
+  assert stop.value.code == 2 and capsys.readouterr().err.startswith(
+    'error: --dataset_name=digitz: unknown dataset'
+  )
 
 
 def test_the_summary_of_digits_by_hand():
   tables = [{'MPL student': 90.0, 'UDA': 89.0}, {'MPL student': 94.0, 'UDA': 89.0}]
-  text = '\n'.join(digits.summary(tables))
+  text = '\n'.join(digits.summarize(tables))
   assert 'MPL student   92.00 +- 2.83' in text
   assert '+3.00 +- 2.00' in text  # 1 and 5: standard deviation 2.83, standard error 2.
 
@@ -153,7 +155,10 @@ def test_predict_is_a_ratio_to_the_bare_network(capsys):
   )
   lines = capsys.readouterr().out.splitlines()
   assert lines[1].startswith('predict makes ') and 0 < float(lines[1].split()[2])
-  for argv, words in ((['--images=0'], '--images=0: must be'), (['--model_type=x'], '--model_type=x')):
+  for argv, words in (
+    (['--images=0'], '--images=0: not a positive integer'),
+    (['--model_type=x'], '--model_type=x'),
+  ):
     with pytest.raises(SystemExit) as stop:
       predict_benchmark.main(argv)
     assert stop.value.code == 2 and words in capsys.readouterr().err
@@ -168,11 +173,11 @@ def test_augment_compares_the_views(capsys):
 
 def test_augments_peers_make_views_of_the_same_shape():
   images = np.random.RandomState(0).randint(0, 256, [200, 32, 32, 3]).astype(np.uint8)
-  pairs = augment.pillow(images, 16)
+  pairs = augment.build_pillow(images, 16)
   assert [view.shape for view in next(pairs)] == [(32, 32, 3)] * 2
   for _ in range(200):  # Every operation, sooner or later.
     assert all(np.isfinite(view).all() for view in next(pairs))
-  for dataset in (augment.ours(images, 16), augment.addons(images, 16)):
+  for dataset in (augment.build_ours(images, 16), augment.build_addons(images, 16)):
     if dataset is not None:
       assert [view.shape for view in next(iter(dataset))] == [(128, 32, 32, 3)] * 2
 
@@ -181,10 +186,10 @@ def test_the_studys_wrong_priors():
   labels = np.repeat(np.arange(10), 30)
   chosen = np.arange(0, 300, 7)[:40]
   random = np.random.RandomState(0)
-  changed, same = study.noisy(labels, chosen, 10, random)
+  changed, same = study.make_noisy(labels, chosen, 10, random)
   assert same is chosen and (changed != labels).sum() == 10
   assert set(np.flatnonzero(changed != labels)) <= set(chosen)
-  same, drawn = study.imbalanced(labels, chosen, 10, random)
+  same, drawn = study.make_imbalanced(labels, chosen, 10, random)
   assert same is labels and len(np.unique(drawn)) == 40
   assert np.bincount(labels[drawn]).tolist() == [7, 7, 7, 7, 7, 1, 1, 1, 1, 1]
   with pytest.raises(SystemExit):
@@ -201,7 +206,7 @@ def test_a_step_s_share_of_the_peak(monkeypatch):
   assert len(found['seconds']) == len(found['peaks']) == 3 and found['first'] > 0
   assert 0 < found['before'] <= found['most'] < 100
   # 12.5, 50 and 25 % of the peaks of their rounds; 25 % is the middle.
-  text = step.line(dict(found, operations=1e9, seconds=[4.0, 1.0, 2.0], peaks=[2e9, 2e9, 2e9]))
+  text = step.format_line(dict(found, operations=1e9, seconds=[4.0, 1.0, 2.0], peaks=[2e9, 2e9, 2e9]))
   assert '2.000 s for 1 GFLOP: 25 % of 2 GFLOP/s (12 to 50)' in text
 
 
@@ -215,7 +220,7 @@ def test_where_a_step_s_time_goes():
 
   work()
   began = time.perf_counter()
-  found = op_times.by_kind(lambda: float(work()), calls=2)
+  found = op_times.measure_by_kind(lambda: float(work()), calls=2)
   assert 0 < sum(found.values()) <= (time.perf_counter() - began) / 2
   assert min(found['convolutions'], found['batch norm']) > 0 and set(found) == {
     'convolutions',
@@ -225,7 +230,7 @@ def test_where_a_step_s_time_goes():
 
 
 def test_the_profile_in_words():
-  text = step.profile_line(
+  text = step.format_profile(
     {
       'kinds': {'convolutions': 0.5, 'products': 0.25, 'the rest': 2.0},
       'operations': 1.5e9,

@@ -25,5 +25,5 @@ TINY = [
 def test_a_killed_run_ends_as_one_left_alone(tmp_path):
   said = []
   assert chaos.run(2, 1, TINY, tmp_path, said.append) == []
-  assert said[-1].endswith('things compared, 0 differ'), said
+  assert said[-1].endswith('values compared, 0 differ'), said
   assert len([line for line in said if line.startswith('kill ')]) >= 2, said

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
   ],
 )
 def test_networks_are_of_the_published_sizes(name, size, classes, parameters, multiply_adds):
-  found = estimate.network(name, (size, size, 3), classes)
+  found = estimate.measure_network(name, (size, size, 3), classes)
   assert found.parameters == pytest.approx(parameters, rel=0.01)
   if multiply_adds:
     assert found.flops / 2 == pytest.approx(multiply_adds, rel=0.03)
@@ -39,7 +39,7 @@ def test_a_step_of_wrn_28_2_is_490_gflop():
 
 def test_a_small_network_by_hand():
   """Two dense layers: 4 x 4 pixels to 8, 8 to 10."""
-  found = estimate.network('mlp-8x1', (4, 4, 1), 10)
+  found = estimate.measure_network('mlp-8x1', (4, 4, 1), 10)
   assert found == estimate.Network(
     16 * 8 + 8 + 8 * 10 + 10, 16 * 8 + 8 + 8 * 10 + 10, 2 * (16 * 8 + 8 * 10), 8 + 8 + 10
   )
@@ -122,23 +122,23 @@ def test_hours_and_devices_by_hand():
   net = estimate.Network(0, 0, 0, 0)
   found = estimate.Estimate(net, 0.0, 3.6e18, 4e9, 50e9, 12, True)
   device = estimate.Device('', 1, 20.0, 100.0, 50.0)
-  assert estimate.hours(found, device, 0.5, 4) == 5  # 1e15 FLOP/s peak/10 * .5 * 4 = 2e14; 18,000 s.
+  assert estimate.compute_hours(found, device, 0.5, 4) == 5  # 1e15 FLOP/s peak/10 * .5 * 4 = 2e14.
   # 18 GB usable, 14 free: 50 GB take four of them, and four divide a batch of 12.
-  assert estimate.devices_needed(found, device) == 4
-  assert estimate.cell(found, device, 0.5) == '5.00 on 4'
+  assert estimate.find_device_count(found, device) == 4
+  assert estimate.format_cell(found, device, 0.5) == '5.00 on 4'
   # In float32 they are 100 GB: eight, and the next divisor of 12.
-  assert estimate.devices_needed(found, dataclasses.replace(device, has_bfloat16=False)) == 12
+  assert estimate.find_device_count(found, dataclasses.replace(device, has_bfloat16=False)) == 12
   several = estimate.Device('', 2, 20.0, 100.0, 50.0)
-  assert estimate.cell(found, several, 0.5) == 'needs 4 (10.0)'
+  assert estimate.format_cell(found, several, 0.5) == 'needs 4 (10.0)'
   small = estimate.Device('', 1, 4.0, 100.0, 50.0)
-  assert estimate.cell(found, small, 0.5) == 'too large (20.0)'
+  assert estimate.format_cell(found, small, 0.5) == 'too large (20.0)'
   # 4.4 GB usable, .4 free: 125 devices and more, of which 12 images occupy 192 in 16 parts each.
   shared = dataclasses.replace(found, cores_per_replica=16)
   near = estimate.Device('', 1, 4.4 / 0.9, 100.0, 50.0)
-  assert estimate.devices_needed(shared, near) is None
-  assert estimate.devices_needed(shared, dataclasses.replace(near, splits_images=True)) == 192
-  assert estimate.cell(found, estimate.Device('', 16, 20.0, 100.0, 50.0), 0.5) == '-'
-  assert [estimate.number(value) for value in (0, 0.01234, 1.234, 123.4, 12345.0)] == [
+  assert estimate.find_device_count(shared, near) is None
+  assert estimate.find_device_count(shared, dataclasses.replace(near, splits_images=True)) == 192
+  assert estimate.format_cell(found, estimate.Device('', 16, 20.0, 100.0, 50.0), 0.5) == '-'
+  assert [estimate.format_number(value) for value in (0, 0.01234, 1.234, 123.4, 12345.0)] == [
     '<0.001',
     '0.0123',
     '1.23',
@@ -161,11 +161,11 @@ def test_the_table_of_two_recipes(capsys):
 @pytest.mark.parametrize(
   'argv, words',
   [
-    ([], 'no recipe: name one or more'),
+    ([], 'no recipe; give one or more'),
     (['flags/none.flags'], '--flagfile=flags/none.flags: No such file'),
-    (['x', '--device=a10'], "--device: unknown 'a10'; use some of cpu, t4, a100"),
-    (['x', '--utilization=35'], '--utilization=35: must be above 0 and at most 1'),
-    (['x', '--utilization=x'], '--utilization=x: must be above 0'),
+    (['x', '--device=a10'], '--device=a10: unknown; use some of cpu, t4, a100'),
+    (['x', '--utilization=35'], '--utilization=35: out of range; give a number above 0'),
+    (['x', '--utilization=x'], '--utilization=x: out of range; give'),
     ([f'{ROOT}/flags/digits_uda.flags', '--uda_dat=3'], "did you mean '--uda_data'?"),
   ],
 )
@@ -186,4 +186,4 @@ def test_the_tables_of_the_docs_are_what_is_computed():
     names = [line.split(' | ')[0].lstrip('| ') for line in shown[2:]]
     devices = [cell[2:] for cell in shown[0].strip('| ').split(' | ') if cell.startswith('h ')]
     found = {name: estimate.estimate(estimate.read(ROOT / f'flags/{name}.flags')) for name in names}
-    assert estimate.table(found, devices, 0.35) == shown
+    assert estimate.format_table(found, devices, 0.35) == shown

@@ -79,7 +79,7 @@ def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, mon
     assert main.run(argv) == 130
   assert main.run(argv) == 0
   printed = capsys.readouterr().out
-  assert 'Going on from step 2 of train' in printed
+  assert 'Resuming at step 2 of train' in printed
   assert '36 labeled images in 3 classes (12 to 12 each), 100 unlabeled, 0 validation, 60 test' in (
     printed
   )

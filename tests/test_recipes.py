@@ -213,11 +213,11 @@ def check_network(config, name):
   EfficientNet-L2 is a matter of seconds; and the hours of the head comment, which follow from it."""
   found = estimate.estimate(config)
   parameters = found.network.parameters
-  expected = PARAMETERS.get((config.model_type, estimate.inputs(config)[1]), parameters)
+  expected = PARAMETERS.get((config.model_type, estimate.get_input_shape(config)[1]), parameters)
   assert parameters == pytest.approx(expected, rel=0.01)
   text = head(FLAGFILES / f'{name}.flags')
   hours = [
-    f'{words} {estimate.cell(found, estimate.DEVICES[device], 0.35)}'
+    f'{words} {estimate.format_cell(found, estimate.DEVICES[device], 0.35)}'
     for words, device in (
       ('two CPU cores', 'cpu'),
       ('A100', 'a100'),

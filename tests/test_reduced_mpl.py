@@ -207,7 +207,7 @@ def test_what_predictions_are_of_is_told_apart(names):
   )
   inputs = rng.standard_normal([4, 3]).astype(np.float32)
   called = np.array(['1.png', '2.png', '3.png', '4.png'])
-  made = lambda order: teacher_predictions.description(
+  made = lambda order: teacher_predictions.describe(
     unlabeled=inputs[order], names=called[order] if names else None, **common
   )
   assert made([0, 1, 2, 3]) == made([0, 1, 2, 3]) != made([0, 1, 3, 2])
@@ -215,7 +215,7 @@ def test_what_predictions_are_of_is_told_apart(names):
 
 def test_a_disk_that_cannot_be_written(tmp_path):
   found = teacher_predictions.Predictions(np.zeros([1, 1], np.float32), np.zeros([1, 1], np.float32))
-  with pytest.raises(UserError, match='cannot write .*no/such.npz: No such file'):
+  with pytest.raises(UserError, match='no/such.npz: cannot be written .No such file'):
     teacher_predictions.write(os.path.join(tmp_path, 'no', 'such.npz'), found, {})
 
 

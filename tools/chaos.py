@@ -1,11 +1,11 @@
-"""Kills a run at random moments, starts it again each time, and compares it with one left alone.
+"""Kills and restarts a run at random moments, and compares it with an uninterrupted run.
 
     python tools/chaos.py [--kills=20] [--seed=0] [--flagfile=...] [flags of the program]
 
-Both runs must end with the same bits: weights, averages, optimizer slots and counters of the newest
-and the best checkpoint, every line of metrics.jsonl, the last evaluation, the labeled split. Only
-seconds may differ. Without flags it trains the digits recipe with fewer steps. --intra_op_threads=1
-is part of that recipe: with more threads a sum may be taken in another order, killed or not.
+Both runs must end with the same bits: weights, averages, optimizer slots and counters of the newest and
+the best checkpoint, every line of metrics.jsonl, the last evaluation, the labeled split. Only seconds
+may differ. Without flags it trains the digits recipe with fewer steps. --intra_op_threads=1 is part of
+that recipe, since with more threads the order of a summation may differ between any two runs.
 """
 
 import argparse
@@ -30,12 +30,12 @@ DIGITS = [
   '--num_validation=100',
   '--keep_checkpoints=2',
 ]
-STARTING = 8.0  # Seconds that a start takes, about.
+STARTING = 8.0  # The approximate duration of a start in seconds.
 SAVES = ('ckpt_last', 'ckpt_best')
 
 
 def start(folder, flags, log):
-  """The process of a run in a folder; its output goes to the file `log`."""
+  """Starts a run in a folder: Popen. Its output is written to the file `log`."""
   return subprocess.Popen(
     [sys.executable, '-m', 'meta_pseudo_labels.main', *flags, f'--output_dir={folder}'],
     cwd=CHECKOUT,
@@ -45,19 +45,22 @@ def start(folder, flags, log):
   )
 
 
-def changed(folder, what):
-  """A value that changes when a run in the folder does something: `saving`: begins to write a
-  checkpoint; `evaluating`, `training`: writes a line, after which it evaluates or goes on."""
+def observe(folder, what):
+  """Returns a value that changes with an activity of the run in the folder.
+
+  With `saving` it changes when the run begins to write a checkpoint. With `evaluating` and `training` it
+  changes when the run writes a line of metrics, after which it evaluates or continues.
+  """
   try:
     if what == 'saving':
       return {path for path in folder.glob('**/ckpt_*/*') if path.name.endswith('_temp')}
     return {path: path.stat().st_size for path in folder.glob('**/metrics.jsonl')}
   except OSError:
-    return {}  # What was listed has been moved since.
+    return {}  # A file was moved after it was listed.
 
 
 def kill_once(folder, flags, log, number, rng, seconds):
-  """Starts the run, kills it at some moment: that moment in words, or None if it ended before."""
+  """Starts the run and kills it; returns the moment as text, or None if the run ended before."""
   process = start(folder, flags, log)
   what = ('saving', 'evaluating', 'training', 'starting')[number % 4]
   # A save or an evaluation takes tens of milliseconds.
@@ -65,9 +68,9 @@ def kill_once(folder, flags, log, number, rng, seconds):
     0, {'saving': 0.03, 'evaluating': 0.05, 'training': seconds, 'starting': STARTING}[what]
   )
   began, skip = time.time(), 0 if what == 'starting' else rng.randint(1, 3)
-  before = changed(folder, what)
+  before = observe(folder, what)
   while process.poll() is None and skip:
-    now = changed(folder, what)
+    now = observe(folder, what)
     if now != before and now:
       skip -= 1
     before = now
@@ -77,22 +80,22 @@ def kill_once(folder, flags, log, number, rng, seconds):
     time.sleep(0.001)
   if process.poll() is not None:
     if process.returncode:
-      raise SystemExit(f'the run ended with status {process.returncode}: see {log.name}')
+      raise SystemExit(f'the run ended with status {process.returncode}; see {log.name}')
     return None
   process.send_signal(signal.SIGKILL)
   process.wait()
   return f'{what}, {time.time() - began:.2f} s after its start'
 
 
-def without_seconds(value):
-  """JSON without what a clock has measured."""
+def drop_seconds(value):
+  """Removes the durations from a JSON value."""
   if isinstance(value, dict):
-    return {key: without_seconds(entry) for key, entry in value.items() if key != 'seconds'}
-  return [without_seconds(entry) for entry in value] if isinstance(value, list) else value
+    return {key: drop_seconds(entry) for key, entry in value.items() if key != 'seconds'}
+  return [drop_seconds(entry) for entry in value] if isinstance(value, list) else value
 
 
-def tensors(folder):
-  """{name: bytes} of the newest checkpoint in a folder, but for the seconds."""
+def read_tensors(folder):
+  """Reads {name: bytes} from the newest checkpoint in a folder, except for the seconds."""
   import tensorflow as tf
 
   path = tf.train.latest_checkpoint(str(folder))
@@ -108,47 +111,47 @@ def tensors(folder):
   }
 
 
-def state(folder):
-  """{what: value} of all that two runs must have alike, baselines and further seeds included."""
+def read_state(folder):
+  """Reads {name: value} of all results that must be equal, including baselines and further seeds."""
   found = {}
   for path in sorted(folder.glob('**/*')):
     name = str(path.relative_to(folder))
     if path.name in SAVES:
-      found.update({f'{name}: {key}': value for key, value in tensors(path).items()})
+      found.update({f'{name}: {key}': value for key, value in read_tensors(path).items()})
     elif path.name == 'metrics.jsonl':
       found[name] = path.read_text(encoding='utf-8').splitlines()
     elif path.name in ('results.json', 'table.json', 'labeled_split.json'):
-      found[name] = without_seconds(json.loads(path.read_text(encoding='utf-8')))
+      found[name] = drop_seconds(json.loads(path.read_text(encoding='utf-8')))
   return found
 
 
 def run(kills, seed, flags, folder, say=print):
-  """Carries it out in a folder: the list of differences, [] if there are none."""
+  """Makes both runs in a folder; returns the list of differences, [] if there are none."""
   rng, killed = random.Random(seed), 0
   with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
     began = time.time()
     if start(folder / 'whole', flags, log).wait():
-      raise SystemExit(f'the run fails by itself: see {log.name}')
+      raise SystemExit(f'the uninterrupted run failed; see {log.name}')
     seconds = time.time() - began
-    say(f'whole: {seconds:.0f} s')
+    say(f'uninterrupted: {seconds:.0f} s')
     lifetime = max(0.0, seconds - STARTING) / (kills + 1)
     while killed < kills:
       how = kill_once(folder / 'killed', flags, log, killed, rng, lifetime)
       if how is None:
-        say('done before it was killed often enough')
+        say('finished before it was killed often enough')
         break
       killed += 1
       say(f'kill {killed}: {how}')
     if start(folder / 'killed', flags, log).wait():
-      raise SystemExit(f'it does not go on: see {log.name}')
-  whole, after = state(folder / 'whole'), state(folder / 'killed')
+      raise SystemExit(f'the killed run does not resume; see {log.name}')
+  whole, after = read_state(folder / 'whole'), read_state(folder / 'killed')
   differences = [name for name in sorted({*whole, *after}) if whole.get(name) != after.get(name)]
-  say(f'{killed} kills, {len(whole)} things compared, {len(differences)} differ')
+  say(f'{killed} kills, {len(whole)} values compared, {len(differences)} differ')
   return differences
 
 
 def main():
-  """The command line: 0 if both runs end alike, else 1."""
+  """Runs the command line; returns 0 if both runs have equal results, else 1."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

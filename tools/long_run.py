@@ -1,9 +1,9 @@
-"""Trains two moons for 100,000 steps in one process: does its memory grow, are its records whole?
+"""Trains two moons for 100,000 steps in one process, and checks its memory and its records.
 
     python tools/long_run.py [--steps=100000]
 
-Prints the resident memory at step 5,000 and at the end, and ends with status 1 if it has grown by
-more than 5 %, or if a line of metrics.jsonl or an event is missing.
+It prints the resident memory at step 5,000 and at the end. It ends with status 1 if the memory has grown
+by more than 5 %, or if a line of metrics.jsonl or an event is missing.
 """
 
 import argparse
@@ -37,14 +37,14 @@ FLAGS = [
 ]
 
 
-def resident():
-  """Resident memory of this process in MB."""
+def measure_memory():
+  """Returns the resident memory of this process in MB."""
   with open('/proc/self/statm', encoding='ascii') as file:
     return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6
 
 
-def events(folder):
-  """The steps of the events of one scalar below a folder, in order."""
+def read_event_steps(folder):
+  """Reads the steps of the events of one scalar in a folder, in order."""
   steps = []
   for path in sorted(folder.glob('*tfevents*')):
     for record in tf.data.TFRecordDataset(str(path)):
@@ -54,7 +54,7 @@ def events(folder):
 
 
 def main():
-  """The command line: 0 if memory and records are as they should be."""
+  """Runs the command line; returns 0 if the memory is stable and the records are complete."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -64,7 +64,7 @@ def main():
 
   def measured(run, number, *args):
     save(run, number, *args)
-    memory[number] = resident()
+    memory[number] = measure_memory()
 
   Run._save = measured
   with tempfile.TemporaryDirectory() as name:
@@ -74,7 +74,7 @@ def main():
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
     wanted = list(range(10, steps + 1, 10))
     whole = [line['step'] for line in lines if line['kind'] == 'train'] == wanted
-    whole = whole and events(folder / 'logs' / 'train') == wanted
+    whole = whole and read_event_steps(folder / 'logs' / 'train') == wanted
   growth = memory[steps] / memory[FIRST]
   print(
     'memory in MB: '
@@ -83,7 +83,7 @@ def main():
     )
     + f'; {100 * (growth - 1):+.1f} %'
   )
-  print('metrics.jsonl and events are ' + ('whole' if whole else 'not whole'))
+  print('metrics.jsonl and events are ' + ('complete' if whole else 'incomplete'))
   return 0 if whole and growth <= MOST else 1
 
 

@@ -1,10 +1,11 @@
-"""Compares our steps with numbers that the release's own code printed.
+"""Compares our training steps with numbers from the release's own code.
 
     python tools/parity.py tests/golden/case*.npz [--step0_rtol=1e-5] [--loss_rtol=1e-4] ...
 
-Everything comes from the file: the method, model and flags from its `meta`, initial weights and
-inputs by the rules in tests/golden/README.md. One line a quantity: largest absolute and relative
-difference, the tolerance, ok or not. Exit status 1 when any is out, 2 when a file is no such file.
+The method, model and flags come from the file's `meta`, initial weights and inputs from the rules in
+tests/golden/README.md. The output has one line per quantity: largest absolute and relative difference,
+the tolerance, ok or not. The exit status is 1 if any quantity is out of tolerance, and 2 if a file
+cannot be read.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from meta_pseudo_labels.optim import optimizers
 
 import tensorflow as tf
 
-# The tolerances that tests/golden/README.md gives for another implementation.
+# The tolerances for another implementation in tests/golden/README.md.
 TOLERANCES = {
   'step0_rtol': (1e-5, 'losses and rates of step 0'),
   'logits_atol': (1e-4, 'logits of step 0'),
@@ -35,15 +36,15 @@ TOLERANCES = {
   'dot_atol': (1e-3, 'dot products, which are small differences'),
   'final_atol': (1e-3, 'weights and averages after the last step'),
   'slot_atol': (5e-2, 'optimizer slots after the last step'),
-  # Two runs of the release itself differ by 4e-3 here and by 5e-5 in the weights, which may
-  # differ by 1e-3 for another implementation.
+  # Two runs of the release itself differ by 4e-3 here and by 5e-5 in the weights. Another implementation
+  # may differ by 1e-3 in the weights.
   'eval_atol': (5e-2, 'logits of the evaluation batch after the last step'),
 }
-SMALL_GRADIENT = 1e-4  # Norms below it are rounding.
+SMALL_GRADIENT = 1e-4  # Smaller norms are rounding noise.
 
 
-def initial_value(name, shape):
-  """The initial value of the release's variable `name`: float32 of `shape`."""
+def draw_initial_value(name, shape):
+  """Draws the initial value of the release's variable `name`: float32 of `shape`."""
   rng = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)
   kind = name.rsplit('/', 1)[-1]
   if kind in ('kernel', 'depthwise_kernel') and len(shape) == 4:
@@ -62,8 +63,8 @@ def initial_value(name, shape):
   raise ValueError(f'{name}: no rule for its initial value')
 
 
-def inputs(params, step):
-  """(labeled, labels, original, augmented) of a step, as tests/golden/README.md draws them."""
+def draw_inputs(params, step):
+  """Draws (labeled, labels, original, augmented) of a step by the rules of tests/golden/README.md."""
   rng = np.random.RandomState(1000 + step)
   size, batch = params['image_size'], params['train_batch_size']
   labeled = rng.standard_normal([batch, size, size, 3])
@@ -75,7 +76,7 @@ def inputs(params, step):
 
 
 class Comparison:
-  """Prints one line a quantity and remembers whether all were within their tolerance."""
+  """Prints one line per quantity and records whether all are within their tolerance."""
 
   def __init__(self, tolerances):
     self.tolerances = tolerances
@@ -91,7 +92,7 @@ class Comparison:
       return
     absolute = np.abs(ours - theirs)
     relative = absolute / np.maximum(np.abs(theirs), 1e-30)
-    # A relative tolerance cannot ask for more than float32 can hold near zero.
+    # A relative tolerance cannot require more precision near zero than float32 has.
     within = absolute <= limit * np.abs(theirs) + 1e-7 if tolerance.endswith('rtol') else absolute <= limit
     ok = bool(np.all(within))
     self.ok &= ok
@@ -103,7 +104,7 @@ class Comparison:
 
 
 class Replay:
-  """Our method with the release's initial weights, run on the release's inputs."""
+  """Runs our method with the release's initial weights on the release's inputs."""
 
   def __init__(self, golden):
     self.golden = golden
@@ -123,7 +124,7 @@ class Replay:
     for scope, model in self.models.items():
       for variable in model.variables:
         variable.assign(
-          initial_value(release_format.release_name(variable, scope), variable.shape.as_list())
+          draw_initial_value(release_format.release_name(variable, scope), variable.shape.as_list())
         )
     self.captured = {}
     self.method.apply_update = self._capture_update
@@ -153,12 +154,12 @@ class Replay:
     return logs, dict(self.captured)
 
   def variables(self):
-    """{release's name: our variable}, of those that the release has too."""
-    return release_format.names(self.method)
+    """Returns {release's name: our variable} for the variables that the release has too."""
+    return release_format.map_names(self.method)
 
 
 def compare_variables(compare, replay, moment, tolerances):
-  """Our variables against the samples stored at `moment` (init, after1, ..., final)."""
+  """Compares our variables with the samples stored at `moment` (init, after1, ..., final)."""
   golden = replay.golden
   ours = replay.variables()
   groups = {}
@@ -170,16 +171,16 @@ def compare_variables(compare, replay, moment, tolerances):
       else name.split('/')[0]
     )
     if name == 'cross_entropy_old':
-      continue  # The release's way of handing a value on; ours needs no variable for it.
+      continue  # The release passes a value on in this variable. We need no variable for it.
     if name == 'moving_dot_product' and moment != 'init':
-      continue  # Compared among the logs, where the reading that was meant is known.
+      continue  # Compared among the logs, where the intended reading is known.
     if name not in ours:
       compare.ok = False
       print(f'  {name}: NOT FOUND among ours')
       continue
     flat = ours[name].numpy().astype(np.float64).ravel()
     samples = [flat[(k * flat.size) // 8] for k in range(8)]
-    # The mean of squares and the samples together say as much as the stored data can.
+    # The stored data only allow a comparison of samples and of the mean.
     groups.setdefault(kind, []).append(
       (
         samples + [flat.sum() / flat.size],
@@ -192,14 +193,14 @@ def compare_variables(compare, replay, moment, tolerances):
 
 
 def compare_step(compare, golden, step, logs, captured):
-  """One step's logs and, in step 0, logits and gradients."""
+  """Compares one step's logs and, in step 0, logits and gradients."""
   tolerance = 'step0_rtol' if step == 0 else 'loss_rtol'
   for key in [k for k in golden.files if k.startswith('log/')]:
     name, theirs = key[len('log/') :], golden[key][step]
     if name == 'uda/l_ratio' and 'derived/l_ratio_step_before' in golden.files:
-      theirs = golden['derived/l_ratio_step_before'][step]  # The logged one is a race.
+      theirs = golden['derived/l_ratio_step_before'][step]  # The logged value depends on a race.
     if f'derived/{name[len("mpl/") :]}_this_step' in golden.files:
-      # What the release logs depends on when it happens to read `cross_entropy_old`.
+      # The release's logged value depends on the moment at which it reads `cross_entropy_old`.
       theirs = golden[f'derived/{name[len("mpl/") :]}_this_step'][step]
     if name not in logs:
       compare.ok = False
@@ -234,7 +235,7 @@ def compare_step(compare, golden, step, logs, captured):
 
 
 def run(path, tolerances):
-  """Compares one file; True when all is within tolerance."""
+  """Compares one file; returns whether all quantities are within tolerance: bool."""
   golden = np.load(path, allow_pickle=False)
   replay = Replay(golden)
   print(
@@ -247,7 +248,7 @@ def run(path, tolerances):
   compare_variables(compare, replay, 'init', tight)
   steps = len(golden['log/global_step'])
   for step in range(steps):
-    data = tuple(tf.constant(x) for x in inputs(replay.params, step))
+    data = tuple(tf.constant(x) for x in draw_inputs(replay.params, step))
     logs, captured = replay.step(data)
     compare_step(compare, golden, step, logs, captured)
     moment = f'after{step + 1}' if step + 1 < steps else 'final'
@@ -262,7 +263,7 @@ def run(path, tolerances):
 
 
 def main(argv=None):
-  """Runs the command line: 0 all within tolerance, 1 something out, 2 not such a file."""
+  """Runs the command line; returns 0 if all is within tolerance, 1 if not, 2 for an unreadable file."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('files', nargs='+')
   for name, (default, what) in TOLERANCES.items():
@@ -274,7 +275,7 @@ def main(argv=None):
     try:
       with np.load(path, allow_pickle=False) as golden:
         if 'log/global_step' not in golden.files:
-          print(f'{path}: not compared, it holds no training steps')
+          print(f'{path}: not compared, since it has no training steps')
           continue
     except (OSError, ValueError) as error:
       print(f'{path}: cannot be read ({error}); give .npz files such as tests/golden/case3.npz')

@@ -1,4 +1,4 @@
-"""Task convert: a run's newest checkpoint in the official release's format."""
+"""Task convert: writes a run's newest checkpoint in the official release's format."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
 
-# What the variable of training.Run is called in a checkpoint.
+# The key in a checkpoint of the variable `identity` of training.Run.
 IDENTITY = 'identity/.ATTRIBUTES/VARIABLE_VALUE'
 SERVING = 'serving/.ATTRIBUTES/VARIABLE_VALUE'
 
 
-def newest(output_dir, say, task='convert'):
+def find_newest(output_dir, say, task='convert'):
   """Returns the path of a run's newest intact checkpoint.
 
   Args:
@@ -25,7 +25,7 @@ def newest(output_dir, say, task='convert'):
   Raises:
     UserError: there is none.
   """
-  path = files.newest_whole(os.path.join(output_dir, 'ckpt_last'), say)
+  path = files.newest_intact(os.path.join(output_dir, 'ckpt_last'), say)
   if not path:
     raise UserError(
       f'--output_dir={output_dir}: no checkpoint there, which --task_mode={task} needs; train first'
@@ -33,7 +33,7 @@ def newest(output_dir, say, task='convert'):
   return path
 
 
-def serving(path):
+def read_serving(path):
   """Returns what a checkpoint's run needs in order to classify: a Serving; None of earlier versions."""
   try:
     return Serving.from_json(tf.train.load_variable(path, SERVING).decode())
@@ -41,26 +41,24 @@ def serving(path):
     return None
 
 
-def class_names(path):
+def read_class_names(path):
   """Returns the names of the classes of a checkpoint's run: list of str. Raises UserError."""
   try:
     return json.loads(tf.train.load_variable(path, IDENTITY))['class_names']
   except tf.errors.NotFoundError as error:
-    raise UserError(
-      f'{path}: does not say which classes it has, as checkpoints of earlier versions; train again'
-    ) from error
+    raise UserError(f'{path}: has no class names, so an earlier version wrote it; train again') from error
 
 
-def input_shape(info, image_size):
-  """Returns the shape of what a run's models see, (H, W, C) or (D,); the data need not be at hand.
+def get_input_shape(info, image_size):
+  """Returns the shape of the inputs of a run's models, (H, W, C) or (D,), without reading the data.
 
   Raises:
-    UserError: only the data say it.
+    UserError: the shape is only known from the data.
   """
   if info.image_shape is None and info.default_channels is None:
     raise UserError(
-      "--output_dir: a run on a .npz file cannot be written in the release's format; only that "
-      'file says what shape its arrays have'
+      "--output_dir: a run on a .npz file cannot be written in the release's format, since the "
+      "arrays' shape is only in that file; convert a run on another dataset"
     )
   if info.kind == 'points':
     return info.image_shape
@@ -71,10 +69,10 @@ def convert(path, method, to):
   """Writes a checkpoint of a run in the release's format.
 
   Args:
-    path: of the checkpoint.
+    path: str, of the checkpoint.
     method: Method of its phase `train`.
-    to: path to write, without .index: `to`.index and `to`.data-00000-of-00001. For the release to
-      continue from it, its own <output_dir>/ckpt_last/ckpt-<step>.
+    to: str, path to write without suffix: `to`.index and `to`.data-00000-of-00001. The release resumes
+      from a checkpoint at <output_dir>/ckpt_last/ckpt-<step> of its own output folder.
 
   Raises:
     UserError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Checkpoints as files: which ones a folder has, and whether they are whole."""
+"""Checkpoints as files: finds those of a folder, and checks whether they are intact."""
 
 import errno
 import os
@@ -9,36 +9,37 @@ from meta_pseudo_labels.errors import UserError, one_line
 import tensorflow as tf
 
 
-def newest_whole(folder, say=lambda line: None):
-  """Path of the newest checkpoint in a folder that is not damaged, or None if there is none.
+def newest_intact(folder, say=lambda line: None):
+  """Returns the path of the newest intact checkpoint in a folder, or None if there is no checkpoint.
 
   Args:
     folder: str.
-    say: function of a line, told of each damaged one.
+    say: function of a line, called for each damaged checkpoint.
 
   Raises:
-    UserError: all are damaged.
+    UserError: all checkpoints are damaged.
   """
-  paths = named(folder)
+  paths = listed_checkpoints(folder)
   for number, path in enumerate(paths):
     try:
       check(path)
       return path
     except OSError as error:
       older = paths[number + 1 : number + 2]
-      say(f'{path} is damaged ({one_line(error)})' + (f': going on from {older[0]}' if older else ''))
+      say(f'{path}: damaged ({one_line(error)})' + (f'; resuming from {older[0]}' if older else ''))
   if paths:
     raise UserError(
-      f'{folder}: all {len(paths)} checkpoints there are damaged; restore them, or '
+      f'{folder}: all {len(paths)} checkpoints in it are damaged; restore them, or '
       'start again with --reset_output_dir or another --output_dir'
     )
   return None
 
 
-def named(folder):
-  """Paths of the checkpoints that a folder's `checkpoint` file names, newest first.
+def listed_checkpoints(folder):
+  """Returns the paths of the checkpoints that a folder's `checkpoint` file names, newest first.
 
-  Where a machine that lost its power left that file empty, all that are there by their numbers.
+  That file can be empty after a power failure. Then all checkpoints in the folder are returned, ordered
+  by their numbers.
   """
   path = os.path.join(folder, 'checkpoint')
   if not tf.io.gfile.exists(path):
@@ -53,10 +54,10 @@ def named(folder):
 
 
 def check(path):
-  """Reads all of a checkpoint, with its checksums.
+  """Reads all tensors of a checkpoint, which verifies its checksums.
 
   Raises:
-    OSError: it is damaged, or not all there.
+    OSError: it is damaged or incomplete.
   """
   try:
     reader = tf.train.load_checkpoint(path)
@@ -65,7 +66,7 @@ def check(path):
       reader.get_tensor(key)
   except tf.errors.OpError as error:
     raise OSError(errno.EIO, one_line(error)) from error
-  except (IndexError, ValueError, RuntimeError) as error:  # A file that is too short, or no table.
+  except (IndexError, ValueError, RuntimeError) as error:  # A file that is too short, or not a table.
     raise OSError(errno.EIO, str(error)) from error
   if not keys:
-    raise OSError(errno.EIO, 'it holds nothing')
+    raise OSError(errno.EIO, 'it is empty')

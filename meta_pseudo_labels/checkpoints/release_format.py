@@ -1,14 +1,14 @@
-"""Checkpoints under the official release's variable names, to start from and to give away.
+"""Reads and writes checkpoints under the official release's variable names.
 
 The release (TensorFlow 1) stores variables by name:
 
     model/<name>            the student, in UDA and Supervised the only model
     teacher/<name>          the teacher of MPL
-    ema/model/<name>        the student's moving average, all that its ckpt_best has
+    ema/model/<name>        the student's moving average; its ckpt_best has only these
     <one of the first two>/Momentum, /LARSOptimizer, /RMSProp, /RMSProp_1    optimizer slots
     global_step, moving_dot_product, cross_entropy_old
 
-and <name> is what we call the variable too. `names` is this map; `load` and `write` go by it.
+Our variables have the same <name>. `map_names` returns this map; `load` and `write` use it.
 """
 
 import collections
@@ -23,34 +23,36 @@ from meta_pseudo_labels.optim import optimizers
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-# What TensorFlow 1 appends to a variable's name for the slots of the release's optimizers.
+# The suffix that TensorFlow 1 appends to a variable's name for a slot of the release's optimizers.
 SLOT_SUFFIXES = {
   optimizers.Momentum: {'momentum': 'Momentum'},
   optimizers.LARS: {'momentum': 'LARSOptimizer'},
   optimizers.RMSProp: {'rms': 'RMSProp', 'momentum': 'RMSProp_1'},
 }
-# Not weights: a checkpoint that shares no more than these with a run is of another model.
+# These are not weights. A checkpoint that shares only these with a run is of another model.
 SCALARS = ('global_step', 'moving_dot_product', 'cross_entropy_old')
-# Where each role's weights may be in a checkpoint, the first place first. An average comes before
-# the model that it is of: it is the better classifier, and the one that the release evaluates.
+# The scopes that may hold each role's weights in a checkpoint, in order of preference. An average comes
+# before its model: it is the better classifier, and the release evaluates it.
 PLACES = {'teacher': ('teacher', 'ema/model', 'model'), 'student': ('ema/model', 'model')}
-# The key of what `tf.train.Checkpoint`, which our own runs use, stores besides the variables.
+# The key under which `tf.train.Checkpoint`, used by our own runs, stores its graph of objects.
 OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
-EXAMPLES = 2  # Names that a line of a report gives of a long list.
+EXAMPLES = 2  # Number of names from a long list that a line of a report shows.
 
 
 def release_name(variable, scope):
-  """The release's name of a model's variable in `scope`: model, teacher or ema/model."""
+  """Returns the release's name of a model's variable in `scope`: model, teacher or ema/model."""
   return f'{scope}/{variable.name.split(":")[0]}'
 
 
-def names(method):
-  """{release's name: our variable} of a method, no variable twice.
+def map_names(method):
+  """Returns {release's name: our variable} of a method; no variable occurs twice.
 
-  Leaves out `cross_entropy_old`, for which ours needs no variable; `moving_dot_product` unless
-  `mpl_feedback` is `release`, the only one where it is the same quantity (the others have the
-  opposite sign or none); its square, which only the logs need; and the slots of optimizers that the
-  release does not have.
+  These have no entry:
+    `cross_entropy_old`, for which we need no variable.
+    `moving_dot_product`, unless `mpl_feedback` is `release`. Only there it is the same quantity; the
+    other feedbacks have it with the opposite sign or not at all.
+    The moving average of its square, which only the logs need.
+    The slots of optimizers that the release does not have.
   """
   found = {'global_step': method.step}
   estimator = getattr(method, 'estimator', None)
@@ -60,7 +62,7 @@ def names(method):
     model = getattr(method, role, None)
     if model is not None:
       found.update({release_name(v, scope): v for v in model.variables})
-      found.update(_slots(getattr(method, f'{role}_optimizer', None), model, scope))
+      found.update(_map_slots(getattr(method, f'{role}_optimizer', None), model, scope))
   averaged = [v for v in method.student.variables if v.dtype.is_floating]
   found.update(
     {release_name(v, 'ema/model'): average for v, average in zip(averaged, method.average.averages)}
@@ -68,8 +70,8 @@ def names(method):
   return found
 
 
-def _slots(optimizer, model, scope):
-  """{release's name: slot variable} of an optimizer, {} of None."""
+def _map_slots(optimizer, model, scope):
+  """Returns {release's name: slot variable} of an optimizer, {} for None."""
   return {
     f'{release_name(v, scope)}/{suffix}': value
     for slot, suffix in SLOT_SUFFIXES.get(type(optimizer), {}).items()
@@ -79,14 +81,14 @@ def _slots(optimizer, model, scope):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What a checkpoint has of the variables that it was searched for, by the release's names.
+  """Comparison of a checkpoint with the variables to load, by the release's names.
 
   Attributes:
-    path: of the checkpoint, as it was given.
-    found: names in it, of the right shape.
-    missing: names that it does not have.
-    wrong_shape: (name, the checkpoint's shape, ours).
-    unused: names in it that nobody asked for.
+    path: of the checkpoint, as given by the caller.
+    found: names in it with the right shape.
+    missing: names that are not in it.
+    wrong_shape: (name, shape in the checkpoint, our shape).
+    unused: names in it that are not among the variables.
   """
 
   path: str
@@ -96,22 +98,22 @@ class Report:
   unused: List[str]
 
   def lines(self):
-    """The report for people: up to four lines, long lists as counts with examples."""
+    """Returns the report as up to four lines of text, long lists as counts with examples."""
     shapes = [f'{name} ({theirs} in it, {ours} here)' for name, theirs, ours in self.wrong_shape]
-    lines = [f'{self.path}: loaded {_counts(self.found) or "nothing"}']
+    lines = [f'{self.path}: loaded {_format_counts(self.found) or "nothing"}']
     for what, found, examples in (
-      ('not in it, left as they were', self.missing, self.missing),
+      ('not in it, left unchanged', self.missing, self.missing),
       ('of another shape', [name for name, _, _ in self.wrong_shape], shapes),
       ('in it and not used', self.unused, self.unused),
     ):
       if found:
         rest = f', and {len(found) - EXAMPLES} more' if len(found) > EXAMPLES else ''
-        lines.append(f'  {what}: {_counts(found)} ({", ".join(examples[:EXAMPLES])}{rest})')
+        lines.append(f'  {what}: {_format_counts(found)} ({", ".join(examples[:EXAMPLES])}{rest})')
     return lines
 
 
-def _counts(found):
-  """'90 teacher, 90 student, global_step' of names."""
+def _format_counts(found):
+  """Formats names as counts: '90 teacher, 90 student, global_step'."""
   suffixes = [suffix for slots in SLOT_SUFFIXES.values() for suffix in slots.values()]
   groups = {'teacher': 'teacher', 'model': 'student', 'ema': 'average'}
   kind = lambda name: (
@@ -124,10 +126,13 @@ def _counts(found):
 
 
 def open_checkpoint(path):
-  """A reader of a checkpoint: a path prefix, or a folder whose `checkpoint` file names one.
+  """Opens a checkpoint, given by its path prefix or by a folder whose `checkpoint` file names it.
+
+  Returns:
+    A reader as of `tf.train.load_checkpoint`.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no checkpoint.
   """
   prefix = path
   if tf.io.gfile.isdir(path):
@@ -143,11 +148,11 @@ def open_checkpoint(path):
       prefix = state.model_checkpoint_path
   try:
     reader = tf.train.load_checkpoint(prefix)
-    # TensorFlow opens the file PREFIX.index too, and finds nothing in it.
+    # TensorFlow also accepts the name of the file PREFIX.index, but finds no variables in it.
     if reader.get_variable_to_shape_map():
       return reader
   except (tf.errors.OpError, ValueError, RuntimeError):
-    pass  # Its reasons speak of tables and slices.
+    pass  # TensorFlow's reason, about tables and slices, does not help a user.
   if prefix != path:
     raise UserError(
       f'{path}: its `checkpoint` file names {prefix}, which is not there; give the '
@@ -159,8 +164,8 @@ def open_checkpoint(path):
   )
 
 
-def _tensor(path, reader, key):
-  """A tensor of a checkpoint, of which the index alone may be whole. Raises UserError."""
+def _read_tensor(path, reader, key):
+  """Reads a tensor of a checkpoint. Raises UserError if its data are damaged."""
   try:
     return reader.get_tensor(key)
   except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
@@ -170,23 +175,25 @@ def _tensor(path, reader, key):
 
 
 def stored_keys(path, reader, method=None):
-  """{release's name: key of the tensor in the checkpoint}.
+  """Returns {release's name: key of the tensor in the checkpoint}.
 
-  A checkpoint by name has its names for keys. One of our own runs stores objects instead: its
-  phase `train` and `method` are gone through side by side, and what `names(method)` calls a
-  variable is the name of the tensor in the same place.
+  In a checkpoint by name the keys are the names. A checkpoint of our own runs stores a graph of objects.
+  Its phase `train` and `method` are traversed in parallel. A tensor gets the name that
+  `map_names(method)` gives to the variable at the same position.
 
   Raises:
-    UserError: it stores objects, and is not of a run of this program or there is no `method`.
+    UserError: it stores objects, but is not from a run of this program, or `method` is None.
   """
   shapes = reader.get_variable_to_shape_map()
   if OBJECT_GRAPH not in shapes:
     return {name: name for name in shapes}
-  graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(_tensor(path, reader, OBJECT_GRAPH))
+  graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+    _read_tensor(path, reader, OBJECT_GRAPH)
+  )
   phases = {child.local_name: child.node_id for child in graph.nodes[0].children}
   if method is None or 'train' not in phases:
     raise UserError(
-      f'{path}: stores objects (tf.train.Checkpoint), not names, and is not of a '
+      f'{path}: stores objects (tf.train.Checkpoint), not names, and is not from a '
       'run of this program; give one that tf.compat.v1.train.Saver or '
       '`python -m meta_pseudo_labels.convert` wrote'
     )
@@ -195,7 +202,7 @@ def stored_keys(path, reader, method=None):
     number, ours = pending.pop()
     if id(ours) in seen:
       continue
-    seen[id(ours)] = ours  # Held, so that no other object gets its id.
+    seen[id(ours)] = ours  # A reference, so that no other object gets the same id.
     node = graph.nodes[number]
     keys.update({id(ours): attribute.checkpoint_key for attribute in node.attributes})
     children = tf.train.TrackableView.children(ours)
@@ -204,11 +211,11 @@ def stored_keys(path, reader, method=None):
       for child in node.children
       if child.local_name in children
     ]
-  return {name: keys[id(v)] for name, v in names(method).items() if id(v) in keys}
+  return {name: keys[id(v)] for name, v in map_names(method).items() if id(v) in keys}
 
 
 def compare(path, variables, method=None):
-  """The Report of a checkpoint about `variables`; changes nothing. Arguments as of `load`."""
+  """Compares a checkpoint with `variables` without loading it: Report. For arguments see `load`."""
   reader = open_checkpoint(path)
   keys, shapes = stored_keys(path, reader, method), reader.get_variable_to_shape_map()
   pairs = {
@@ -224,60 +231,63 @@ def compare(path, variables, method=None):
 
 
 def load(path, variables, method=None):
-  """Loads variables by name; those that the checkpoint does not have stay as they are.
+  """Loads variables by name; those that the checkpoint does not have stay unchanged.
 
   Args:
-    path: of a checkpoint of the release or of ours, or of a folder with a `checkpoint` file,
-      of whose checkpoints the newest is taken.
-    variables: {release's name: variable}, such as `names(method)` or a part of it.
-    method: Method whose names are meant; only checkpoints of our own runs need it.
+    path: str, a checkpoint of the release or of our own runs, or a folder with a `checkpoint` file,
+      whose newest checkpoint is loaded.
+    variables: {release's name: variable}, such as `map_names(method)` or a part of it.
+    method: Method that the names belong to; only checkpoints of our own runs need it.
 
   Returns:
     Report.
 
   Raises:
-    UserError: no or a damaged checkpoint, none of the weights in it, or one of another shape;
-      nothing has been changed then (but by a damaged one).
+    UserError: the checkpoint is missing or damaged, has none of the weights, or has one of another
+      shape. No variable has been changed then, except by a damaged checkpoint.
   """
   report = compare(path, variables, method)
   if report.wrong_shape:
     first, theirs, ours = report.wrong_shape[0]
     raise UserError(
       f'{path}: {len(report.wrong_shape)} variable(s) have another shape, such as '
-      f'{first}: {theirs} in it, {ours} here; give the model_type, image_size and '
-      'dataset that it was trained with'
+      f'{first}: {theirs} in it, {ours} here; give the --model_type, --image_size and '
+      '--dataset_name that it was trained with'
     )
   if not set(report.found) - set(SCALARS):
     raise UserError(
       f'{path}: has none of the {len(variables)} variables, such as '
       f'{next(name for name in variables if name not in SCALARS)}, but '
       f'{len(report.unused)} others such as {", ".join(report.unused[:EXAMPLES])}; '
-      'give the model_type that it was trained with'
+      'give the --model_type that it was trained with'
     )
   reader = open_checkpoint(path)
   keys = stored_keys(path, reader, method)
   for name in report.found:
-    variables[name].assign(tf.cast(_tensor(path, reader, keys[name]), variables[name].dtype))
+    variables[name].assign(tf.cast(_read_tensor(path, reader, keys[name]), variables[name].dtype))
   return report
 
 
 def load_role(path, method, role):
-  """Loads one model of a method, the student with its average: (Report, where from).
+  """Loads one model of a method; sets the student's average too.
 
   Args:
-    path: as of `load`.
+    path: see `load`.
     method: Method with an attribute `role`.
-    role: teacher or student; `PLACES` has where its weights are searched for.
+    role: teacher or student; `PLACES` lists the scopes that may hold its weights.
+
+  Returns:
+    (Report, scope in the checkpoint).
 
   Raises:
-    UserError: as `load`.
+    UserError: see `load`.
   """
   keys = stored_keys(path, open_checkpoint(path), method)
   in_place = lambda place: {release_name(v, place): v for v in getattr(method, role).variables}
   place = next((place for place in PLACES[role] if keys.keys() & in_place(place).keys()), PLACES[role][-1])
   report = load(path, in_place(place), method)
   if role == 'student':
-    # The average of a student that has not moved yet.
+    # Before the first step the average equals the student.
     averaged = [v for v in method.student.variables if v.dtype.is_floating]
     for average, v in zip(method.average.averages, averaged):
       average.assign(v)
@@ -285,34 +295,33 @@ def load_role(path, method, role):
 
 
 def start_from(config, method):
-  """Loads what the flags for it name into the phase `train` of a run that begins.
+  """Loads the checkpoints that flags name into the phase `train` of a new run.
 
   `load_checkpoint` loads everything that the checkpoint has, as in the release; with
-  `load_checkpoint_and_restart_global_step` all but the step. Then `mpl_teacher_checkpoint` and
-  `mpl_student_checkpoint`, which the release defines and never reads, load one model each.
+  `load_checkpoint_and_restart_global_step` everything except the step. Then `mpl_teacher_checkpoint`
+  and `mpl_student_checkpoint` load one model each. The release defines these two and never reads them.
 
   Args:
     config: Config.
     method: Method of that phase.
 
   Returns:
-    Lines for people to read.
+    list of lines of text that report what was loaded.
 
   Raises:
-    UserError: as `load`, or the method has no such model.
+    UserError: see `load`; or the method has no such model.
   """
   lines = []
   if config.load_checkpoint:
     flag = f'--load_checkpoint={config.load_checkpoint}'
     if config.method_name == 'pseudo_labels':
       raise UserError(
-        f'{flag}: pseudo_labels trains its teacher first, with nothing from a '
-        'checkpoint; leave the flag out, or use --method=mpl'
+        f'{flag}: pseudo_labels trains its teacher from scratch; leave the flag out, or use --method=mpl'
       )
-    variables = names(method)
+    variables = map_names(method)
     if config.load_checkpoint_and_restart_global_step:
       del variables['global_step']
-    report = _under_flag('load_checkpoint', load, config.load_checkpoint, variables, method)
+    report = _name_flag('load_checkpoint', load, config.load_checkpoint, variables, method)
     lines += ['--load_checkpoint'] + report.lines()
   for role in PLACES:
     name, path = f'mpl_{role}_checkpoint', getattr(config, f'mpl_{role}_checkpoint')
@@ -320,15 +329,15 @@ def start_from(config, method):
       continue
     if config.method_name != 'mpl':
       raise UserError(
-        f'--{name}={path}: is for the method mpl, not {config.method_name}; use --load_checkpoint'
+        f'--{name}={path}: only for the method mpl, not {config.method_name}; use --load_checkpoint'
       )
-    report, place = _under_flag(name, load_role, path, method, role)
+    report, place = _name_flag(name, load_role, path, method, role)
     lines += [f'--{name}: the {role} from {place}/...'] + report.lines()
   return lines
 
 
-def _under_flag(flag, function, path, *args):
-  """function(path, *args), whose UserError, which begins with the path, gets the flag's name."""
+def _name_flag(flag, function, path, *args):
+  """Calls function(path, *args); puts the flag's name before a UserError, which begins with the path."""
   try:
     return function(path, *args)
   except UserError as error:
@@ -338,13 +347,13 @@ def _under_flag(flag, function, path, *args):
 def write(path, method):
   """Writes a method's variables as a checkpoint of the release (`path`.index, `path`.data-...).
 
-  The release restores only what is complete, so MPL's has `cross_entropy_old` and
-  `moving_dot_product` too, at zero where ours has no such value (see `names`).
+  The release only restores complete checkpoints. So one of MPL also has `cross_entropy_old` and
+  `moving_dot_product`, as zeros if our method has no such value (see `map_names`).
 
   Raises:
     UserError: it cannot be written.
   """
-  tensors = {name: v.read_value() for name, v in names(method).items()}
+  tensors = {name: v.read_value() for name, v in map_names(method).items()}
   if isinstance(method, methods.MetaPseudoLabels):
     tensors = {'cross_entropy_old': tf.zeros([]), 'moving_dot_product': tf.zeros([]), **tensors}
   try:
@@ -357,5 +366,5 @@ def write(path, method):
     )
   except (tf.errors.OpError, OSError) as error:
     raise UserError(
-      f'{path}: cannot be written ({" ".join(str(error).split())[:200]}); give a path that can'
+      f'{path}: cannot be written ({" ".join(str(error).split())[:200]}); give another path'
     ) from error

@@ -1,4 +1,4 @@
-"""A run's folder as a whole: who made it, who writes in it, its settings, and emptying it."""
+"""A run's folder: marks it, locks it, stores its settings, and empties it."""
 
 import contextlib
 import errno
@@ -12,10 +12,10 @@ from meta_pseudo_labels.config import FLAGS_BY_NAME, Config, from_json, to_json,
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.files import write_text
 
-# Says that this program made the folder, so that --reset_output_dir may empty it.
+# This file marks a folder that this program made, so that --reset_output_dir may empty it.
 MARKER = '.meta_pseudo_labels'
 LOCK = '.lock'
-# What runs write. A folder without a marker (older runs) is ours if it holds nothing else.
+# The files that runs write. A folder without a marker (of an older run) is ours if it has no others.
 OURS = (
   '.lock',
   'ckpt_last',
@@ -43,22 +43,22 @@ OURS = (
 
 
 def mark(folder):
-  """Makes the folder if need be, and marks it as made by this program if nothing was in it.
+  """Creates the folder if it does not exist, and marks it as made by this program if it is empty.
 
   Raises:
-    OSError: it cannot be made or written.
+    OSError: it cannot be created or written.
   """
   os.makedirs(folder, exist_ok=True)
   if not set(os.listdir(folder)) - {LOCK}:
     with open(os.path.join(folder, MARKER), 'w', encoding='utf-8') as file:
-      file.write('Made by meta_pseudo_labels: --reset_output_dir may remove all that is here.\n')
+      file.write('Made by meta_pseudo_labels: --reset_output_dir may remove everything here.\n')
 
 
 @contextlib.contextmanager
 def lock(folder):
-  """Within it no other process writes in the folder, which is made if need be.
+  """Prevents other processes from writing in the folder in this context; creates it if necessary.
 
-  The lock is the operating system's, on an open file: it ends with the process, however that ends.
+  The lock is the operating system's, on an open file. It ends with the process, also with a killed one.
 
   Raises:
     UserError: another process holds it, or the folder cannot be written.
@@ -67,7 +67,7 @@ def lock(folder):
     mark(folder)
     file = open(os.path.join(folder, LOCK), 'ab+', buffering=0)
   except OSError as error:
-    raise cannot_be_written(folder, error) from error
+    raise write_error(folder, error) from error
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,71 +75,71 @@ def lock(folder):
       file.seek(0)
       raise UserError(
         f'--output_dir={folder}: process {file.read().decode().strip()} is '
-        'writing there; wait for its end, stop it, or give another folder'
+        'writing there; wait until it ends, stop it, or give another folder'
       ) from None
     except OSError as error:
       if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-        raise cannot_be_written(folder, error) from error
-    # A full disk is for the saving to report, not for a note of who we are.
+        raise write_error(folder, error) from error
+    # The process id is only informative. On a full disk saving reports the error.
     with contextlib.suppress(OSError):
       file.truncate(0)
       file.write(f'{os.getpid()}\n'.encode())
     yield
 
 
-def cannot_be_written(folder, error):
-  """The UserError for an OSError met in the folder."""
-  return UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give a folder that can')
+def write_error(folder, error):
+  """Returns the UserError for an OSError in the folder."""
+  return UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give another folder')
 
 
 def reset(folder, data_dir=None, teacher_predictions=None):
-  """Removes all that is in a folder that this program made, but for its marker and lock.
+  """Removes everything in a folder that this program made, except its marker and lock.
 
   Args:
     folder: str.
-    data_dir: where the data of the run are, or None.
-    teacher_predictions: file that the run trains on, or None.
+    data_dir: str, the path of the run's data, or None.
+    teacher_predictions: str, a file that the run trains on, or None.
 
   Returns:
-    str, one line that says what was removed; '' if there was nothing.
+    str, one line that lists what was removed; '' if the folder was empty.
 
   Raises:
-    UserError: it is not ours, or holds what must not be lost.
+    UserError: this program did not make the folder, or it holds something that must not be lost.
   """
   names = sorted(set(os.listdir(folder)) - {MARKER, LOCK}) if os.path.isdir(folder) else []
   if not names:
     return ''
-  reason = _why_not(folder, names, data_dir, teacher_predictions)
+  reason = _find_objection(folder, names, data_dir, teacher_predictions)
   if reason:
     raise UserError(
-      f'--reset_output_dir: {folder} {reason}; it is left as it is: give another --output_dir'
+      f'--reset_output_dir: {folder} {reason}; nothing was removed; give another --output_dir'
     )
   count, size = 0, 0
   try:
     for name in names:
       path = os.path.join(folder, name)
-      for entry in _files(path):
+      for entry in _list_files(path):
         count, size = count + 1, size + os.lstat(entry).st_size
       if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
       else:
         os.remove(path)
   except OSError as error:
-    raise cannot_be_written(folder, error) from error
+    raise write_error(folder, error) from error
   return f'--reset_output_dir: removed {count} file(s), {size / 1e6:.1f} MB, from {folder}: ' + ', '.join(
     names
   )
 
 
-def _files(path):
-  """The files at or below a path; links are files."""
+def _list_files(path):
+  """Lists the files at or below a path; links count as files."""
   if os.path.islink(path) or not os.path.isdir(path):
     return [path]
   return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
 
 
-def _why_not(folder, names, data_dir, teacher_predictions):
-  """Why a folder must not be emptied: words that follow its name, '' if it may."""
+def _find_objection(folder, names, data_dir, teacher_predictions):
+  """Returns why a folder must not be emptied, as words that follow its name, or '' if it may be."""
   real = os.path.realpath(folder)
   inside = lambda path: path and (os.path.realpath(path) + '/').startswith(real.rstrip('/') + '/')
   if inside('/') or inside(os.path.expanduser('~')):
@@ -160,18 +160,18 @@ def _why_not(folder, names, data_dir, teacher_predictions):
   return f'holds {strange[0]!r}, which this program did not write' if strange else ''
 
 
-# What follows from flags that may change when a run continues, and must not change itself.
+# Properties that are derived from flags. The flags may change when a run resumes, these must not.
 DERIVED = ('dataset', 'method_name', 'labeled_count')
 
 
 def prepare_folder(config):
-  """Makes `output_dir`, empties it if asked to, and writes `hparams.json` (the release's name).
+  """Creates `output_dir`, empties it if `reset_output_dir`, writes `hparams.json` (the release's name).
 
   Returns:
-    str: a line that says what was removed, or ''.
+    str, a line that lists what was removed, or ''.
 
   Raises:
-    UserError: it cannot be written, is not ours to empty, or holds a run of another kind.
+    UserError: it cannot be written, must not be emptied, or holds a run with other settings.
   """
   folder = config.output_dir
   path = os.path.join(folder, 'hparams.json')
@@ -184,12 +184,12 @@ def prepare_folder(config):
         refuse_other_run(from_json(file.read(), path), config)
     write_text(path, to_json(config))
   except OSError as error:
-    raise cannot_be_written(folder, error) from error
+    raise write_error(folder, error) from error
   return removed
 
 
 def refuse_other_run(before, now):
-  """Raises UserError, with the differences, if `now` would compute something else than `before`."""
+  """Raises UserError that lists the differences, if `now` would compute other results than `before`."""
   names = sorted(name for name, flag in FLAGS_BY_NAME.items() if not flag.may_change)
   names += DERIVED
   differences = [
@@ -201,14 +201,12 @@ def refuse_other_run(before, now):
     raise UserError(
       f'--output_dir={now.output_dir}: holds a run with other settings '
       f'({"; ".join(differences)}); give another folder, the same settings, or '
-      + (
-        '--reset_output_dir' if now.task in ('train', 'finetune') else 'none: the run there knows its own'
-      )
+      + ('--reset_output_dir' if now.task in ('train', 'finetune') else 'leave them out')
     )
 
 
 def refuse_other_data(folder, before, now):
-  """Raises UserError if two `Problem.identity` differ, with what differs."""
+  """Raises UserError that lists the differences, if two `Problem.identity` differ."""
   if before != now:
     before, now = json.loads(before), json.loads(now)
     names = ', '.join(
@@ -220,13 +218,13 @@ def refuse_other_data(folder, before, now):
     )
 
 
-def as_trained(config):
-  """The Config of the run in `output_dir`, from its hparams.json, with this command's own flags.
+def load_trained_config(config):
+  """Returns the Config of the run in `output_dir`, from its hparams.json, with this command's own flags.
 
-  So a command need not repeat what the training was told; what it repeats must agree.
+  So a command does not have to repeat the flags of the training. Flags that it repeats must agree.
 
   Raises:
-    UserError: there is no run, or it has other settings than the command names.
+    UserError: there is no run, or it has other settings than the command's flags.
   """
   path = os.path.join(config.output_dir, 'hparams.json')
   try:
@@ -247,7 +245,7 @@ def as_trained(config):
     for name in FLAGS_BY_NAME
     if getattr(config, name) != getattr(defaults, name)
   }
-  stated['num_classes'] = trained.num_classes  # The data's own number, whatever was asked for.
+  stated['num_classes'] = trained.num_classes  # The data's own number, whatever the flag says.
   now = trained.replace(**stated)
   validate(now)
   refuse_other_run(trained, now)

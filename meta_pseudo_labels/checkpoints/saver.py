@@ -1,4 +1,4 @@
-"""A run's folder: its checkpoints, what it was started with, and going on from them."""
+"""Saves and restores a run's checkpoints."""
 
 import contextlib
 import errno
@@ -15,24 +15,25 @@ import tensorflow as tf
 
 
 class Checkpoints:
-  """`output_dir/ckpt_last` (the newest few) and `output_dir/ckpt_best` (one): release's names.
+  """The checkpoints `output_dir/ckpt_last` (the newest few) and `ckpt_best` (one): release's names.
 
-  A checkpoint is written, read back with its checksums, and only then named in the folder's
-  `checkpoint` file; what that file named before goes last. So at every moment it names whole ones.
-  Saving is not asynchronous: a copy of the values to write meanwhile costs about what writing
-  them into the operating system's cache does, and a checkpoint that is announced is there.
+  A checkpoint is written and read back with its checksums. Only then it is named in the folder's
+  `checkpoint` file, and older checkpoints are removed after that. So this file names intact
+  checkpoints at all times. Saving is synchronous. Asynchronous saving would need a copy of the values,
+  which costs about as much as writing them to the operating system's cache. So a checkpoint exists
+  when the log says so.
   """
 
   def __init__(self, output_dir, keep, say=lambda line: None, strategy=None, **objects):
-    """Prepares; nothing is read or written yet.
+    """Stores the arguments; nothing is read or written yet.
 
     Args:
-      output_dir: str; a worker's own folder where there are several (workers.py), of which the chief
-        alone writes checkpoints and all restore what it wrote.
-      keep: int, how many of the newest.
-      say: function of a line, told of a damaged one.
+      output_dir: str; with several workers the worker's own folder (workers.py). Only the chief writes
+        checkpoints, and all workers restore them.
+      keep: int, how many of the newest checkpoints are kept.
+      say: function of a line, called for a damaged checkpoint.
       strategy: tf.distribute.Strategy, or None.
-      **objects: trackable things that determine the future.
+      **objects: trackable objects that hold the state of the run.
     """
     self._objects = objects
     self._checkpoint = tf.train.Checkpoint(**objects)
@@ -42,50 +43,54 @@ class Checkpoints:
 
   @property
   def newest(self):
-    """Path of the newest checkpoint that is there, or None."""
-    return next(iter(files.named(workers.shared(self._last))), None)
+    """The path of the newest checkpoint, or None."""
+    return next(iter(files.listed_checkpoints(workers.path_in_run_folder(self._last))), None)
 
   @contextlib.contextmanager
-  def gathered(self, number):
-    """Yields the path of a checkpoint of this number, gone afterwards; None where there is one worker.
+  def gather(self, number):
+    """Yields the path of a temporary checkpoint of this number, or None if there is one worker.
 
-    Several have to read together what their replicas keep for themselves: once, however often the
-    chief then tries to write it to the run's folder.
+    All workers have to read the variables with one copy per replica together. They do it only once,
+    however often the chief then tries to write to the run's folder.
 
     Raises:
       Failure: it cannot be written.
     """
-    if workers.number(self._strategy)[1] == 1:
+    if workers.index_and_count(self._strategy)[1] == 1:
       yield None
       return
     with tempfile.TemporaryDirectory(prefix='meta_pseudo_labels_') as folder:
       try:
         path = self._checkpoint.write(os.path.join(folder, f'ckpt-{number}'))
       except (OSError, tf.errors.OpError) as error:
-        raise Failure(f'cannot write a checkpoint to {folder}: {one_line(error)}') from error
+        raise Failure(f'{folder}: cannot be written ({one_line(error)}); free space there') from error
       yield path
 
   def save(self, number, best=False, gathered=None):
-    """Writes a checkpoint of this number (the steps made), as the best so far too if it is.
+    """Writes a checkpoint; does nothing on workers other than the chief.
 
-    `gathered`: the path of one that has been written elsewhere; what is not the chief's is let be.
+    Args:
+      number: int, the number of steps made.
+      best: bool, whether to write it to `ckpt_best` too.
+      gathered: path of a checkpoint from `gather` that is copied, or None.
 
     Raises:
-      OSError, tf.errors.OpError: it cannot be written; what was there before still is.
+      OSError, tf.errors.OpError: it cannot be written; the previous checkpoints are intact.
     """
     if not workers.is_chief(self._strategy):
       return
     if not os.path.isdir(self._output_dir):
-      # A volume that was taken away must not be made anew, elsewhere, under its name.
+      # If the folder's volume was unmounted, a new folder of the same name would be on another disk.
       raise FileNotFoundError(errno.ENOENT, 'the folder is gone', self._output_dir)
-    # The best first: a run killed in between does these steps again, and finds it best again.
+    # The best first: a run that is killed in between repeats these steps and finds it the best again.
     if best:
       self._write(self._best, number, 1, gathered)
     self._write(self._last, number, self._keep, gathered)
 
   def _write(self, folder, number, keep, gathered):
+    """Writes and checks a checkpoint, names it in the `checkpoint` file, removes all but `keep`."""
     path = os.path.join(folder, f'ckpt-{number}')
-    before = [other for other in files.named(folder) if other != path]
+    before = [other for other in files.listed_checkpoints(folder) if other != path]
     try:
       if gathered is None:
         self._checkpoint.write(path)
@@ -95,7 +100,7 @@ class Checkpoints:
           tf.io.gfile.copy(file, path + file[len(gathered) :], overwrite=True)
       files.check(path)
     except BaseException:
-      _remove(path + '_temp')  # On a full disk it would be in the way of the next try.
+      _remove(path + '_temp')  # It takes space that the next try needs on a full disk.
       raise
     kept = (before[: keep - 1])[::-1] + [path]
     names = [os.path.basename(other) for other in kept]
@@ -104,41 +109,44 @@ class Checkpoints:
       f'model_checkpoint_path: "{names[-1]}"\n'
       + ''.join(f'all_model_checkpoint_paths: "{name}"\n' for name in names),
     )
-    # All others, so that what a killed run left behind goes too.
+    # Removes all other checkpoints, including those that a killed run left behind.
     for file in tf.io.gfile.listdir(folder):
       if file.startswith('ckpt-') and file.rstrip('/').split('.')[0] not in names:
         _remove(os.path.join(folder, file))
 
   def restore(self):
-    """Restores the newest checkpoint that is whole: its path, or None if there is none.
+    """Restores the newest intact checkpoint; returns its path, or None if there is none.
 
     Raises:
-      UserError: all are damaged, or it was written by another version, which stored less.
+      UserError: all are damaged, or another version wrote it, which stored fewer values.
     """
     return self._restore(self._last)
 
   def restore_best(self):
-    """Restores the best checkpoint: its path, or None if there is none. Raises as `restore`."""
+    """Restores the best checkpoint; returns its path, or None if there is none. See `restore`."""
     return self._restore(self._best)
 
   def _restore(self, folder):
-    folder = workers.shared(folder)
-    found = workers.prepare(self._strategy, lambda: files.newest_whole(folder, self._say))
-    number = workers.of_chief(self._strategy, int(found.rsplit('-', 1)[1]) if found else -1)
+    """Restores the newest intact checkpoint of a folder on all workers. See `restore`."""
+    folder = workers.path_in_run_folder(folder)
+    found = workers.run_on_chief(self._strategy, lambda: files.newest_intact(folder, self._say))
+    number = workers.from_chief(self._strategy, int(found.rsplit('-', 1)[1]) if found else -1)
     path = os.path.join(folder, f'ckpt-{number}') if number >= 0 else None
     if path:
       try:
         self._reader(path).read(path).assert_existing_objects_matched().expect_partial()
       except (AssertionError, ValueError) as error:
         raise UserError(
-          f'{path} lacks a part of what a run needs to go on: it is from another '
-          'version; give another --output_dir, and this one as '
-          f'--load_checkpoint={path}'
+          f'{path}: lacks values that a run needs to resume, so another version wrote it; '
+          f'give another --output_dir and --load_checkpoint={path}'
         ) from error
     return path
 
   def _reader(self, path):
-    """A tf.train.Checkpoint of what has to be in a checkpoint: a finetune may have been planned since."""
+    """Returns a tf.train.Checkpoint of the objects that a checkpoint must have.
+
+    They do not include the finetune if it was added to the run after the checkpoint was written.
+    """
     keys = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     missing = [
       name
@@ -153,7 +161,7 @@ class Checkpoints:
 
 
 def _remove(path):
-  """Removes a file or folder that may be there."""
+  """Removes a file or folder if it exists."""
   with contextlib.suppress(tf.errors.OpError):
     if tf.io.gfile.isdir(path):
       tf.io.gfile.rmtree(path)

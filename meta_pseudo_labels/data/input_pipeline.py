@@ -93,9 +93,11 @@ def _made(steps, batch, first_replica, local_replicas, service_address):
   if not service_address:
     return _in_parallel(steps.flat_map(replicas_of), batch, 2 * local_replicas)
   # All replicas' shares of a step come from one worker, together.
-  shares = _in_parallel(service.one_worker_s(steps).flat_map(replicas_of), batch, local_replicas)
+  shares = _in_parallel(service.shard_across_workers(steps).flat_map(replicas_of), batch, local_replicas)
   return (
-    service.made_by(service_address, shares.batch(local_replicas)).unbatch().prefetch(2 * local_replicas)
+    service.distribute(service_address, shares.batch(local_replicas))
+    .unbatch()
+    .prefetch(2 * local_replicas)
   )
 
 

@@ -98,7 +98,7 @@ class Problem:
   def described(self):
     """`predictions.description` of these data, whatever predictions there are."""
     bare = dataclasses.replace(self, predictions=None)
-    return teacher_predictions.description(
+    return teacher_predictions.describe(
       bare.identity,
       dataset=self.info.name,
       labeled=self.labeled[0],

@@ -1,4 +1,4 @@
-"""Batches made on other machines, by tf.data service (`--dataset_service_address`)."""
+"""Computes batches on other machines with tf.data service (`--dataset_service_address`)."""
 
 import socket
 import uuid
@@ -7,20 +7,24 @@ from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
 
-SECONDS = 10  # That a dispatcher may take to answer; TensorFlow itself would try for ever.
+SECONDS = 10  # Time limit for a dispatcher's answer; TensorFlow itself would try forever.
 _service = tf.data.experimental.service
 
 
-def reached(address):
-  """The dispatcher's address as TensorFlow writes it: `grpc://host:port` of `[grpc://]host:port`.
+def check_dispatcher(address):
+  """Checks that a dispatcher answers; returns its address in TensorFlow's form, `grpc://host:port`.
+
+  Args:
+    address: str, `[grpc://]host:port`.
 
   Raises:
-    UserError: no such address, or nobody answers there.
+    UserError: the address is malformed, or nothing answers there.
   """
   host, _, port = address.split('://')[-1].rpartition(':')
   if not host or not port.isdigit() or address.split('://')[0] not in ('grpc', f'{host}:{port}'):
     raise UserError(
-      f"--dataset_service_address={address}: must be the dispatcher's host:port or grpc://host:port"
+      f"--dataset_service_address={address}: not an address; give the dispatcher's host:port or "
+      'grpc://host:port'
     )
   try:
     socket.create_connection((host.strip('[]'), int(port)), SECONDS).close()
@@ -32,30 +36,32 @@ def reached(address):
   return f'grpc://{host}:{port}'
 
 
-def one_worker_s(elements):
-  """Every W-th element of an endless dataset, another one's on each of the service's W workers;
-  to be used in what `made_by` gets, before what takes time."""
+def shard_across_workers(elements):
+  """Returns every W-th element of an endless dataset, different ones on each of the service's W workers.
+
+  Use it in the dataset that is passed to `distribute`, before the expensive operations.
+  """
   hint = tf.data.experimental.SHARD_HINT
   return elements.shard(hint, hint)
 
 
-def made_by(address, elements):
-  """The elements of a dataset that has `one_worker_s` in it, made by the service's workers.
+def distribute(address, elements):
+  """Lets the service's workers compute the elements of a dataset that uses `shard_across_workers`.
 
-  The workers take turns, so that each element comes once, and a fast one does not run ahead; at
-  the start, while not all have begun, some come too early. The dispatcher must have been told of
-  its workers (`worker_addresses` of its DispatcherConfig), or they could not share the work.
+  The workers take turns. So each element comes once, and a fast worker does not run ahead. At the
+  start, before all workers have begun, some elements come too early. The dispatcher needs the list of
+  its workers (`worker_addresses` of its DispatcherConfig), or they cannot divide the work.
 
   Args:
-    address: as `reached` returns it.
-    elements: an endless tf.data.Dataset; what it reads must be there on the workers.
+    address: str, from `check_dispatcher`.
+    elements: an endless tf.data.Dataset; the workers must have access to the files it reads.
 
   Returns:
     An endless tf.data.Dataset.
   """
-  # Taking turns is only for what never ends, and is said to.
+  # Workers can only take turns for a dataset whose declared cardinality is infinite.
   elements = elements.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-  # A name of its own: a run that goes on must not join what is left of the one before it.
+  # A unique job name, since a run that resumes must not join the remaining job of its predecessor.
   return elements.apply(
     _service.distribute(
       processing_mode=_service.ShardingPolicy.HINT,

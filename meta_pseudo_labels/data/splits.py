@@ -1,7 +1,7 @@
-"""Which training examples are labeled, which are held out for validation, and the record of it.
+"""Chooses the labeled and the validation examples of a training split, and records the choice.
 
-All draws come from numpy's RandomState, whose streams are frozen for good (NEP 19), so that a
-seed names the same examples under every version of numpy.
+All draws come from numpy's RandomState, whose streams never change (NEP 19). So a seed selects the
+same examples under every version of numpy.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from meta_pseudo_labels.files import write_text
 
 import numpy as np
 
-# Never to be changed: the validation images of every run there has been depend on it.
+# Do not change it: the validation images of all existing runs depend on it.
 VALIDATION_SEED = 20210310
 
 
@@ -24,8 +24,8 @@ class Split:
 
   Attributes:
     labeled: [n], disjoint from `validation`.
-    unlabeled: [m], the whole training split without `validation`; `labeled` is part of it, as
-      in the release.
+    unlabeled: [m], the training split without `validation`; it includes `labeled`, as in the
+      release.
     validation: [v].
   """
 
@@ -35,12 +35,13 @@ class Split:
 
 
 def _class_order(labels, class_, seed):
-  """The positions of one class in an order that depends on the seed: int64 [count]."""
+  """Returns the positions of one class in an order that depends on the seed: int64 [count]."""
   positions = np.flatnonzero(labels == class_)
   return np.random.RandomState([seed, class_]).permutation(positions)
 
 
 def _class_counts(labels, num_classes):
+  """Counts the labeled examples of each class: int64 [num_classes]."""
   return np.bincount(labels[labels >= 0], minlength=num_classes)
 
 
@@ -55,14 +56,14 @@ def _stratified(labels, count, num_classes, seed):
 
 
 def _balanced(labels, count, num_classes, seed):
-  """Draws count / num_classes examples of every class; what is left goes to a draw of classes.
+  """Draws count / num_classes examples of every class, and one more of randomly drawn classes.
 
   With the same seed a larger draw contains every smaller one. Raises UserError.
   """
   if count < num_classes:
     raise UserError(
-      f'num_labeled={count} is too few for a class-balanced draw from {num_classes} classes: '
-      f'ask for at least {num_classes}'
+      f'--num_labeled={count}: too few for a class-balanced draw from {num_classes} classes; '
+      f'give at least {num_classes}'
     )
   shares = np.full(num_classes, count // num_classes)
   order = np.random.RandomState([seed, num_classes]).permutation(num_classes)
@@ -71,8 +72,8 @@ def _balanced(labels, count, num_classes, seed):
   if short.size:
     have = np.count_nonzero(labels == short[0])
     raise UserError(
-      f'num_labeled={count} needs {shares[short[0]]} examples of class {short[0]}, but the '
-      f'training split has {have} of it left: ask for fewer labels or less validation'
+      f'--num_labeled={count}: needs {shares[short[0]]} examples of class {short[0]}, but the '
+      f'training split has {have} of it left; give fewer labels or a smaller --num_validation'
     )
   return np.concatenate(
     [_class_order(labels, class_, seed)[:share] for class_, share in enumerate(shares)]
@@ -80,14 +81,14 @@ def _balanced(labels, count, num_classes, seed):
 
 
 def _first(labels, count, num_classes):
-  """The first `count` examples with a label, as in the release. Raises UserError."""
+  """Returns the first `count` examples with a label, as in the release. Raises UserError."""
   chosen = np.flatnonzero(labels >= 0)[:count]
   missing = np.flatnonzero(_class_counts(labels[chosen], num_classes) == 0)
   if missing.size:
     raise UserError(
-      f'the first {count} labels have no example of class {missing[0]} ({missing.size} of '
-      f'{num_classes} classes are missing): raise num_labeled, or set label_seed for a '
-      'class-balanced draw'
+      f'--num_labeled={count}: the first {count} labels have no example of class {missing[0]} '
+      f'({missing.size} of {num_classes} classes are missing); raise --num_labeled, or set '
+      '--label_seed for a class-balanced draw'
     )
   return chosen
 
@@ -95,44 +96,45 @@ def _first(labels, count, num_classes):
 def split(labels, *, num_labeled, label_seed, num_validation, num_classes):
   """Chooses the labeled and the validation examples of a training split.
 
-  Validation comes first: a class-stratified draw that is the same for every `label_seed`.
+  Validation is drawn first, by a class-stratified draw that is the same for every `label_seed`.
 
   Args:
-    labels: int [N], -1 where unknown: such examples are only ever unlabeled.
-    num_labeled: how many labels are used; None for all that validation leaves.
-    label_seed: int >= 0 for a class-balanced draw; None for the first `num_labeled` of what
-      validation leaves (the release's choice).
-    num_validation: how many examples are held out, 0 for none.
+    labels: int [N], -1 where unknown; examples with -1 are only used as unlabeled ones.
+    num_labeled: int, how many labels are used; None for all that are not held out.
+    label_seed: int >= 0 for a class-balanced draw; None for the first `num_labeled` examples that are
+      not held out (the release's choice).
+    num_validation: int, how many examples are held out, 0 for none.
     num_classes: int.
 
   Returns:
     A `Split`.
 
   Raises:
-    UserError: more labels are asked for than there are, a class has too few examples or none,
-      a number is out of range.
+    UserError: there are not enough labels, a class has too few examples or none, or a number is out
+      of range.
   """
   labels = np.asarray(labels)
   if labels.size and not -1 <= labels.min() <= labels.max() < num_classes:
     raise UserError(
-      f'labels go from {labels.min()} to {labels.max()}, but there are {num_classes} classes: '
-      f'they must be 0 to {num_classes - 1}, or -1 where unknown'
+      f'labels: are from {labels.min()} to {labels.max()}, but there are {num_classes} classes; '
+      f'give 0 to {num_classes - 1}, or -1 where unknown'
     )
   if label_seed is not None and not 0 <= label_seed < 2**32:
-    raise UserError(f'label_seed={label_seed} is out of range: give 0 to {2**32 - 1}')
+    raise UserError(f'--label_seed={label_seed}: out of range; give 0 to {2**32 - 1}')
   known = np.count_nonzero(labels >= 0)
   if not 0 <= num_validation < known:
     raise UserError(
-      f'num_validation={num_validation} is out of range: the training split has {known} '
-      'labeled examples, and some must be left to train on'
+      f'--num_validation={num_validation}: out of range; give 0 to {known - 1}, since the training '
+      f'split has {known} labeled examples and training needs one or more'
     )
-  take_all = num_labeled is None  # needs no draw, and classes may be uneven
+  take_all = num_labeled is None  # This needs no draw, and the classes may be uneven.
   if take_all:
     num_labeled = known - num_validation
   if not 0 < num_labeled <= known - num_validation:
     raise UserError(
-      f'num_labeled={num_labeled} is out of range: the training split has {known} labeled '
-      f'examples, of which {num_validation} are held out for validation'
+      f'--num_labeled={num_labeled}: out of range; give 1 to {known - num_validation}, since the '
+      f'training split has {known} labeled examples, of which {num_validation} are held out for '
+      'validation'
     )
 
   validation = np.sort(_stratified(labels, num_validation, num_classes, VALIDATION_SEED))
@@ -145,18 +147,19 @@ def split(labels, *, num_labeled, label_seed, num_validation, num_classes):
 
 
 def _sha256(positions, names):
+  """Computes the sha256 of the names at positions, or without names of the positions: hex str."""
   if names is None:
     return hashlib.sha256(positions.astype('<i8').tobytes()).hexdigest()
   return hashlib.sha256('\n'.join(names[positions].tolist()).encode()).hexdigest()
 
 
 def identity(split_, *, labels, class_names, unlabeled, names=None):
-  """What must be the same for a run to go on: JSON text in one line.
+  """Describes the data of a run, which must be the same when it resumes: JSON text in one line.
 
   Args:
-    split_, labels, names: as in `manifest`.
+    split_, labels, names: see `manifest`.
     class_names: tuple of str.
-    unlabeled: int, unlabeled examples.
+    unlabeled: int, number of unlabeled examples.
   """
   chosen = split_.labeled
   return json.dumps(
@@ -172,18 +175,18 @@ def identity(split_, *, labels, class_names, unlabeled, names=None):
 
 
 def manifest(split_, *, dataset, labels, names=None):
-  """What a run writes down of its `Split`: a dict of plain values.
+  """Returns the record of a `Split` that a run writes: a dict of plain values.
 
   Args:
     split_: the `Split`.
     dataset: the dataset's name.
-    labels: int [N] of the training split it was made from.
-    names: str [N], what its examples are called, or None where a position says it.
+    labels: int [N], of the training split.
+    names: str [N], the names of its examples, or None if they are identified by position.
 
   Returns:
-    dict with the counts, the labeled examples per class (a list, by label), the labeled
-    positions, and the sha256 of the labeled and the validation positions as little-endian int64;
-    with `names` the labeled ones too, and the sha256 of names, a line each.
+    dict with the counts, the labeled examples per class (a list, by label), the labeled positions, and
+    the sha256 of the labeled and the validation positions as little-endian int64. With `names` it also
+    has the names of the labeled examples, and the sha256 is that of the names, one per line.
   """
   labels = np.asarray(labels)
   named = {} if names is None else {'labeled_files': names[split_.labeled].tolist()}
@@ -201,12 +204,12 @@ def manifest(split_, *, dataset, labels, names=None):
 
 
 def _write_json(path, value):
-  """One key a line; a reader never sees half of it. Raises UserError if it cannot be written."""
+  """Writes JSON atomically, one key per line. Raises UserError if it cannot be written."""
   lines = ',\n'.join(f'  {json.dumps(key)}: {json.dumps(entry)}' for key, entry in value.items())
   try:
     write_text(path, '{\n' + lines + '\n}\n')
   except OSError as error:
-    raise UserError(f'cannot write {path}: {error.strerror}') from error
+    raise UserError(f'{path}: cannot be written ({error.strerror}); give another folder') from error
 
 
 def write_manifest(path, split_, *, dataset, labels, names=None):
@@ -215,14 +218,14 @@ def write_manifest(path, split_, *, dataset, labels, names=None):
 
 
 def write_selection(path, positions, *, dataset, count, names=None):
-  """Writes which unlabeled examples are to be trained on, for `read_selection`.
+  """Writes the selection of unlabeled examples to train on, for `read_selection`.
 
   Args:
     path: str.
     positions: int64 `[n]`, ascending, among the unlabeled examples.
     dataset: the dataset's name.
-    count: int, its unlabeled examples.
-    names: str `[count]`, what they are called, or None.
+    count: int, the number of its unlabeled examples.
+    names: str `[count]`, their names, or None.
 
   Raises:
     UserError: the file cannot be written.
@@ -232,10 +235,10 @@ def write_selection(path, positions, *, dataset, count, names=None):
 
 
 def read_selection(path, *, dataset, count, names=None):
-  """The positions in a file of `write_selection`: int64 `[n]`.
+  """Reads the positions from a file of `write_selection`: int64 `[n]`.
 
   Args:
-    path, dataset, count, names: as there, of the data at hand.
+    path, dataset, count, names: see `write_selection`; of the data that are now used.
 
   Raises:
     UserError: it cannot be read, or was made from other data.
@@ -254,5 +257,5 @@ def read_selection(path, *, dataset, count, names=None):
   if same and names is not None:
     same = names[positions].tolist() == found.get('files')
   if not same:
-    raise UserError(f'{where}: was made from other data; make it anew with --task_mode=select')
+    raise UserError(f'{where}: was made from other data; make a new one with --task_mode=select')
   return positions

@@ -1,10 +1,10 @@
-"""What a trained network said of the labeled and the unlabeled examples, in a file.
+"""Files of a trained network's predictions for the labeled and the unlabeled examples.
 
-`--task_mode=label` writes it; reduced_mpl trains on it. One .npz file (numpy.savez) of
+`--task_mode=label` writes such a file; reduced_mpl trains on it. It is a .npz file (numpy.savez) of
 
   labeled     float32 [n, C]   log probabilities, in the order of the labeled examples
-  unlabeled   float32 [M, C]   likewise
-  data        str []           JSON: which data they are of
+  unlabeled   float32 [M, C]   log probabilities, in the order of the unlabeled examples
+  data        str []           JSON description of the data that they are for
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from meta_pseudo_labels.files import atomic_write
 
 import numpy as np
 
-TOLERANCE = 1e-3  # Of the sum of an example's probabilities.
+TOLERANCE = 1e-3  # For the sum of an example's probabilities.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,26 +34,27 @@ class Predictions:
 
   @property
   def sha256(self):
-    """Of both: text."""
+    """The sha256 of both arrays: hex str."""
     return _sha256(self.labeled, self.unlabeled)
 
 
 def _sha256(*arrays):
+  """Computes the sha256 of the bytes of arrays: hex str."""
   found = hashlib.sha256()
   for array in arrays:
     found.update(np.ascontiguousarray(array).data)
   return found.hexdigest()
 
 
-def description(identity, *, dataset, labeled, unlabeled, truth, names=None):
-  """Which data predictions are of: a dict of plain values, that must be the same for both runs.
+def describe(identity, *, dataset, labeled, unlabeled, truth, names=None):
+  """Describes the data that predictions are for: a dict of plain values, the same for both runs.
 
   Args:
-    identity: `splits.identity`'s text.
+    identity: str, from `splits.identity`.
     dataset: the dataset's name.
-    labeled, unlabeled: their inputs.
-    truth: int32 `[M]`, labels of the unlabeled ones, -1 where unknown.
-    names: str `[M]`, what the unlabeled ones are called, or None.
+    labeled, unlabeled: the inputs of these examples.
+    truth: int32 `[M]`, labels of the unlabeled examples, -1 where unknown.
+    names: str `[M]`, names of the unlabeled examples, or None.
   """
   if names is not None and len(names) == len(unlabeled):
     said = {'unlabeled_names': hashlib.sha256('\n'.join(names.tolist()).encode()).hexdigest()}
@@ -65,12 +66,12 @@ def description(identity, *, dataset, labeled, unlabeled, truth, names=None):
 
 
 def write(path, predictions, data):
-  """Writes the file in one move.
+  """Writes the file atomically.
 
   Args:
     path: str.
     predictions: Predictions.
-    data: `description`.
+    data: dict, from `describe`.
 
   Raises:
     UserError: it cannot be written.
@@ -84,18 +85,18 @@ def write(path, predictions, data):
         data=json.dumps(data, sort_keys=True),
       )
   except OSError as error:
-    raise UserError(f'cannot write {path}: {error.strerror}') from error
+    raise UserError(f'{path}: cannot be written ({error.strerror}); give another path') from error
 
 
 def read(path, data):
-  """The Predictions in a file of `write`.
+  """Reads the Predictions from a file of `write`.
 
   Args:
     path: str.
-    data: `description` of the data at hand.
+    data: dict, from `describe`, of the data that are now used.
 
   Raises:
-    UserError: it cannot be read, holds something else, or is of other data.
+    UserError: it cannot be read, is not such a file, or is for other data.
   """
   where, remedy = f'--teacher_predictions={path}', 'make it with --task_mode=label'
   try:
@@ -103,14 +104,14 @@ def read(path, data):
       found = Predictions(archive['labeled'], archive['unlabeled'])
       said = json.loads(str(archive['data']))
       before = {name: said.get(name) for name in data}
-  except Exception as error:  # A damaged file makes numpy, zipfile and json raise all sorts.
-    reason = getattr(error, 'strerror', None) or 'not a whole file of predictions'
+  except Exception as error:  # numpy, zipfile and json raise many kinds of errors for a damaged file.
+    reason = getattr(error, 'strerror', None) or 'not an intact file of predictions'
     raise UserError(f'{where}: {reason}; {remedy}') from error
   differences = [name.replace('_', ' ') for name in data if before[name] != data[name]]
   if differences:
     raise UserError(
-      f'{where}: of other data ({", ".join(differences)} differ); {remedy} of a '
-      'teacher of this data, split and --image_size'
+      f'{where}: is for other data ({", ".join(differences)} differ); {remedy} from a '
+      'teacher with the same data, split and --image_size'
     )
   for name, count in (('labeled', data['labeled_examples']), ('unlabeled', data['unlabeled'])):
     _check(f'{where}: {name}', getattr(found, name), (count, len(data['class_names'])), remedy)

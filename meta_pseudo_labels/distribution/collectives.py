@@ -1,18 +1,18 @@
-"""The two operations that all replicas carry out together: a sum, and an assignment."""
+"""The two operations that all replicas do together: a sum and an assignment."""
 
 import tensorflow as tf
 
 
 def sum_over_replicas(tensors):
-  """The sum over replicas of a structure of tensors; to be called in replica context."""
+  """Sums a structure of tensors over replicas; call it in replica context."""
   context = tf.distribute.get_replica_context()
   if context.num_replicas_in_sync == 1:
     return tensors
 
   @tf.custom_gradient
   def summed(*values):
-    # all_reduce has the same gradient, for which TensorFlow looks for variables in all that its result
-    # comes from: the graphs of all replicas, each time. That search ends at stop_gradient.
+    # all_reduce has the same gradient. For it TensorFlow searches for variables in everything that the
+    # result depends on, each time the graphs of all replicas. stop_gradient ends that search.
     sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [tf.stop_gradient(value) for value in values])
     return sums, lambda *cotangents: sum_over_replicas(list(cotangents))
 
@@ -20,11 +20,10 @@ def sum_over_replicas(tensors):
 
 
 def assign(variables, values):
-  """Sets each variable to the value that every replica has computed alike.
+  """Sets each variable to its value, which every replica must have computed to the same result.
 
-  In replica context a mirrored variable takes assignments only by way of the strategy; one
-  visit there serves all variables. Variables that each replica keeps for itself (batch-norm
-  averages) are set in place.
+  In replica context a mirrored variable can only be assigned through the strategy. One merge call
+  serves all variables. Variables with one copy per replica (batch-norm averages) are set in place.
   """
   if not tf.distribute.has_strategy():
     for variable, value in zip(variables, values):

@@ -1,4 +1,4 @@
-"""Devices, strategies and precision; the two operations that every replica does alike."""
+"""Devices, strategies and precision."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from absl import logging
 
 
 def configure_devices(num_virtual_devices=0):
-  """Splits the CPU into `num_virtual_devices`; before TensorFlow touches any device.
+  """Splits the CPU into `num_virtual_devices`; call it before TensorFlow uses any device.
 
   Raises:
-    UserError: TensorFlow has started with another number of them.
+    UserError: TensorFlow has started with another number of devices.
   """
   if num_virtual_devices < 2:
     return
@@ -24,20 +24,20 @@ def configure_devices(num_virtual_devices=0):
       cpu, [tf.config.LogicalDeviceConfiguration()] * num_virtual_devices
     )
   except RuntimeError:
-    pass  # Devices exist already: fine when they are as many as asked for.
+    pass  # Devices exist already. Their number is checked below.
   found = len(tf.config.list_logical_devices('CPU'))
   if found != num_virtual_devices:
     raise UserError(
       f'--num_virtual_devices={num_virtual_devices}: TensorFlow already runs with '
-      f'{found} CPU device(s) in this process; start a new one'
+      f'{found} CPU device(s) in this process; start a new process'
     )
 
 
 def set_threads(intra_op_threads=0):
-  """Bounds the CPU threads of one operation (0: as many as cores); before TensorFlow starts.
+  """Limits the CPU threads of one operation (0: one per core); call it before TensorFlow starts.
 
   Raises:
-    UserError: TensorFlow has started with another number of them.
+    UserError: TensorFlow has started with another number of threads.
   """
   threading = tf.config.threading
   if intra_op_threads and intra_op_threads != threading.get_intra_op_parallelism_threads():
@@ -45,59 +45,60 @@ def set_threads(intra_op_threads=0):
       threading.set_intra_op_parallelism_threads(intra_op_threads)
     except RuntimeError as error:
       raise UserError(
-        f'--intra_op_threads={intra_op_threads}: TensorFlow already runs with other '
-        'threads in this process; start a new one'
+        f'--intra_op_threads={intra_op_threads}: TensorFlow already runs with another '
+        'number of threads in this process; start a new process'
       ) from error
 
 
 def create_strategy(
   name='auto', *, use_tpu=False, num_virtual_devices=0, master=None, tpu_topology='', cores_per_replica=1
 ):
-  """A `tf.distribute.Strategy` by `--strategy`.
+  """Creates a `tf.distribute.Strategy` by `--strategy`.
 
-  auto: a TPU where `use_tpu` asks for one and one answers; multi_worker where TF_CONFIG names
-  several workers, mirrored where there are several GPUs or virtual devices, else one device (the
-  GPU if there is one). With `cores_per_replica` above 1 it is a TPU or nothing (spatial.py).
+  auto: a TPU if `use_tpu` is set and a TPU answers; multi_worker if TF_CONFIG names several workers;
+  mirrored if there are several GPUs or virtual devices; otherwise one device, the GPU if there is one.
+  `cores_per_replica` above 1 requires a TPU (spatial.py).
 
   Raises:
-    UserError: what was asked for is not there.
+    UserError: the devices do not exist, or the flags contradict each other.
   """
   if cores_per_replica > 1 and name != 'tpu' and not (name == 'auto' and use_tpu):
     raise UserError(
       f'--num_cores_per_replica={cores_per_replica}: only the cores of a TPU share a '
       f'replica; give --strategy=tpu, or {spatial.INSTEAD}'
     )
-  several = name == 'multi_worker' or (name == 'auto' and _workers() > 1)
+  several = name == 'multi_worker' or (name == 'auto' and _count_workers() > 1)
   if several and num_virtual_devices > 1:
     raise UserError(
-      f'--num_virtual_devices={num_virtual_devices}: not with several workers (TF_CONFIG); leave it out'
+      f'--num_virtual_devices={num_virtual_devices}: not possible with several workers (TF_CONFIG); '
+      'leave it out'
     )
   configure_devices(num_virtual_devices)
   if name == 'auto' and use_tpu:
     try:
-      return _tpu_strategy(master, tpu_topology, cores_per_replica)
+      return _create_tpu_strategy(master, tpu_topology, cores_per_replica)
     except UserError as error:
       if cores_per_replica > 1:
         raise
       logging.warning('--use_tpu: %s', error)
-  # Before the devices are listed: several workers must be known before TensorFlow starts them.
+  # Listing the devices starts them, and TensorFlow must know of all workers before that.
   if several:
-    return _multi_worker()
+    return _create_multi_worker()
   if name == 'tpu':
-    return _tpu_strategy(master, tpu_topology, cores_per_replica)
+    return _create_tpu_strategy(master, tpu_topology, cores_per_replica)
   gpus = tf.config.list_logical_devices('GPU')
   devices = [device.name for device in gpus or tf.config.list_logical_devices('CPU')]
   if name == 'mirrored' or (name == 'auto' and len(devices) > 1):
-    return mirrored(devices)
+    return create_mirrored(devices)
   return tf.distribute.OneDeviceStrategy(devices[0])
 
 
-def mirrored(devices):
-  """MirroredStrategy over these devices' names.
+def create_mirrored(devices):
+  """Creates a MirroredStrategy over devices, given by name.
 
-  Between CPU devices sums are taken by plain additions: TensorFlow's collective operations
-  number their calls from the same start for every strategy of a process, so that a second one
-  over the same devices would be mistaken for the first.
+  Sums over CPU devices use plain additions. TensorFlow's collective operations number their calls from
+  the same start for every strategy of a process. So they would confuse a second strategy over the same
+  devices with the first.
   """
   on_cpu = all('CPU' in device for device in devices)
   return tf.distribute.MirroredStrategy(
@@ -105,11 +106,11 @@ def mirrored(devices):
   )
 
 
-def _workers():
-  """How many workers the environment variable TF_CONFIG names: int.
+def _count_workers():
+  """Returns how many workers the environment variable TF_CONFIG names: int.
 
   Raises:
-    UserError: it is no cluster's description.
+    UserError: it does not describe a cluster.
   """
   text = os.environ.get('TF_CONFIG') or '{}'
   try:
@@ -117,26 +118,29 @@ def _workers():
     return sum(len(cluster.get(kind, ())) for kind in ('chief', 'worker'))
   except (ValueError, AttributeError, TypeError) as error:
     raise UserError(
-      f'TF_CONFIG={text}: must be JSON such as {{"cluster": {{"worker": ["host0:2222", '
+      f'TF_CONFIG={text}: not a cluster; give JSON such as {{"cluster": {{"worker": ["host0:2222", '
       '"host1:2222"]}, "task": {"type": "worker", "index": 0}}'
     ) from error
 
 
-def _multi_worker():
-  if not _workers():
+def _create_multi_worker():
+  """Creates a MultiWorkerMirroredStrategy by TF_CONFIG. Raises UserError if TF_CONFIG is wrong."""
+  if not _count_workers():
     raise UserError(
       '--strategy=multi_worker: the environment variable TF_CONFIG names no workers; '
-      'set it on each of them, see docs/scaling.md'
+      'set it on each worker, see docs/scaling.md'
     )
   try:
     return tf.distribute.MultiWorkerMirroredStrategy()
   except (ValueError, KeyError, RuntimeError) as error:
     raise UserError(
-      f'TF_CONFIG={os.environ["TF_CONFIG"]}: TensorFlow refuses it ({str(error).strip().splitlines()[0]})'
+      f'TF_CONFIG={os.environ["TF_CONFIG"]}: TensorFlow rejects it '
+      f'({str(error).strip().splitlines()[0]}); see docs/scaling.md'
     ) from error
 
 
-def _tpu_strategy(master, tpu_topology, cores_per_replica):
+def _create_tpu_strategy(master, tpu_topology, cores_per_replica):
+  """Connects to a TPU and creates its strategy. Raises UserError if no TPU answers."""
   try:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=master or 'local')
     tf.config.experimental_connect_to_cluster(resolver)
@@ -148,19 +152,20 @@ def _tpu_strategy(master, tpu_topology, cores_per_replica):
       'use --strategy=auto on a machine without one'
     ) from error
   if tpu_topology:
-    logging.info('--tpu_topology=%s is not needed: the TPU tells its own.', tpu_topology)
+    logging.info('--tpu_topology=%s: not used; the TPU reports its own topology', tpu_topology)
   if cores_per_replica > 1:
     return spatial.SplitReplicas(resolver, topology, cores_per_replica)
   return tf.distribute.TPUStrategy(resolver)
 
 
 def set_up(seed, deterministic=False, use_bfloat16=False, use_float16=False):
-  """What holds for the whole process: seed, order of operations, precision.
+  """Sets the seed, the order of operations and the precision for the whole process.
 
   Args:
-    seed: int; what is drawn statelessly has its own, this is for third parties' layers.
-    deterministic: bit-identical results at some cost (`--deterministic`).
-    use_bfloat16, use_float16: compute in that with float32 variables; neither: in float32.
+    seed: int, for third-party layers; stateless draws have seeds of their own.
+    deterministic: bool, whether results are bit-identical, at some cost (`--deterministic`).
+    use_bfloat16, use_float16: bool, whether to compute in this dtype, with float32 variables. If neither
+      is set, everything is computed in float32.
   """
   tf.keras.utils.set_random_seed(seed)
   if deterministic:
@@ -170,34 +175,38 @@ def set_up(seed, deterministic=False, use_bfloat16=False, use_float16=False):
   )
 
 
-def per_replica(global_size, replicas, what):
-  """The share of one replica of a global batch.
+def divide_batch(global_size, replicas, what):
+  """Returns one replica's share of a global batch: int.
+
+  Args:
+    global_size: int, the value of the flag.
+    replicas: int.
+    what: str, the flag's name.
 
   Raises:
-    UserError: it does not divide.
+    UserError: the batch cannot be divided evenly.
   """
   if global_size % replicas:
     raise UserError(
-      f'--{what}={global_size} cannot be divided among {replicas} replicas: use a '
+      f'--{what}={global_size}: cannot be divided among {replicas} replicas; use a '
       f'multiple of {replicas}, such as {(global_size // replicas + 1) * replicas}'
     )
   return global_size // replicas
 
 
-def datasets(strategy, dataset_fn):
-  """What `strategy.run` can be fed from: an iterable of every replica's share of a batch.
+def distribute_batches(strategy, dataset_fn):
+  """Returns an iterable of every replica's share of a batch, as input for `strategy.run`.
 
-  One CPU device reads the dataset itself: tf.distribute would put an iterator of its own before
-  it, whose thread of automatic tuning makes whoever drops it wait, for as long as the run took or
-  a minute (TensorFlow 2.15).
+  With one CPU device the dataset is returned itself. tf.distribute would add an iterator of its own.
+  Deleting that iterator waits for its autotuning thread, for up to a minute (TensorFlow 2.15).
 
   Args:
     strategy: tf.distribute.Strategy.
-    dataset_fn: function of a tf.distribute.InputContext to a tf.data.Dataset of one replica's
-      shares, the replicas of a batch in a row.
+    dataset_fn: function from a tf.distribute.InputContext to a tf.data.Dataset. Each element is the
+      share of one replica; the replicas of a batch follow each other.
   """
   devices = strategy.extended.worker_devices
   if len(devices) == 1 and strategy.num_replicas_in_sync == 1 and 'CPU' in devices[0]:
     return dataset_fn(tf.distribute.InputContext())
-  # Endless ones: of others several workers would take the last batch to be of unknown size.
+  # Endless datasets, since with a finite one several workers treat the last batch as of unknown size.
   return strategy.distribute_datasets_from_function(lambda context: dataset_fn(context).repeat())

@@ -1,6 +1,7 @@
 """One replica on several TPU cores, each with a part of every image (--use_xla_sharding).
 
-Written from the documentation, never tried on a TPU; tests/distribution/test_spatial.py says what was.
+This was written from the documentation and never run on a TPU. tests/distribution/test_spatial.py
+shows what has been tested without one.
 """
 
 import math
@@ -12,22 +13,22 @@ import tensorflow as tf
 INSTEAD = '--nouse_xla_sharding --num_cores_per_replica=1, and --remat to save memory'
 
 
-def grid(cores):
-  """(rows, columns) of parts that an image is cut into: as square as a power of two allows."""
+def choose_grid(cores):
+  """Returns (rows, columns) of the parts of an image, as square as powers of two allow."""
   rows = 2 ** math.ceil(math.log2(cores) / 2)
   return rows, cores // rows
 
 
-def computation_shape(mesh_shape, cores):
-  """The block of a TPU's mesh that one replica takes.
+def choose_block(mesh_shape, cores):
+  """Returns the shape of the block of a TPU's mesh that one replica occupies.
 
   Args:
-    mesh_shape: ints, the mesh's extents; the last one is the cores of a chip.
+    mesh_shape: ints, the mesh's extents; the last one is the number of cores per chip.
     cores: int, a power of two.
 
   Returns:
-    list of ints, whose product is `cores`: the cores of a chip first, then near chips, so that parts of
-    an image that touch are near each other.
+    list of ints, whose product is `cores`. It takes the cores of a chip first, then neighbouring chips,
+    so that adjacent parts of an image are close to each other.
 
   Raises:
     UserError: the mesh cannot be divided into such blocks.
@@ -47,34 +48,34 @@ def computation_shape(mesh_shape, cores):
 
 
 class SplitReplicas(tf.distribute.TPUStrategy):
-  """TPUStrategy whose replicas are `cores` TPU cores each.
+  """TPUStrategy whose replicas have `cores` TPU cores each.
 
-  Without the strategy's SPMD mode: that names variables without their layers, by which weight decay
-  and the release's checkpoints know them, and wants every input annotated.
+  It does not use the strategy's SPMD mode. That mode drops the layers from the variables' names, which
+  weight decay and the release's checkpoints need. It also requires an annotation of every input.
   """
 
   def __init__(self, resolver, topology, cores):
-    """Takes the whole TPU; `topology` is a tf.tpu.experimental.Topology, `cores` a power of two.
+    """Assigns all cores of the TPU; `topology` is a tf.tpu.experimental.Topology, `cores` a power of two.
 
     Raises:
-      UserError: see `computation_shape`.
+      UserError: see `choose_block`.
     """
     mesh = topology.mesh_shape.tolist()
     super().__init__(
       resolver,
       tf.tpu.experimental.DeviceAssignment.build(
-        topology, computation_shape=computation_shape(mesh, cores), num_replicas=math.prod(mesh) // cores
+        topology, computation_shape=choose_block(mesh, cores), num_replicas=math.prod(mesh) // cores
       ),
     )
-    self.grid = grid(cores)
+    self.grid = choose_grid(cores)
 
 
 def split(images):
-  """The same tensor; under `SplitReplicas` each core of the replica holds its part of every image.
+  """Returns the same tensor; under `SplitReplicas` each core of a replica holds a part of every image.
 
   Args:
-    images: `[n, height, width, channels]`, which has to be divisible (`check`); of another rank: as it
-      is.
+    images: `[n, height, width, channels]`; height and width must be divisible (`check_sizes`). A tensor
+      of another rank is returned unchanged.
   """
   strategy = tf.distribute.get_strategy()
   if not isinstance(strategy, SplitReplicas) or images.shape.rank != 4:
@@ -82,19 +83,19 @@ def split(images):
   return strategy.experimental_split_to_logical_devices(images, [1, *strategy.grid, 1])
 
 
-def check(strategy, sizes):
-  """Whether images of these numbers of pixels a side can be split, if `strategy` splits them.
+def check_sizes(strategy, sizes):
+  """Checks that images of these sizes (pixels per side) can be split, if `strategy` splits images.
 
   Raises:
-    UserError: they cannot, or there are none.
+    UserError: they cannot be split, or there are no images.
   """
   if not isinstance(strategy, SplitReplicas):
     return
   rows, columns = strategy.grid
   wrong = [size for size in sizes if size % rows]
   if wrong or not sizes:
-    reason = f'{wrong[0]} pixels a side cannot be divided by {rows}' if wrong else 'there are none'
+    reason = f'{wrong[0]} pixels per side cannot be divided by {rows}' if wrong else 'there are no images'
     raise UserError(
-      f'--num_cores_per_replica={rows * columns}: cuts images into {rows} x {columns} '
+      f'--num_cores_per_replica={rows * columns}: splits images into {rows} x {columns} '
       f'parts, and {reason}; give {INSTEAD}'
     )

@@ -1,8 +1,8 @@
-"""Several workers, one process each, that train in step (MultiWorkerMirroredStrategy).
+"""Several workers, one process each, that train synchronously (MultiWorkerMirroredStrategy).
 
-The chief writes the run's folder, and all workers go on from it: it must be one that they all see.
-What depends on a clock, a signal or a file is decided by all together or by the chief, so that
-no worker waits for a step that another one does not make.
+The chief writes the run's folder, and all workers resume from it. So all workers must be able to read
+it. Decisions that depend on a clock, a signal or a file are made by all workers together or by the
+chief. So no worker waits for a step that another one does not make.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
 
-# In a worker's own folder: the one of the run, which the chief writes.
+# File in a worker's own folder that holds the path of the run's folder, which the chief writes.
 SHARED = '.shared'
 
 
-def number(strategy):
-  """(this worker's index, how many there are): ints; (0, 1) unless there are several.
+def index_and_count(strategy):
+  """Returns (this worker's index, number of workers): ints, (0, 1) without several workers.
 
   `strategy`: tf.distribute.Strategy, or None.
   """
@@ -33,28 +33,28 @@ def number(strategy):
 
 
 def is_chief(strategy):
-  """Whether this process is the one of several workers that writes what all of them share."""
-  return number(strategy)[0] == 0
+  """Returns whether this process is the chief, the worker that writes the run's folder: bool."""
+  return index_and_count(strategy)[0] == 0
 
 
-def summed(strategy, value):
-  """The sum of all workers' values: int. Each worker waits here for the others."""
-  if number(strategy)[1] == 1:
+def sum_over_workers(strategy, value):
+  """Returns the sum of all workers' values: int. Each worker waits here for the others."""
+  if index_and_count(strategy)[1] == 1:
     return int(value)
-  return int(_sum(strategy)(tf.constant(value, tf.int64)))
+  return int(_build_sum(strategy)(tf.constant(value, tf.int64)))
 
 
 @functools.cache
-def _sum(strategy):
-  """A traced function of one int64 scalar a worker to their sum."""
+def _build_sum(strategy):
+  """Builds a traced function from one int64 scalar per worker to their sum."""
 
   @tf.function(autograph=False)
   def over_workers(value):
 
     def share():
-      # Of a worker's replicas the first one speaks.
+      # Only the first of a worker's replicas contributes the value.
       replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-      local = strategy.num_replicas_in_sync // number(strategy)[1]
+      local = strategy.num_replicas_in_sync // index_and_count(strategy)[1]
       return tf.where(replica % local == 0, value, tf.zeros_like(value))
 
     return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(share), axis=None)
@@ -62,14 +62,14 @@ def _sum(strategy):
   return over_workers
 
 
-def of_chief(strategy, value):
-  """The chief's value: int, the same on all workers, which wait here for it."""
-  return summed(strategy, value if is_chief(strategy) else 0)
+def from_chief(strategy, value):
+  """Returns the chief's value on all workers: int. Each worker waits here for the others."""
+  return sum_over_workers(strategy, value if is_chief(strategy) else 0)
 
 
 @contextlib.contextmanager
 def folder(strategy, output_dir):
-  """Where this worker writes: `output_dir` itself for the chief, else a folder that goes at the end."""
+  """Yields the folder that this worker writes to: `output_dir` for the chief, else a temporary folder."""
   if is_chief(strategy):
     yield output_dir
     return
@@ -79,8 +79,8 @@ def folder(strategy, output_dir):
     yield own
 
 
-def shared(path):
-  """The path in the run's folder that one in a worker's own folder stands for; the chief's: itself."""
+def path_in_run_folder(path):
+  """Maps a path in a worker's own folder to the same path in the run's folder; else returns `path`."""
   place, below = path, ''
   while place != os.path.dirname(place):
     marker = os.path.join(place, SHARED)
@@ -92,32 +92,33 @@ def shared(path):
   return path
 
 
-def together(strategy, action):
-  """Does something on every worker; goes on when all have done it.
+def run_on_all(strategy, action):
+  """Runs an action on every worker and returns when all workers have finished it.
 
   Args:
     strategy: tf.distribute.Strategy.
     action: function without arguments and without operations over workers.
 
   Returns:
-    What it returns.
+    The result of `action`.
 
   Raises:
-    UserError: another worker could not; it says why itself. What `action` raises here.
+    UserError: `action` failed on another worker, whose own output says why.
+    Exception: `action` failed here.
   """
   result = error = None
   try:
     result = action()
-  except Exception as failure:  # noqa: BLE001 Whatever it is: others must not wait for this one.
+  except Exception as failure:  # noqa: BLE001 On any error: the others must not wait for this worker.
     error = failure
-  failed = summed(strategy, error is not None)
+  failed = sum_over_workers(strategy, error is not None)
   if error is not None:
     raise error
   if failed:
-    raise UserError('another worker cannot go on: its own output says why')
+    raise UserError('another worker failed; see its own output for the reason')
   return result
 
 
-def prepare(strategy, action):
-  """`together` with something that the chief alone does: its result there, None elsewhere."""
-  return together(strategy, action if is_chief(strategy) else lambda: None)
+def run_on_chief(strategy, action):
+  """Runs an action on the chief only; returns its result there and None elsewhere. See `run_on_all`."""
+  return run_on_all(strategy, action if is_chief(strategy) else lambda: None)

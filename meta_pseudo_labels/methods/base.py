@@ -1,4 +1,4 @@
-"""What every method shares: the student and its average, a forward pass, one update, the logs."""
+"""The base of all methods: the student and its average, a forward pass, one update, the logs."""
 
 import contextlib
 import dataclasses
@@ -15,12 +15,12 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-  """One optimizer step of a model, made once.
+  """An optimizer step of a model that has been applied.
 
   Attributes:
-    norm: float scalar, of the gradient with weight decay, before clipping.
-    vjp: function of a list of gradients by the new weights to one by the summed gradients: see
-      `Method.apply_update`.
+    norm: float scalar, the norm of the gradient with weight decay, before clipping.
+    vjp: function from a list of gradients with respect to the new weights to a list of gradients with
+      respect to the summed gradients; see `Method.apply_update`.
   """
 
   norm: tf.Tensor
@@ -28,13 +28,13 @@ class Update:
 
 
 class Passes:
-  """The training passes of models, as they are or rematerialized. Nothing that checkpoints hold."""
+  """The training passes of models, rematerialized or not. Checkpoints do not contain it."""
 
   def __init__(self, remat):
     self._remat, self._models = remat, {}
 
   def prepare(self, model):
-    """Has to come before the model's first pass. Raises ValueError as `remat.boundaries` does."""
+    """Prepares a model before its first pass. Raises: see `remat.find_boundaries`."""
     if self._remat:
       self._models[id(model)] = remat_lib.Rematerialized(model)
 
@@ -44,11 +44,11 @@ class Passes:
 
 
 class Method(tf.keras.Model):
-  """Base of the training methods: a Keras model that trains a student.
+  """Base class of the training methods: a Keras model that trains a student.
 
-  `train_step(data)` works in replica context: under `fit`, and in this project's own loop.
-  Every batch that it sees is one replica's share; every loss is divided by the size of the
-  GLOBAL batch, so that sums over replicas are the global values.
+  `train_step(data)` works in replica context, under `fit` and in this project's own loop. Every batch
+  that it gets is the share of one replica. Every loss is divided by the size of the GLOBAL batch. So
+  sums over replicas are the global values.
   """
 
   def __init__(
@@ -70,22 +70,22 @@ class Method(tf.keras.Model):
 
     Args:
       student: Keras model, inputs -> logits `[N, C]`.
-      weight_decay: added to the gradients as weight_decay * w, batch norms excepted.
-      grad_bound: the gradients' global norm is clipped to it, after weight decay.
-      label_smoothing: in [0, 1], see `losses.smooth`.
+      weight_decay: float; weight_decay * w is added to the gradients, except for batch norms.
+      grad_bound: float, the maximum of the gradients' global norm; clipping is after weight decay.
+      label_smoothing: float in [0, 1], see `losses.smooth`.
       ema_decay, ema_start: of the student's moving average, see `ema.decay`.
-      num_train_steps: the planned number of steps; only a logged mask depends on it.
+      num_train_steps: int, the planned number of steps; only a logged mask depends on it.
       seed: int; with the step it determines every random draw.
-      remat: keep less of the networks' training passes and compute it again (models/remat.py).
-      loss_scaling: for networks that compute in float16, see `loss_scale.LossScale`.
-      name: of this Keras model.
+      remat: bool, whether to recompute activations in the backward pass (models/remat.py).
+      loss_scaling: bool, for networks that compute in float16, see `loss_scale.LossScale`.
+      name: str, of this Keras model.
 
     Raises:
-      ValueError: the student has no weights yet, or `remat` is not for it.
+      ValueError: the student has no weights yet, or `remat` does not support it.
     """
     super().__init__(name=name)
     if not student.built:
-      raise ValueError(f'{student.name} has no weights yet: build it, or call it on one batch')
+      raise ValueError(f'{student.name}: has no weights yet; build it, or call it on one batch')
     self.student = student
     self.weight_decay = weight_decay
     self.grad_bound = grad_bound
@@ -111,28 +111,29 @@ class Method(tf.keras.Model):
     self.accuracy = tf.keras.metrics.SparseCategoricalAccuracy(name='accuracy')
 
   def compile(self, student_optimizer: Any, **kwargs: Any) -> None:
-    """Keras' compile with the student's optimizer: one of `optimizers`, or a Keras SGD or Adam.
+    """Compiles the model with the student's optimizer: one of `optimizers`, or a Keras SGD or Adam.
 
     Raises:
-      TypeError: an optimizer of another kind.
+      TypeError: the optimizer is of another kind.
     """
     super().compile(**kwargs)
     self.set_optimizers(student_optimizer=student_optimizer)
 
   def set_optimizers(self, student_optimizer):
-    """Takes the optimizer and makes its slots; under the strategy's scope."""
+    """Sets the optimizer and creates its slots; call it under the strategy's scope."""
     self.student_optimizer = self._build_optimizer(student_optimizer, self.student)
 
   @staticmethod
   def _build_optimizer(optimizer, model):
+    """Returns an `Optimizer` whose slots are those of a model's trainable variables."""
     optimizer = optimizers.get(optimizer)
     optimizer.build(model.trainable_variables)
     return optimizer
 
-  evaluates_teacher = False  # Whether there is one whose accuracy means something.
+  evaluates_teacher = False  # Whether there is a teacher whose accuracy is meaningful.
 
   def call(self, inputs, training=False):
-    """Returns what the student says: inputs -> logits `[N, C]`."""
+    """Returns the student's logits `[N, C]`."""
     return self.student(inputs, training=training)
 
   @property
@@ -140,22 +141,22 @@ class Method(tf.keras.Model):
     return [self.accuracy]
 
   def test_step(self, data):
-    """Keras' evaluation of the student on (inputs, labels `[N]` integers): its accuracy."""
+    """Evaluates the student for Keras on (inputs, labels `[N]` integers): {'accuracy': scalar}."""
     inputs, labels = data
     self.accuracy.update_state(labels, self.student(inputs, training=False))
     return {'accuracy': self.accuracy.result()}
 
   @property
   def replicas(self):
-    """The number of replicas in step: int."""
+    """The number of replicas: int."""
     return tf.distribute.get_replica_context().num_replicas_in_sync
 
   def forward(self, model, role, views):
-    """One training-mode pass over several views in one batch, so that batch norm mixes them.
+    """Makes one training-mode pass over several views in one batch, so that batch norm mixes them.
 
     Args:
       model: Keras model.
-      role: str; with a view's name it determines the pass's dropout masks.
+      role: str; with a view's name it determines the dropout masks of the pass.
       views: {name: inputs `[n, ...]`}.
 
     Returns:
@@ -172,13 +173,13 @@ class Method(tf.keras.Model):
     return dict(zip(views, tf.split(logits, sizes)))
 
   def gradient(self, tape, targets, sources, output_gradients=None):
-    """`tape.gradient` by a list of variables, with loss scaling if there is any.
+    """Computes the gradient with respect to a list of variables, with loss scaling if it is enabled.
 
     Args:
       tape: tf.GradientTape.
-      targets: a scalar, or a list of tensors of any shapes with
-      output_gradients: list of tensors, likewise; None: a one.
+      targets: a scalar, or a list of tensors of any shapes if there are `output_gradients`.
       sources: list of variables.
+      output_gradients: list of tensors, one per target; None for the scalar's own gradient.
 
     Returns:
       list of tensors, zeros for variables that no target depends on.
@@ -196,7 +197,7 @@ class Method(tf.keras.Model):
 
   @contextlib.contextmanager
   def frozen_statistics(self, model):
-    """Within it passes are made after which the model's batch-norm averages are what they were."""
+    """Restores the model's batch-norm averages at the end of this context."""
     variables = model.non_trainable_variables
     before = [tf.convert_to_tensor(v) for v in variables]
     yield
@@ -213,23 +214,23 @@ class Method(tf.keras.Model):
 
   @property
   def steps_made(self):
-    """The steps made so far: int, under any strategy, outside of replicas."""
+    """The number of steps made so far: int, under any strategy, outside of replica context."""
     return int(self.step.numpy())
 
   def apply_update(self, model, optimizer, gradients):
-    """Sum over replicas, weight decay, clipping, optimizer: the release's order in MPL.
+    """Applies an optimizer step: sum over replicas, weight decay, clipping, optimizer.
 
-    A step whose gradient norm is not finite leaves weights and slots as they are (the release
-    does so in Supervised alone).
+    This is the release's order in MPL. A step whose gradient norm is not finite does not change weights
+    and slots (the release does so in Supervised only).
 
     Args:
-      model: whose trainable variables are updated.
+      model: Keras model whose trainable variables are updated.
       optimizer: one of `optimizers`.
       gradients: list of tensors, this replica's share.
 
     Returns:
-      Update; its `vjp(cotangents)` maps a gradient by the new weights to one by the
-      summed gradients: the transposed derivative of all that happens here.
+      Update. Its `vjp(cotangents)` maps a gradient with respect to the new weights to one with respect
+      to the summed gradients. It is the transposed derivative of the whole update.
     """
     variables = model.trainable_variables
     names = [v.name for v in variables]
@@ -263,7 +264,7 @@ class Method(tf.keras.Model):
     return Update(norm, vjp)
 
   def count_step(self, *updates):
-    """Ends a step: counts it, and among those without an update if one of its own was none."""
+    """Counts a step, and counts it as skipped if one of its updates was not finite."""
     finite = tf.reduce_all([tf.math.is_finite(update.norm) for update in updates])
     skipped = 1 - tf.cast(finite, tf.int64)
     self.skipped.assign_add(skipped)
@@ -273,13 +274,13 @@ class Method(tf.keras.Model):
     self.step.assign_add(1)
 
   def one_hot(self, labels, logits):
-    """Labels `[N]` integers, or `[N, C]` distributions as they are, in the logits' dtype."""
+    """Returns labels `[N, C]` in the logits' dtype, from integers `[N]` or distributions `[N, C]`."""
     if labels.dtype.is_integer:
       return tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return tf.cast(labels, logits.dtype)
 
   def logs(self, shares, common):
-    """The step's scalars: `shares` are summed over replicas, `common` are alike on all."""
+    """Returns the step's scalars: `shares` are summed over replicas, `common` are equal on all."""
     summed = collectives.sum_over_replicas(
       tf.stack([tf.cast(value, tf.float32) for value in shares.values()])
     )
@@ -290,7 +291,7 @@ class Method(tf.keras.Model):
     return logs
 
   def l2(self, model):
-    """sum of |w|^2 / 2 over the variables under weight decay: float32 scalar (release's logs)."""
+    """Computes the sum of |w|^2 / 2 over variables with weight decay: float32 scalar (release's logs)."""
     return tf.add_n(
       [
         tf.nn.l2_loss(v)

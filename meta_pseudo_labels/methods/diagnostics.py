@@ -1,15 +1,15 @@
-"""What the logs say about a step of Meta Pseudo Labels besides its losses."""
+"""Logged diagnostics of a step of Meta Pseudo Labels, in addition to its losses."""
 
 from meta_pseudo_labels.distribution import collectives
 
 import tensorflow as tf
 
-# A gradient this much shorter than another, in float32, says nothing.
+# A gradient whose norm is smaller than this share of another's is rounding noise in float32.
 ROUNDING = 1e-6
 
 
-def pseudo_labels(teacher_log_probs, student_logits, truth, replicas):
-  """How good the pseudo labels are on the augmented views, and how far the student follows them.
+def measure_pseudo_labels(teacher_log_probs, student_logits, truth, replicas):
+  """Measures the pseudo labels on the augmented views and the student's agreement with them.
 
   Args:
     teacher_log_probs, student_logits: `[n, C]` float, this replica's share.
@@ -18,9 +18,10 @@ def pseudo_labels(teacher_log_probs, student_logits, truth, replicas):
 
   Returns:
     {log name: scalar}, shares of the global means, to be summed over replicas:
-    `pseudo_labels/agreement` of the most probable classes, `pseudo_labels/confidence` of the
-    teacher and `pseudo_labels/student_confidence`: mean largest probabilities; and, given
-    labels, `pseudo_labels/accuracy` of the teacher's most probable class (0 if none is known).
+      `pseudo_labels/agreement`: share of examples with the same most probable class.
+      `pseudo_labels/confidence`, `pseudo_labels/student_confidence`: mean largest probability of the
+        teacher and of the student.
+      `pseudo_labels/accuracy`: accuracy of the teacher, only with `truth`; 0 if no label is known.
   """
   mean = lambda values: tf.reduce_mean(tf.cast(values, tf.float32)) / replicas
   predicted = tf.argmax(teacher_log_probs, axis=-1, output_type=tf.int32)
@@ -37,30 +38,30 @@ def pseudo_labels(teacher_log_probs, student_logits, truth, replicas):
   return logs
 
 
-def last_layer(variables):
-  """The last kernel of a model and what comes after it (its bias)."""
+def get_last_layer(variables):
+  """Returns the last kernel of a model and the variables after it (its bias)."""
   last = max(index for index, variable in enumerate(variables) if len(variable.shape) > 1)
   return variables[last:]
 
 
-def gradients(gradient, variables, **losses):
-  """How strong each of the teacher's losses pulls, and whether the feedback pulls the same way.
+def measure_gradients(gradient, variables, **losses):
+  """Measures the gradients of the teacher's losses, and the feedback's direction relative to the others.
 
-  Taken at the model's last layer, where a gradient costs one small product and no pass back
-  through the network, so that every step can have it.
+  They are those of the model's last layer. There a gradient costs one small product and no backward
+  pass through the network, so every step can log it.
 
   Args:
-    gradient: function (list of tensors, list of variables, list of output gradients) to a list of
-      gradients, of a persistent tape of the pass.
+    gradient: function from (list of tensors, list of variables, list of output gradients) to a list of
+      gradients, based on a persistent tape of the pass.
     variables: the model's trainable variables, in order.
-    **losses: name=(tensor, output gradient or None); one is `feedback`. This replica's shares.
+    **losses: name=(tensor, output gradient or None), one of them `feedback`; this replica's shares.
 
   Returns:
-    {log name: scalar}, alike on all replicas: `teacher_grad/<name>` norms, and the feedback's
-    cosines `teacher_grad/cosine_feedback_<name>` with the others (0 where its length is no more
-    than rounding, as that of `release` is).
+    {log name: scalar}, equal on all replicas: the norms `teacher_grad/<name>`, and the cosines of the
+    feedback with the others, `teacher_grad/cosine_feedback_<name>`. A cosine is 0 if the feedback's norm
+    is rounding noise, as with `release`.
   """
-  layer = last_layer(variables)
+  layer = get_last_layer(variables)
   flat = {}
   for name, (tensor, output_gradient) in losses.items():
     parts = gradient(

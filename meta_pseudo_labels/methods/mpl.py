@@ -49,8 +49,8 @@ class TeacherPass:
     )
 
   def pulls(self, by_log_prob):
-    """Returns how strongly each loss pulls: the logs of `diagnostics.gradients`."""
-    return diagnostics.gradients(
+    """Returns how strongly each loss pulls: the logs of `diagnostics.measure_gradients`."""
+    return diagnostics.measure_gradients(
       self.gradient,
       self.variables,
       feedback=(self.log_probs, by_log_prob),
@@ -217,7 +217,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       'cross_entropy/teacher_on_l': out.cross_entropy_l,
       'uda/u_ratio': self.global_mean(out.mask_u),
       'uda/l_ratio': self.global_mean(out.mask_l),
-      **diagnostics.pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas),
+      **diagnostics.measure_pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas),
     }
 
   def teacher_pass(self, batch):

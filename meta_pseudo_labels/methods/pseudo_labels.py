@@ -1,4 +1,4 @@
-"""Pseudo labels (Lee 2013; paper section 2): a teacher trained first, then fixed."""
+"""Pseudo labels (Lee 2013; paper section 2) of a fixed teacher, which is trained first."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ import tensorflow as tf
 
 
 class PseudoLabels(base.Method):
-  """A student trained on labeled examples and on the hard labels of a fixed teacher."""
+  """A method that trains a student on labeled examples and on the hard labels of a fixed teacher."""
 
   def __init__(
     self, teacher: tf.keras.Model, student: tf.keras.Model, *, pseudo_weight: float = 1.0, **kwargs: Any
   ):
-    """As `Method`, and:
+    """Creates the method.
 
     Args:
-      teacher: Keras model, inputs -> logits `[N, C]`, trained already; it is not changed.
-      student: Keras model likewise.
-      pseudo_weight: of the unlabeled loss.
-      **kwargs: `Method`'s.
+      teacher: trained Keras model, inputs -> logits `[N, C]`; it is not changed.
+      student: Keras model, inputs -> logits `[N, C]`.
+      pseudo_weight: float, weight of the unlabeled loss.
+      **kwargs: arguments of `Method`.
     """
     super().__init__(student, **kwargs)
     self.teacher = teacher
@@ -30,9 +30,9 @@ class PseudoLabels(base.Method):
   evaluates_teacher = True
 
   def train_step(self, data):
-    """Makes one step; arguments and result as of `UDA.train_step`.
+    """Makes one step; for arguments and result see `UDA.train_step`.
 
-    The teacher, in inference mode, labels the original views; the student sees the augmented.
+    The teacher labels the original views in inference mode. The student sees the augmented views.
     """
     batch = Batch.of(data)
     pseudo_labels = tf.argmax(self.teacher(batch.original, training=False), axis=-1)

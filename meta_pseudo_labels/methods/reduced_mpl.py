@@ -1,4 +1,4 @@
-"""Reduced Meta Pseudo Labels (the paper's appendix): one large network in memory, the student."""
+"""Reduced Meta Pseudo Labels (the paper's appendix): only one large network in memory, the student."""
 
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import mpl, uda
@@ -10,9 +10,9 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
   """Meta Pseudo Labels whose teacher is a small network on stored predictions.
 
   A large teacher, trained before, has labeled every example once. Here a small network
-  (models/calibration.py) makes pseudo labels of what it wrote down; the student's feedback and the
-  labeled examples train that network, and nothing else of the teacher. There is no consistency
-  loss: an example has one stored prediction, whatever its view.
+  (models/calibration.py) makes pseudo labels from these stored predictions. The student's feedback and
+  the labeled examples train only this small network. There is no consistency loss, since all views of
+  an example share one stored prediction.
   """
 
   large_teacher = False
@@ -25,7 +25,7 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
     loss = self.global_mean(
       losses.cross_entropy(labels=labels, logits=logits['labeled'], label_smoothing=self.label_smoothing)
     )
-    # What the logs of the consistency loss and of annealing, which is for the logs alone, show.
+    # Constants for the logs of the consistency loss and of annealing, which this method does not have.
     return uda.Pass(
       logits,
       labels,

@@ -8,14 +8,14 @@ import tensorflow as tf
 
 
 class Supervised(base.Method):
-  """A student trained on labeled examples alone; also the finetune after MPL."""
+  """A method that trains a student on labeled examples only, also for the finetune after MPL."""
 
   def train_step(self, data):
     """Makes one step.
 
     Args:
-      data: what `Batch.of` takes: this replica's share of the global batch. Unlabeled examples
-        are not looked at.
+      data: input of `Batch.of`, this replica's share of the global batch. Unlabeled examples are
+        ignored.
 
     Returns:
       The release's logs: {name: float32 scalar}.

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 @dataclasses.dataclass
 class Pass:
-  """A UDA forward pass over one replica's batch.
+  """The results of a UDA forward pass over one replica's batch.
 
   Attributes:
     logits: {'labeled' `[b, C]`, 'original' `[b*U, C]`, 'augmented' `[b*U, C]`} float32.
@@ -42,14 +42,15 @@ class ConsistencyMethod(base.Method):
     uda_steps: int = 1,
     **kwargs: Any,
   ):
-    """As `Method`, and:
+    """Creates the method.
 
     Args:
-      uda_temp: temperature of the targets, > 0.
-      uda_threshold: targets whose largest probability is lower do not count.
-      uda_weight: of the unlabeled loss, reached linearly over the first `uda_steps` steps.
+      student: see `Method`.
+      uda_temp: float > 0, temperature of the targets.
+      uda_threshold: float; targets whose largest probability is lower do not count.
+      uda_weight: float, weight of the unlabeled loss; it grows linearly over the first `uda_steps` steps.
       uda_steps: int.
-      **kwargs: `Method`'s.
+      **kwargs: arguments of `Method`.
     """
     super().__init__(student, **kwargs)
     self.uda_temp = uda_temp
@@ -58,7 +59,7 @@ class ConsistencyMethod(base.Method):
     self.uda_steps = uda_steps
 
   def consistency_weight(self):
-    """uda_weight * min(1, step / uda_steps): float32 scalar."""
+    """Returns uda_weight * min(1, step / uda_steps): float32 scalar."""
     progress = tf.cast(self.step, tf.float32) / max(1, self.uda_steps)
     return (
       self.uda_weight * tf.minimum(1.0, progress) if self.uda_steps else (tf.constant(self.uda_weight))
@@ -67,7 +68,7 @@ class ConsistencyMethod(base.Method):
   def uda_pass(self, model, batch):
     """Makes one pass of `model` over labeled, original and augmented views: a `Pass`.
 
-    Its dropout masks do not depend on whether the model is UDA's only one or MPL's teacher.
+    Its dropout masks are the same for UDA's model and for MPL's teacher.
     """
     logits = self.forward(
       model, 'uda', {'labeled': batch.labeled, 'original': batch.original, 'augmented': batch.augmented}
@@ -91,13 +92,13 @@ class ConsistencyMethod(base.Method):
 
 
 class UDA(ConsistencyMethod):
-  """A student trained on labeled examples and on the agreement of two views of unlabeled ones."""
+  """A method that trains a student on labels and on the agreement of two views of unlabeled examples."""
 
   def train_step(self, data):
     """Makes one step.
 
     Args:
-      data: what `Batch.of` takes: this replica's share of the global batch.
+      data: input of `Batch.of`, this replica's share of the global batch.
 
     Returns:
       The release's logs: {name: float32 scalar}.

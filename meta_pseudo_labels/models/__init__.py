@@ -55,7 +55,7 @@ def build(
   elif wide_resnet.NAME.match(name) or name == 'wrn-28-large':
     builder, rank = wide_resnet.wide_resnet, 3
   elif mlp.NAME.match(name):
-    builder, rank = mlp.mlp, len(input_shape)  # It flattens whatever comes.
+    builder, rank = mlp.mlp, len(input_shape)  # It flattens inputs of any rank.
   else:
     known = ', '.join(('wrn-<6n+4>-<k>', 'wrn-28-large', *resnet.NAMES, *efficientnet.SIZES))
     raise UserError(f'--model_type={name}: no such model; use {known} or mlp-<width>x<hidden layers>')
@@ -84,12 +84,12 @@ def eval_image_size(name, image_size, imagenet):
   """Returns the pixels per side at which a model is evaluated.
 
   On ImageNet the release evaluates an EfficientNet at its own resolution if that is larger than
-  `image_size`, the one it is trained at; everything else is evaluated as it is trained.
+  `image_size`, its training resolution. All other models are evaluated at `image_size`.
 
   Args:
     name: `--model_type`.
     image_size: int, `--image_size`.
-    imagenet: bool, whether the data are ImageNet's.
+    imagenet: bool, whether the data are from ImageNet.
   """
   if imagenet and name in efficientnet.SIZES:
     return max(image_size, efficientnet.SIZES[name][2])

@@ -6,17 +6,20 @@ import tensorflow as tf
 
 
 def leaky_relu(inputs, slope, in_xla=False):
-  """max(x, slope * x) of any shape; slope in (0, 1).
+  """Computes max(x, slope * x), elementwise.
 
-  Its gradient is taken by the output, which has the input's sign and which the next convolution
-  keeps anyway: the input, a tensor as large, can go.
+  Its gradient is computed from the output, which has the input's sign. The next convolution keeps the
+  output in memory anyway, so the input, a tensor of the same size, can be freed.
 
   Args:
-    inputs: float tensor.
-    slope: float.
-    in_xla: have XLA make the loops over the elements, the same numbers.
+    inputs: float tensor of any shape.
+    slope: float in (0, 1).
+    in_xla: whether XLA compiles the loops over the elements; the results are the same.
+
+  Returns:
+    Tensor of the shape and dtype of `inputs`.
   """
-  forward, by_inputs = _loops(slope, in_xla)
+  forward, by_inputs = _build_loops(slope, in_xla)
 
   @tf.custom_gradient
   def activated(inputs):
@@ -26,8 +29,9 @@ def leaky_relu(inputs, slope, in_xla=False):
   return activated(inputs)
 
 
-@functools.cache  # What XLA has compiled is used by all layers of a shape.
-def _loops(slope, in_xla):
+@functools.cache  # All layers of one shape share what XLA has compiled.
+def _build_loops(slope, in_xla):
+  """Returns (function of inputs to outputs, function of (cotangent, outputs) to the gradient)."""
   forward = lambda inputs: tf.nn.leaky_relu(inputs, slope)
   by_inputs = lambda cotangent, outputs: tf.raw_ops.LeakyReluGrad(
     gradients=cotangent, features=outputs, alpha=slope
@@ -38,10 +42,10 @@ def _loops(slope, in_xla):
 
 
 def xla_is_faster(dtype):
-  """Whether loops over elements of a dtype are XLA's to make where this process runs: bool.
+  """Returns whether XLA is faster at elementwise loops over a dtype on this process's devices: bool.
 
-  TensorFlow's own go through 16-bit numbers one by one on a CPU: in bfloat16 they took as long as the
-  convolutions, and on 2.15 the gradient's longer (docs/scaling.md).
+  TensorFlow's own loops process 16-bit numbers one by one on a CPU. In bfloat16 they took as long as
+  the convolutions, and on 2.15 the gradient's took longer (docs/scaling.md).
   """
   return dtype.size == 2 and not any(tf.config.list_logical_devices(kind) for kind in ('GPU', 'TPU'))
 
@@ -54,7 +58,7 @@ class LeakyReLU(tf.keras.layers.Layer):
     self.slope = slope
 
   def call(self, inputs, training=False):
-    """`[...]` float -> the same. Outside of training, and so in exports, without XLA."""
+    """Applies `leaky_relu` to a float tensor of any shape, with XLA only in training, not in exports."""
     return leaky_relu(inputs, self.slope, bool(training) and xla_is_faster(inputs.dtype))
 
   def get_config(self):

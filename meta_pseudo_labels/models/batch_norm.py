@@ -1,4 +1,4 @@
-"""Batch normalization with the release's statistics, and its derivatives in few kernels."""
+"""Batch normalization with the release's statistics, and with derivatives in few kernels."""
 
 import contextlib
 import contextvars
@@ -9,14 +9,14 @@ from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
 
-# {batch norm's name: Statistics} that a first pass leaves, and that the second one finds.
+# {batch norm's name: Statistics}: a first pass fills it, and the second pass reads it.
 _KEPT = contextvars.ContextVar('kept', default=None)
 _AGAIN = contextvars.ContextVar('again', default=None)
 
 
 @contextlib.contextmanager
-def first_pass():
-  """Within it a pass is made that can be made `again`: yields what that needs to know of it."""
+def record_statistics():
+  """Records the statistics of the pass made in this context; yields them for `reuse_statistics`."""
   kept = {}
   token = _KEPT.set(kept)
   try:
@@ -26,11 +26,11 @@ def first_pass():
 
 
 @contextlib.contextmanager
-def second_pass(kept):
-  """Within it the pass of a `first_pass` is made again.
+def reuse_statistics(kept):
+  """Repeats in this context the pass that was made under `record_statistics`.
 
-  The batch-norm averages do not move, and the fused batch norm finds no statistics anew. `kept` is
-  what `first_pass` yielded.
+  The batch-norm averages do not move, and the fused batch norm does not compute its statistics again.
+  `kept` is the value that `record_statistics` yielded.
   """
   token = _AGAIN.set(kept)
   try:
@@ -40,16 +40,20 @@ def second_pass(kept):
 
 
 class Statistics(NamedTuple):
-  """What the fused batch norm tells of a batch: mean and biased variance, float32 `[C]`, and what its
-  gradient's kernel wants."""
+  """Statistics of a batch as the fused batch norm computes them.
+
+  Attributes:
+    mean, variance: float32 `[C]`; the variance is the biased one.
+    reserved: tensors that the kernel of its gradient needs.
+  """
 
   mean: tf.Tensor
   variance: tf.Tensor
   reserved: tuple
 
 
-def _by_own_statistics(inputs, gamma, beta, epsilon):
-  """(normalized values, their `Statistics`)."""
+def _normalize_batch(inputs, gamma, beta, epsilon):
+  """Normalizes by the batch's own statistics; returns (normalized values, their `Statistics`)."""
   outputs = tf.raw_ops.FusedBatchNormV3(
     x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
   )
@@ -62,7 +66,8 @@ def _by_own_statistics(inputs, gamma, beta, epsilon):
   )
 
 
-def _by_statistics(inputs, gamma, beta, statistics, epsilon):
+def _normalize_by(inputs, gamma, beta, statistics, epsilon):
+  """Returns `inputs` normalized by known `Statistics`."""
   return tf.raw_ops.FusedBatchNormV3(
     x=inputs,
     scale=gamma,
@@ -75,25 +80,26 @@ def _by_statistics(inputs, gamma, beta, statistics, epsilon):
 
 
 def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
-  """Batch normalization by the batch's own statistics in one kernel, and its derivatives in few.
+  """Normalizes by the batch's own statistics in one kernel, with derivatives in few.
 
   TensorFlow derives the derivative of the fused op's gradient from a formula of many separate
-  operations, each a pass over memory. What `soft` needs of it (methods/mpl.py) is the transpose
-  of the gradient as a linear function of the cotangent. By the inputs that is the gradient's own
-  kernel again, since the Jacobian, gamma / deviation * (1 - mean - projection on the normalized
-  values), is symmetric; by gamma and beta it is a normalization with other scales.
+  operations, each a pass over memory. The feedback `soft` (methods/mpl.py) only needs the transpose
+  of the gradient as a linear function of the cotangent. With respect to the inputs that is the
+  gradient's own kernel again, since the Jacobian, gamma / deviation * (1 - mean - projection on the
+  normalized values), is symmetric. With respect to gamma and beta it is a normalization with other
+  scales.
 
   Args:
     inputs: `[N, H, W, C]` float32, bfloat16 or float16.
     gamma, beta: float32 `[C]`.
     epsilon: float.
-    known: `Statistics` of these same inputs, which then need not be found again.
+    known: `Statistics` of the same inputs, which are then not computed again.
 
   Returns:
-    (normalized `[N, H, W, C]` of the inputs' dtype, its `Statistics`); no gradient goes through the
+    (normalized `[N, H, W, C]` of the inputs' dtype, its `Statistics`); no gradient flows through the
     statistics.
   """
-  found = []  # The statistics, past the custom gradient, which would make outputs of them.
+  found = []  # A list, because values returned through a custom gradient would become its outputs.
 
   def gradient_op(cotangent, inputs, gamma):
     return tf.raw_ops.FusedBatchNormGradV3(
@@ -108,9 +114,9 @@ def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
   @tf.custom_gradient
   def normalized(inputs, gamma, beta):
     if known is None:
-      values, statistics = _by_own_statistics(inputs, gamma, beta, epsilon)
+      values, statistics = _normalize_batch(inputs, gamma, beta, epsilon)
     else:
-      values, statistics = _by_statistics(inputs, gamma, beta, known, epsilon), known
+      values, statistics = _normalize_by(inputs, gamma, beta, known, epsilon), known
     found.append(statistics)
 
     @tf.custom_gradient
@@ -118,8 +124,8 @@ def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
 
       def transposed(by_inputs, by_gamma, by_beta):
         direct, _, _ = gradient_op(by_inputs, inputs, gamma)
-        scaled = _by_statistics(inputs, by_gamma, by_beta, statistics, epsilon)
-        # The true second derivatives; in a graph that does not want them they fall away.
+        scaled = _normalize_by(inputs, by_gamma, by_beta, statistics, epsilon)
+        # The true second derivatives; TensorFlow prunes them from a graph that does not use them.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
           tape.watch([inputs, gamma])
           results = gradient_op(cotangent, inputs, gamma)
@@ -135,21 +141,21 @@ def fused_batch_norm(inputs, gamma, beta, epsilon, known=None):
   return normalized(inputs, gamma, beta), found[0]
 
 
-# As many replicas as this share their batch norms' statistics, more of them in groups (release).
+# Up to this many replicas share their batch norms' statistics; more are divided into groups (release).
 ONE_GROUP = 8
 
 
 def group_size(replicas, examples, batch_size=None):
-  """How many replicas share a batch norm's statistics: int (release: sync_batch_norm).
+  """Returns how many replicas share a batch norm's statistics: int (release: sync_batch_norm).
 
   Args:
-    replicas: int, over all workers.
-    examples: int, in one replica's batch at that batch norm, all views of it.
-    batch_size: `--batch_norm_batch_size`: examples that a group has, about; None: a group is an
-      eighth of the replicas, at least 8.
+    replicas: int, number of replicas of all workers.
+    examples: int, number of examples in one replica's batch at that batch norm, over all views.
+    batch_size: `--batch_norm_batch_size`, the approximate number of examples of a group. If None, a
+      group is an eighth of the replicas, at least 8.
 
   Raises:
-    UserError: groups of that size do not add up to all replicas.
+    UserError: the replicas cannot be divided into groups of that size.
   """
   if replicas <= ONE_GROUP:
     return replicas
@@ -158,19 +164,20 @@ def group_size(replicas, examples, batch_size=None):
   if replicas % size:
     raise UserError(
       f'--batch_norm_batch_size={batch_size}: {replicas} replicas cannot be divided into '
-      f'groups of {size}; give another one, or use a power of two of replicas'
+      f'groups of {size}; give another size, or use a power of two of replicas'
     )
   return size
 
 
 class BatchNorm(tf.keras.layers.Layer):
-  """Batch normalization over `[N, H, W, C]`, statistics over the global batch.
+  """Batch normalization over `[N, H, W, C]`, with statistics over the global batch.
 
-  As in the release: always computed in float32; the variance is
-  the biased one, without N/(N-1), in the normalization and in its moving average; over several
-  replicas mean = average of their means, variance = average of E[x^2], minus mean^2, all within a
-  group of replicas (`group_size`), of whose statistics the averages take the mean;
-  moving averages m += (1 - decay) * (statistic - m), starting at 0 and 1.
+  As in the release:
+    It is always computed in float32.
+    The variance is the biased one, without N/(N-1), in the normalization and in its moving average.
+    Over several replicas, mean = average of their means and variance = average of E[x^2], minus
+    mean^2, within a group of replicas (`group_size`). The moving averages use the mean over groups.
+    Moving averages are updated by m += (1 - decay) * (statistic - m). They start at 0 and 1.
   """
 
   def __init__(self, name=None, decay=0.99, epsilon=1e-3, batch_size=None, **kwargs):
@@ -181,9 +188,9 @@ class BatchNorm(tf.keras.layers.Layer):
 
   def build(self, input_shape):
     shape = [input_shape[-1]]
-    # Every replica holds the same statistics, so the average that a read outside of the
-    # replicas takes changes nothing; and an update needs no communication.
-    # Without autocast: a mixed policy would read them in bfloat16, which the fused op refuses.
+    # Every replica holds the same statistics. So a read outside of the replicas, which averages them,
+    # returns that same value, and an update needs no communication.
+    # Without autocast: a mixed policy would read them in bfloat16, which the fused op rejects.
     exact = dict(dtype=self._statistics_dtype(self.dtype), experimental_autocast=False)
     local = dict(
       exact,
@@ -202,7 +209,7 @@ class BatchNorm(tf.keras.layers.Layer):
     return tf.float64 if dtype == tf.float64 else tf.float32
 
   def call(self, inputs, training=False):
-    """`[N, H, W, C]` of the compute dtype -> the same; training: batch statistics."""
+    """Normalizes `[N, H, W, C]` of the compute dtype, in training by the statistics of the batch."""
     fused = inputs.dtype != tf.float64  # The fused op has no float64.
     if not training:
       if not fused:
@@ -230,7 +237,7 @@ class BatchNorm(tf.keras.layers.Layer):
       if _KEPT.get() is not None:
         _KEPT.get()[self.name] = statistics
     else:
-      # [groups, C] each, of which this replica's own one is used.
+      # [groups, C] each; this replica uses the row of its own group.
       means, variances, group = self._statistics(inputs)
       outputs = self._normalize(inputs, means[group], variances[group])
       mean, variance = tf.reduce_mean(means, axis=0), tf.reduce_mean(variances, axis=0)
@@ -239,8 +246,11 @@ class BatchNorm(tf.keras.layers.Layer):
     return outputs
 
   def _statistics(self, inputs):
-    """(means, biased variances `[G, C]` over the batches of each group of replicas, which of the G
-    groups this replica is in: int32 scalar)."""
+    """Computes the statistics of each group of replicas over its batches.
+
+    Returns:
+      (means `[G, C]`, biased variances `[G, C]`, index of this replica's group: int32 scalar).
+    """
     values = tf.cast(inputs, self.gamma.dtype)
     moments = tf.stack(
       [tf.reduce_mean(values, axis=[0, 1, 2]), tf.reduce_mean(tf.square(values), axis=[0, 1, 2])]
@@ -249,7 +259,7 @@ class BatchNorm(tf.keras.layers.Layer):
     replicas, group = context.num_replicas_in_sync, tf.constant(0)
     size, moments = group_size(replicas, inputs.shape[0], self.batch_size), moments[tf.newaxis]
     if size < replicas:
-      # The sum over all replicas of tables that have a replica's moments in its group's row.
+      # Each replica puts its moments into its group's row; the sum over all replicas gives all groups.
       group = context.replica_id_in_sync_group // size
       row = tf.one_hot(group, replicas // size, dtype=moments.dtype)
       moments *= row[:, tf.newaxis, tf.newaxis]
@@ -259,14 +269,16 @@ class BatchNorm(tf.keras.layers.Layer):
     return means, mean_squares - tf.square(means), group
 
   def _normalize(self, inputs, mean, variance):
+    """Returns `inputs` normalized by `[C]` statistics."""
     scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
     values = tf.cast(inputs, self.gamma.dtype) * scale + (self.beta - mean * scale)
     return tf.cast(values, inputs.dtype)
 
   def _move(self, average, statistic):
+    """Moves a moving average towards a statistic; does nothing in a repeated pass."""
     if _AGAIN.get() is not None:
       return
-    # A batch that is not finite changes no weights; here it would stay for good.
+    # A batch that is not finite is skipped for the weights. In an average it would stay forever.
     moved = average + (1 - self.decay) * (tf.stop_gradient(statistic) - average)
     average.assign(tf.where(tf.math.is_finite(moved), moved, average))
 

@@ -1,25 +1,25 @@
-"""The teacher of Reduced Meta Pseudo Labels: a small network on a large one's predictions."""
+"""The teacher of Reduced Meta Pseudo Labels: a small network on the predictions of a large one."""
 
 from meta_pseudo_labels.models import layers
 
 import tensorflow as tf
 
-# Log probabilities are some tens at most; so scaled they do not saturate a tanh.
+# Log probabilities are at most some tens in size. Scaled like this they do not saturate a tanh.
 SCALE = 0.1
 
 
 def calibration(num_classes, *, units=64, depth=1, seed=0):
-  """A Keras model: log probabilities `[N, C]` -> logits `[N, C]`, at first the same.
+  """Builds a Keras model: log probabilities `[N, C]` -> logits `[N, C]`, initially the identity.
 
-  logits = log p + f(log p / 10), where f is a fully connected network with tanh whose last layer
-  starts at zero. The paper says that it is a small network, and not how small: the sizes, the
-  identity at the start and the scale are choices made here. It computes in Keras' floatx under
-  every precision policy: bfloat16 would lose what tells one confident prediction from another.
+  logits = log p + f(log p / 10), where f is a fully connected network with tanh. Its last layer is
+  initialized with zeros. The paper only says that the network is small. Its sizes, the initial
+  identity and the scale are choices made here. It computes in Keras' floatx under every precision
+  policy: bfloat16 would lose the difference between two confident predictions.
 
   Args:
     num_classes: int, C.
-    units: int, of each hidden layer.
-    depth: int, hidden layers.
+    units: int, width of each hidden layer.
+    depth: int, number of hidden layers.
     seed: int, of the initial weights (Glorot uniform).
   """
   dtype = tf.keras.backend.floatx()

@@ -35,11 +35,11 @@ _SMALL_IMAGES_STRIDE_1 = (1, 2)  # indices into _STAGES
 
 
 def blocks(name, small_images=False):
-  """The blocks of a network in order, a dict each.
+  """Returns the settings of a network's blocks in order, one dict per block.
 
   Args:
     name: a key of SIZES.
-    small_images: stride 1 instead of 2 in stages 2 and 3.
+    small_images: bool, whether stages 2 and 3 have stride 1 instead of 2.
   """
   width, depth, _ = SIZES[name]
   specs = []
@@ -71,7 +71,7 @@ def efficientnet(
   small_images=False,
   seed=0,
 ):
-  """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
+  """Builds a Keras model: normalized images `[N, H, W, C]` -> logits `[N, num_classes]` float32.
 
   Args:
     name: a key of SIZES.
@@ -79,8 +79,8 @@ def efficientnet(
     input_shape: (H, W, C).
     dropout: rate on the pooled features (`dense_dropout_rate`).
     bn_decay, bn_epsilon, bn_batch_size: of the batch norms (`batch_norm_...`).
-    stochastic_depth: `stochastic_depth_drop_rate`; block i of n is dropped at i/n of it.
-    small_images: stride 1 instead of 2 in the stem and in stages 2 and 3.
+    stochastic_depth: `stochastic_depth_drop_rate`; block i of n is dropped at i/n of this rate.
+    small_images: bool, whether the stem and stages 2 and 3 have stride 1 instead of 2.
     seed: int, of the initial weights.
   """
   width = SIZES[name][0]
@@ -120,7 +120,7 @@ def efficientnet(
 
 
 def _filters(filters, width):
-  """`filters * width` to the nearest multiple of 8, though never more than 10 % below it."""
+  """Rounds `filters * width` to the nearest multiple of 8, but never to more than 10 % below it."""
   scaled = filters * width
   rounded = max(8, int(scaled + 4) // 8 * 8)
   return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -129,8 +129,12 @@ def _filters(filters, width):
 def _squeeze_excite(x, filters, path, seed):
   """Scales the channels of `[N, H, W, C]` by a gate in (0, 1) computed from their means.
 
-  filters: the width between, in the release a quarter of the BLOCK's input channels (not of x's,
-  which the block has expanded).
+  Args:
+    x: KerasTensor.
+    filters: int, width of the hidden layer. In the release it is a quarter of the BLOCK's input
+      channels, not of the channels of `x`, which the block has expanded.
+    path: str, prefix of the layers' names.
+    seed: int, of the initial weights.
   """
   gate = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f'{path}/pool')(x)
   gate = layers.conv2d(filters, 1, f'{path}/reduce', use_bias=True, seed=seed)(gate)

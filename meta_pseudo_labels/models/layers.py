@@ -1,7 +1,7 @@
-"""The layers every model here is made of, with the release's initial values and statistics.
+"""The layers that all models here are built from, with the release's initial values and statistics.
 
-Layer names carry the release's variable paths (`wrn-28-2/block_1/conv_3x3_1/conv2d`), so that
-a variable's name is the release's name without its scope (`model/`, `teacher/`).
+Layers are named by the release's variable paths (`wrn-28-2/block_1/conv_3x3_1/conv2d`). So a
+variable's name is the release's name without its scope (`model/`, `teacher/`).
 """
 
 import contextlib
@@ -21,15 +21,15 @@ _NOISE = contextvars.ContextVar('noise', default=None)
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """Where the layers of one forward pass take their random numbers from.
+  """Source of the random numbers for the layers of one forward pass.
 
   Attributes:
     key: int32 `[2]`, the step's key (`rng.key`).
-    sections: ((purpose, n), ...), the runs of examples in this replica's batch, in order. An
-      example's numbers depend on its purpose and its position in the GLOBAL batch alone, so
-      they are the same on one replica and on many, and in two passes over the same examples.
+    sections: ((purpose, n), ...), the consecutive groups of examples in this replica's batch. An
+      example's numbers depend only on its purpose and its position in the GLOBAL batch. So they are
+      the same on one replica and on many, and in two passes over the same examples.
     replica: int32 scalar, this replica's index.
-    replicas: int, how many there are.
+    replicas: int, the number of replicas.
   """
 
   key: tf.Tensor
@@ -38,7 +38,7 @@ class Noise:
   replicas: int
 
   def uniform(self, layer, features):
-    """Uniform [0, 1) float32 `[sum of n, features]` for the layer of this name."""
+    """Returns uniform draws in [0, 1), float32 `[sum of n, features]`, for the layer of this name."""
     parts = []
     for purpose, count in self.sections:
       draw = rng.uniform(self.key, f'{layer}/{purpose}', [count * self.replicas, features])
@@ -48,7 +48,7 @@ class Noise:
 
 @contextlib.contextmanager
 def noise(key, sections):
-  """Within it, dropout and stochastic depth draw statelessly from `key`; see `Noise`."""
+  """Makes dropout and stochastic depth draw statelessly from `key` in this context; see `Noise`."""
   context = tf.distribute.get_replica_context()
   source = Noise(key, tuple(sections), context.replica_id_in_sync_group, context.num_replicas_in_sync)
   token = _NOISE.set(source)
@@ -59,13 +59,13 @@ def noise(key, sections):
 
 
 def current_noise():
-  """The surrounding `Noise`, or None."""
+  """Returns the surrounding `Noise`, or None."""
   return _NOISE.get()
 
 
 @contextlib.contextmanager
-def same_noise(source):
-  """Within it the layers draw from a `Noise` of an earlier pass, or from none if it is None."""
+def reuse_noise(source):
+  """Makes the layers draw from the `Noise` of an earlier pass in this context; None: from none."""
   token = _NOISE.set(source)
   try:
     yield
@@ -74,12 +74,12 @@ def same_noise(source):
 
 
 def layer_seed(seed, name):
-  """One int per (model seed, layer name), so that no two layers start alike."""
+  """Returns one int per (model seed, layer name), so that no two layers have the same initial weights."""
   return zlib.crc32(f'{seed}/{name}'.encode()) & 0x7FFFFFFF
 
 
 def conv2d(filters, kernel_size, name, *, strides=1, use_bias=False, seed=0):
-  """A SAME convolution, kernel ~ normal(stddev sqrt(2 / (kh * kw * filters))) as in the release."""
+  """Builds a SAME convolution, kernel ~ normal(stddev sqrt(2 / (kh * kw * filters))) as in the release."""
   stddev = math.sqrt(2 / (kernel_size * kernel_size * filters))
   return tf.keras.layers.Conv2D(
     filters,
@@ -93,7 +93,7 @@ def conv2d(filters, kernel_size, name, *, strides=1, use_bias=False, seed=0):
 
 
 def depthwise_conv2d(kernel_size, name, *, strides=1, seed=0):
-  """A SAME depthwise convolution, kernel ~ normal(stddev sqrt(2 / (kh * kw)))."""
+  """Builds a SAME depthwise convolution, kernel ~ normal(stddev sqrt(2 / (kh * kw)))."""
   stddev = math.sqrt(2 / (kernel_size * kernel_size))
   return tf.keras.layers.DepthwiseConv2D(
     kernel_size,
@@ -106,7 +106,7 @@ def depthwise_conv2d(kernel_size, name, *, strides=1, seed=0):
 
 
 def dense(units, name, *, seed=0):
-  """A dense layer, kernel ~ uniform(+-1/sqrt(units)), bias zero, as in the release."""
+  """Builds a dense layer, kernel ~ uniform(+-1/sqrt(units)), bias zero, as in the release."""
   bound = 1 / math.sqrt(units)
   return tf.keras.layers.Dense(
     units,
@@ -116,14 +116,14 @@ def dense(units, name, *, seed=0):
 
 
 def to_float32(name):
-  """Casts logits to float32 under a bfloat16 or float16 policy (release: modeling)."""
+  """Builds a layer that casts logits to float32 under a bfloat16 or float16 policy (release: modeling)."""
   return tf.keras.layers.Activation('linear', dtype='float32', name=name)
 
 
 class Dropout(tf.keras.layers.Layer):
   """Dropout on features `[N, C]`, drawn from the surrounding `noise`.
 
-  Outside of any `noise` (a model used on its own with Keras) it is Keras' stateful dropout.
+  Without a surrounding `noise`, as for a model used in plain Keras, it is Keras' stateful dropout.
   """
 
   def __init__(self, rate, name=None, **kwargs):
@@ -146,7 +146,7 @@ class Dropout(tf.keras.layers.Layer):
 class StochasticDepth(tf.keras.layers.Layer):
   """Drops a residual branch `[N, H, W, C]` per example: x / keep * floor(keep + uniform).
 
-  Source: the release's EfficientNet. Drawn like `Dropout`.
+  Source: the release's EfficientNet. It draws its numbers like `Dropout`.
   """
 
   def __init__(self, rate, name=None, **kwargs):
@@ -171,7 +171,7 @@ def head(features, path, num_classes, dropout, seed):
 
   Args:
     features: KerasTensor.
-    path: str, the names of the layers begin with it.
+    path: str, prefix of the layers' names.
     num_classes: int.
     dropout: rate on the pooled features.
     seed: int, of the initial weights.

@@ -20,15 +20,15 @@ def mlp(
   bn_batch_size=None,
   seed=0,
 ):
-  """A Keras model: inputs `[N, ...]`, flattened to vectors -> logits `[N, num_classes]` float32.
+  """Builds a Keras model: inputs `[N, ...]`, flattened to vectors -> logits `[N, num_classes]` float32.
 
   Args:
-    name: `mlp-<width>x<hidden layers>`, tanh after each (docs/method.md: with sigmoid and weights
-      within +-.1, as the paper's text has it, no method learned two moons).
+    name: `mlp-<width>x<hidden layers>`, with tanh after each hidden layer. The paper's text has sigmoid
+      and weights within +-0.1. With these no method learned two moons (docs/method.md).
     num_classes: int.
     input_shape: (D,) for vectors, (H, W, C) for images.
     dropout: rate on the last hidden features.
-    bn_decay, bn_epsilon, bn_batch_size: not used, there is no batch norm; every builder takes them.
+    bn_decay, bn_epsilon, bn_batch_size: not used, since there is no batch norm; every builder takes them.
     seed: int, of the initial weights (Glorot uniform).
   """
   del bn_decay, bn_epsilon, bn_batch_size

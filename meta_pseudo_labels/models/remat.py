@@ -1,86 +1,91 @@
-"""Training passes that keep less: each block's insides are computed again when the gradient needs them
-(Chen et al. 2016, "Training deep nets with sublinear memory cost")."""
+"""Rematerialization: training passes that keep fewer activations in memory.
+
+The activations inside each block are computed again when the gradient needs them
+(Chen et al. 2016, "Training deep nets with sublinear memory cost").
+"""
 
 from meta_pseudo_labels.models import batch_norm, layers
 
 import tensorflow as tf
 
 
-def block_of(name):
-  """The block that a layer belongs to, by its name: `wrn-28-2/block_1` of
-  `wrn-28-2/block_1/conv_3x3_1/conv2d`; None of a layer outside of all blocks."""
+def get_block(name):
+  """Returns the name of the block that a layer belongs to, by the layer's name, or None.
+
+  It is `wrn-28-2/block_1` for `wrn-28-2/block_1/conv_3x3_1/conv2d`.
+  """
   parts = name.split('/')
   return '/'.join(parts[:2]) if len(parts) > 2 else None
 
 
-def boundaries(model):
-  """The tensors of a functional Keras model between its blocks, in order: KerasTensors.
+def find_boundaries(model):
+  """Returns the tensors between the blocks of a functional Keras model, in order: KerasTensors.
 
-  A block ends where the next layer's name is of another block, if all that comes later needs but
-  this one tensor.
+  A block ends at a layer if the next layer's name is of another block and the layers that follow
+  depend only on this layer's output.
 
   Args:
-    model: of `models.build`.
+    model: from `models.build`.
 
   Raises:
-    ValueError: its layers have no blocks in their names.
+    ValueError: the names of its layers do not name blocks.
   """
   found, made, inputs = [], {id(model.input)}, lambda layer: {id(t) for t in tf.nest.flatten(layer.input)}
   layers_left = [layer for layer in model.layers if not isinstance(layer, tf.keras.layers.InputLayer)]
   while len(layers_left) > 1:
     layer, *layers_left = layers_left
     made.add(id(layer.output))
-    block = block_of(layer.name)
-    if block is None or block == block_of(layers_left[0].name):
+    block = get_block(layer.name)
+    if block is None or block == get_block(layers_left[0].name):
       continue
     if made & set().union(*map(inputs, layers_left)) == {id(layer.output)}:
       found.append(layer.output)
   if len(found) < 2:
     raise ValueError(
-      f"remat: the layers of {model.name} are not named by blocks, as those of this project's models are"
+      f'remat: the layers of {model.name} are not named by blocks; use a model of models.build'
     )
   return found
 
 
 class Rematerialized:
-  """A model's training pass, block by block.
+  """A model's training pass that keeps only the tensors between blocks.
 
-  Its results and gradients are those of `model(inputs, training=True)`: random numbers are drawn from
-  the same `layers.noise`, and batch-norm averages move once. A gradient of the gradient, which `soft`
-  takes, is right too; for it the insides of the blocks are kept from the backward pass on.
+  Its results and gradients are those of `model(inputs, training=True)`. Random numbers are drawn from
+  the same `layers.noise`, and batch-norm averages move once. The gradient of the gradient, which `soft`
+  needs, is correct too; for it the activations inside the blocks are kept from the backward pass on.
   """
 
   def __init__(self, model):
-    """Prepares; outside of tf.function. Raises ValueError as `boundaries` does."""
-    ends = [model.input, *boundaries(model)]
+    """Divides `model` into its blocks; call it outside of tf.function. Raises: see `find_boundaries`."""
+    ends = [model.input, *find_boundaries(model)]
     self._blocks = [tf.keras.Model(first, last) for first, last in zip(ends, ends[1:])]
     self._rest = tf.keras.Model(ends[-1], model.output)
 
   def __call__(self, inputs):
-    """Inputs `[N, ...]` -> what the model gives, in training mode."""
+    """Returns the model's outputs for inputs `[N, ...]`, in training mode."""
     for block in self._blocks:
-      inputs = _recomputed(block, inputs)
+      inputs = _recompute(block, inputs)
     return self._rest(inputs, training=True)
 
 
-def _recomputed(block, inputs):
-  """block(inputs, training=True) whose gradient computes it again."""
+def _recompute(block, inputs):
+  """Returns block(inputs, training=True); its gradient computes the block again."""
   source = layers.current_noise()
 
   @tf.custom_gradient
   def passed(inputs):
-    with batch_norm.first_pass() as kept:
+    with batch_norm.record_statistics() as kept:
       outputs = block(inputs, training=True)
 
     def backward(cotangent, variables=None):
       variables = variables or []
-      # The same operations on the same inputs would be merged with the first ones and kept from
-      # there on: these ones cannot be made before the cotangent is.
+      # TensorFlow would merge the same operations on the same inputs with the first ones, and would
+      # keep their results. With this dependency they cannot run before the cotangent exists.
       with tf.control_dependencies([cotangent]):
         again = tf.identity(inputs, name='again')
       with (
-        layers.same_noise(source),
-        batch_norm.second_pass(kept),
+        layers.reuse_noise(source),
+        batch_norm.reuse_statistics(kept),
         tf.GradientTape(watch_accessed_variables=False) as tape,
       ):
         tape.watch([again, *variables])

@@ -19,7 +19,7 @@ def resnet(
   bn_batch_size=None,
   seed=0,
 ):
-  """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
+  """Builds a Keras model: normalized images `[N, H, W, C]` -> logits `[N, num_classes]` float32.
 
   Args:
     name: `resnet-50`.
@@ -30,8 +30,8 @@ def resnet(
       `batch_norm_batch_size`).
     seed: int, of the initial weights.
 
-  Source: the release (docs/fidelity.md). A block's stride is on its 3x3 convolution; every batch
-  norm starts with gamma 1, the last one of a block too.
+  Source: the release (docs/fidelity.md). A block's stride is on its 3x3 convolution. Every batch norm
+  starts with gamma 1, including the last one of a block.
   """
 
   def conv_norm(x, filters, kernel_size, path, strides=1):
@@ -46,8 +46,8 @@ def resnet(
     h = relu(conv_norm(h, filters // 4, 3, f'{path}/conv_3x3', strides), f'{path}/conv_3x3')
     h = conv_norm(h, filters, 1, f'{path}/conv_1x1_2')
     if strides != 1 or x.shape[-1] != filters:
-      # Keras sorts layers by their distance from the output; this step to nowhere puts both of
-      # conv_1x1_2's before both of the projection's, where the release has them.
+      # Keras sorts layers by their distance from the output. This identity puts both layers of
+      # conv_1x1_2 before both layers of the projection, as in the release.
       h = tf.keras.layers.Activation('linear', name=f'{path}/conv_1x1_2/linear')(h)
       x = conv_norm(x, filters, 1, f'{path}/residual', strides)
     return relu(tf.keras.layers.Add(name=f'{path}/add')([h, x]), path)

@@ -21,7 +21,7 @@ def wide_resnet(
   bn_batch_size=None,
   seed=0,
 ):
-  """A Keras model: images `[N, H, W, C]` normalized -> logits `[N, num_classes]` float32.
+  """Builds a Keras model: normalized images `[N, H, W, C]` -> logits `[N, num_classes]` float32.
 
   Args:
     name: `wrn-<6n+4>-<k>` or `wrn-28-large`, whose variables the release names `wrn-28-135`.
@@ -35,7 +35,7 @@ def wide_resnet(
   Raises:
     UserError: the depth is not 6n+4.
 
-  Source: the release (docs/fidelity.md). Changed residuals are taken after the first batch norm.
+  Source: the release (docs/fidelity.md). Projections are applied after the first batch norm.
   """
   if name == 'wrn-28-large':
     name, depth, stem, widths = 'wrn-28-135', 28, 16, (135, 270, 540)
@@ -43,7 +43,7 @@ def wide_resnet(
     depth, k = (int(group) for group in NAME.match(name).groups())
     stem, widths = 16 * k, (16 * k, 32 * k, 64 * k)
   if depth < 10 or (depth - 4) % 6:
-    raise UserError(f'a wide resnet has depth 6n+4 (10, 16, 22, 28, ...), not {depth}')
+    raise UserError(f'--model_type={name}: depth {depth} is not 6n+4; use 10, 16, 22, 28, ...')
 
   def norm_relu(x, path):
     x = batch_norm.BatchNorm(f'{path}/batch_norm', bn_decay, bn_epsilon, bn_batch_size)(x)

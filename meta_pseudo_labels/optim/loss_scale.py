@@ -7,10 +7,10 @@ STEPS_TO_GROW = 2000
 
 
 class LossScale(tf.Module):
-  """A factor that keeps the small numbers of a float16 backward pass off zero.
+  """A factor that prevents small numbers of a float16 backward pass from becoming zero.
 
-  It halves at every step whose gradient is not finite, which is left out, and doubles after
-  2,000 in a row that were.
+  A step whose gradient is not finite is skipped and halves the factor. 2,000 finite steps in a row
+  double it.
   """
 
   def __init__(self, name=None):
@@ -20,7 +20,7 @@ class LossScale(tf.Module):
     self.good_steps = tf.Variable(0, trainable=False, dtype=tf.int64, name='good_steps', aggregation=first)
 
   def gradient(self, tape, targets, sources, output_gradients):
-    """`tape.gradient` of lists, carried out `factor` times as large."""
+    """Computes `tape.gradient` of lists, scaled by `factor` in the backward pass only."""
     factor = tf.convert_to_tensor(self.factor)
     gradients = tape.gradient(
       targets,
@@ -31,7 +31,7 @@ class LossScale(tf.Module):
     return [g / tf.cast(factor, g.dtype) for g in gradients]
 
   def update(self, finite):
-    """After a step; `finite`: bool scalar, whether all of its gradients were."""
+    """Updates the factor after a step; `finite`: bool scalar, whether all its gradients were finite."""
     good = tf.where(finite, self.good_steps + 1, 0)
     grows = good >= STEPS_TO_GROW
     self.factor.assign(

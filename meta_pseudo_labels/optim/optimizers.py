@@ -1,8 +1,8 @@
 """Learning rates and optimizers with the release's semantics (those of TensorFlow 1).
 
-An optimizer's `update` is a pure function from gradients, values and slots to new values and
-slots. So a non-finite step can be left out by a select, and the derivative of the whole update
-by the gradients, which the feedback needs (methods/feedback.py), is a plain GradientTape.
+An optimizer's `update` is a pure function from gradients, values and slots to new values and slots.
+So a `tf.where` can skip a non-finite step. The feedback (methods/feedback.py) needs the derivative of
+the update with respect to the gradients, which a plain GradientTape computes.
 """
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -15,14 +15,14 @@ import tensorflow as tf
 # A slot's values by the slot's name.
 Slots = Dict[str, List[tf.Tensor]]
 
-# A variable is a batch norm's (no weight decay) when its name has one of these (release).
+# A variable belongs to a batch norm (no weight decay) if its name contains one of these (release).
 NORM_WORDS = ('batch_norm', 'batchnorm', 'bn', 'layer_norm', 'layernorm')
 
 
 def add_weight_decay(
   gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], names: Sequence[str], weight_decay: float
 ) -> List[tf.Tensor]:
-  """gradient + weight_decay * value, except for batch norms' variables (`NORM_WORDS`)."""
+  """Returns gradient + weight_decay * value, except for batch norms' variables (`NORM_WORDS`)."""
   return [
     g if any(word in name.lower() for word in NORM_WORDS) else g + weight_decay * v
     for g, v, name in zip(gradients, values, names)
@@ -30,28 +30,28 @@ def add_weight_decay(
 
 
 def clip(gradients: Sequence[tf.Tensor], grad_bound: float) -> Tuple[List[tf.Tensor], tf.Tensor]:
-  """(gradients scaled to a global norm of at most `grad_bound`, their norm before)."""
-  # Kept off zero, where the square root has no derivative.
+  """Scales gradients to a global norm of at most `grad_bound`; returns (gradients, norm before)."""
+  # Bounded away from zero, where the square root has no derivative.
   norm = tf.sqrt(tf.maximum(tf.add_n([tf.reduce_sum(tf.square(g)) for g in gradients]), 1e-36))
   scale = tf.minimum(grad_bound / norm, 1.0)
-  # A norm that is not finite must show: the caller leaves such a step out.
+  # A norm that is not finite must stay visible, since the caller skips such a step.
   scale = tf.where(tf.math.is_finite(norm), scale, norm)
   return [g * scale for g in gradients], norm
 
 
 class Optimizer(tf.Module):
-  """Base of the optimizers: slots for the variables it was built with, and their update."""
+  """Base class of the optimizers: slots for the variables it was built with, and their update."""
 
   slot_starts = {}  # Slot name -> its initial value.
 
   def __init__(self, learning_rate: Rate, name: Optional[str] = None):
-    """`learning_rate`: float, or a function of the step (integer scalar) such as LearningRate."""
+    """Stores `learning_rate`: a float, or a function of the step (integer scalar) such as LearningRate."""
     super().__init__(name=name)
     self.learning_rate = learning_rate
     self.slots = None
 
   def build(self, variables: Sequence[tf.Variable]) -> None:
-    """Makes the slots, once; under the strategy's scope."""
+    """Creates the slots on the first call; call it under the strategy's scope."""
     if self.slots is None:
       self.names = [v.name for v in variables]
       self.slots = {
@@ -67,22 +67,22 @@ class Optimizer(tf.Module):
       }
 
   def rate(self, step: tf.Tensor) -> tf.Tensor:
-    """The learning rate at `step`: float32 scalar."""
+    """Returns the learning rate at `step`: float32 scalar."""
     rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
     return tf.cast(rate, tf.float32)
 
   def slot_values(self) -> Slots:
-    """The slots' present values: {slot: list of tensors}."""
+    """Returns the current values of the slots: {slot: list of tensors}."""
     return {slot: [tf.convert_to_tensor(v) for v in values] for slot, values in self.slots.items()}
 
   def update_one(self, gradient, value, rate, step, name, **slots):
-    """One variable's step, pure: (new value, {slot: new value})."""
+    """Computes the step of one variable as a pure function: (new value, {slot: new value})."""
     raise NotImplementedError
 
   def update(
     self, gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], slots: Slots, step: tf.Tensor
   ) -> Tuple[List[tf.Tensor], Slots]:
-    """The step of all variables, pure and differentiable.
+    """Computes the step of all variables as a pure, differentiable function.
 
     Args:
       gradients: list of tensors, already summed over replicas.
@@ -105,21 +105,23 @@ class Optimizer(tf.Module):
     return new_values, new_slots
 
   def assign_slots(self, new_slots: Slots) -> None:
-    """Stores what `update` returned; on all replicas alike."""
+    """Stores the slots that `update` returned; all replicas must call it with the same values."""
     for slot, tensors in new_slots.items():
       collectives.assign(self.slots[slot], tensors)
 
 
 class SGD(Optimizer):
-  """w <- w - rate * g."""
+  """Stochastic gradient descent: w <- w - rate * g."""
 
   def update_one(self, gradient, value, rate, step, name):
     return value - rate * gradient, {}
 
 
 class Momentum(Optimizer):
-  """a <- m*a + g; w <- w - rate*a, or with Nesterov w <- w - rate*(g + m*a). TF1: the rate stands
-  outside of the accumulator."""
+  """Momentum: a <- m*a + g; w <- w - rate*a, or with Nesterov w <- w - rate*(g + m*a).
+
+  As in TF1, the accumulator does not contain the rate.
+  """
 
   slot_starts = {'momentum': 0.0}
 
@@ -131,7 +133,7 @@ class Momentum(Optimizer):
     rate_inside: bool = False,
     name: Optional[str] = None,
   ):
-    """`rate_inside`: Keras' way, where the accumulator holds gradients times their rates."""
+    """Creates the optimizer. `rate_inside`: as in Keras, the accumulator sums gradients times rates."""
     super().__init__(learning_rate, name)
     self.momentum = momentum
     self.nesterov = nesterov
@@ -146,8 +148,11 @@ class Momentum(Optimizer):
 
 
 class RMSProp(Optimizer):
-  """TF1's: s <- rho*s + (1-rho)*g^2, s starting at ONE; m <- momentum*m + rate*g/sqrt(s + epsilon);
-  w <- w - m."""
+  """RMSProp as in TF1.
+
+  s <- rho*s + (1-rho)*g^2, where s starts at ONE; m <- momentum*m + rate*g/sqrt(s + epsilon);
+  w <- w - m.
+  """
 
   slot_starts = {'rms': 1.0, 'momentum': 0.0}
 
@@ -171,12 +176,12 @@ class RMSProp(Optimizer):
 
 
 class LARS(Optimizer):
-  """Layer-wise adaptive rates (You et al. 2017) as the release has them.
+  """Layer-wise adaptive rates (You et al. 2017) as in the release.
 
-  A variable whose name has none of `skip` gets its gradient scaled by rate * eeta * |w| /
-  (|g| + weight_decay * |w|) after weight_decay * w is added to it (the norm |g| is taken
-  before). Then Nesterov momentum at rate 1. Weight decay comes on top of the one that the
-  method adds: in the release's Supervised it is there twice.
+  If a variable's name contains none of `skip`, weight_decay * w is added to its gradient. The sum is
+  scaled by rate * eeta * |w| / (|g| + weight_decay * |w|), where |g| is the norm before the addition.
+  Nesterov momentum at rate 1 follows. This weight decay is in addition to that of the method: the
+  release's Supervised applies it twice.
   """
 
   slot_starts = {'momentum': 0.0}
@@ -207,7 +212,7 @@ class LARS(Optimizer):
 
 
 class Adam(Optimizer):
-  """Adam (Kingma and Ba 2015) with bias correction, epsilon outside of the root as in Keras."""
+  """Adam (Kingma and Ba 2015) with bias correction; epsilon is outside of the root as in Keras."""
 
   slot_starts = {'m': 0.0, 'v': 0.0}
 
@@ -235,25 +240,25 @@ class Adam(Optimizer):
 
 
 def get(optimizer: Any) -> Optimizer:
-  """One of ours, as it is, or ours in the place of a Keras SGD or Adam.
+  """Returns an `Optimizer` unchanged, or the `Optimizer` that corresponds to a Keras SGD or Adam.
 
-  A Keras optimizer's learning rate stays the Keras optimizer's: its schedule, or its variable,
+  The learning rate is still read from the Keras optimizer: from its schedule, or from its variable,
   which Keras callbacks may set.
 
   Raises:
-    TypeError: another kind, or one with settings that are passed to the method instead.
+    TypeError: the optimizer is of another kind, or has settings that belong to the method.
   """
   if isinstance(optimizer, Optimizer):
     return optimizer
   if not hasattr(optimizer, 'get_config') or not hasattr(optimizer, 'apply_gradients'):
     raise TypeError(
-      f'{optimizer!r} is no optimizer: use meta_pseudo_labels.optimizers or a Keras SGD or Adam'
+      f'{optimizer!r}: not an optimizer; use meta_pseudo_labels.optimizers or a Keras SGD or Adam'
     )
   settings = optimizer.get_config()
   for taken in ('clipnorm', 'clipvalue', 'global_clipnorm', 'weight_decay'):
     if settings.get(taken):
       raise TypeError(
-        f'{taken}={settings[taken]} of {optimizer.name}: pass weight_decay and '
+        f'{taken}={settings[taken]}: not supported in {optimizer.name}; pass weight_decay and '
         'grad_bound to the method, which applies them in the order of the release'
       )
   schedule = getattr(optimizer, '_learning_rate', None)
@@ -269,7 +274,7 @@ def get(optimizer: Any) -> Optimizer:
     return Momentum(rate, settings['momentum'], settings['nesterov'], rate_inside=True)
   if kind == 'Adam' and not settings.get('amsgrad'):
     return Adam(rate, settings['beta_1'], settings['beta_2'], settings['epsilon'])
-  raise TypeError(f'{kind}: use meta_pseudo_labels.optimizers or a Keras SGD or Adam')
+  raise TypeError(f'{kind}: not supported; use meta_pseudo_labels.optimizers or a Keras SGD or Adam')
 
 
 def build(
@@ -281,7 +286,7 @@ def build(
   rmsprop_epsilon: float = 1e-3,
   weight_decay: float = 0.0,
 ) -> Optimizer:
-  """An optimizer by `--optim_type`: sgd, momentum (.9, Nesterov), rmsprop or lars.
+  """Builds an optimizer by `--optim_type`: sgd, momentum (0.9, Nesterov), rmsprop or lars.
 
   Raises:
     ValueError: there is no such optimizer.
@@ -294,4 +299,4 @@ def build(
     return RMSProp(learning_rate, rmsprop_rho, rmsprop_momentum, rmsprop_epsilon)
   if optim_type == 'lars':
     return LARS(learning_rate, weight_decay=weight_decay)
-  raise ValueError(f'optim_type={optim_type}: use sgd, momentum, rmsprop or lars')
+  raise ValueError(f'optim_type={optim_type}: no such optimizer; use sgd, momentum, rmsprop or lars')

@@ -6,7 +6,7 @@ from typing import Callable, Union
 
 import tensorflow as tf
 
-# A learning rate: a number, or a function of the step (integer scalar) to one.
+# A learning rate: a number, or a function from the step (integer scalar) to a number.
 Rate = Union[float, Callable[[tf.Tensor], tf.Tensor]]
 
 
@@ -18,9 +18,9 @@ class LearningRate:
     rate: the rate per 256 examples of the global batch (`lr`, `mpl_student_lr`, ...).
     batch_size: the GLOBAL labeled batch; the base rate is rate * batch_size / 256.
     decay_type: constant, exponential (staircase) or cosine (to zero).
-    num_train_steps: where the cosine ends.
-    num_warmup_steps: the base rate times (s + 1) / num_warmup_steps before it.
-    num_wait_steps: the rate is 0 before it, and s counts from it.
+    num_train_steps: the step at which the cosine ends.
+    num_warmup_steps: the base rate is multiplied by (s + 1) / num_warmup_steps before this step.
+    num_wait_steps: the rate is 0 before this step; s = step - num_wait_steps.
     num_decay_steps, decay_rate: of the exponential decay.
   """
 
@@ -34,7 +34,7 @@ class LearningRate:
   decay_rate: float = 1.0
 
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
-    """The rate at `step` (integer scalar tensor): float32 scalar."""
+    """Returns the rate at `step` (integer scalar tensor): float32 scalar."""
     base = self.rate * self.batch_size / 256.0
     s = tf.cast(step, tf.float32) - self.num_wait_steps
     after = s - self.num_warmup_steps
@@ -46,7 +46,9 @@ class LearningRate:
       length = max(1, self.num_train_steps - self.num_warmup_steps - self.num_wait_steps)
       rate = base * 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(after / length, 0.0, 1.0)))
     else:
-      raise ValueError(f'decay_type={self.decay_type}: use constant, exponential or cosine')
+      raise ValueError(
+        f'decay_type={self.decay_type}: no such schedule; use constant, exponential or cosine'
+      )
     if self.num_warmup_steps:
       rate = tf.where(after < 0.0, base * (s + 1.0) / self.num_warmup_steps, rate)
     return tf.where(s < 0.0, 0.0, rate)

@@ -1,4 +1,4 @@
-"""The report's curves: what a run's metrics.jsonl holds, as charts."""
+"""Draws the report's charts from a run's metrics.jsonl."""
 
 import json
 import os
@@ -7,8 +7,8 @@ from meta_pseudo_labels.report import page, plots
 
 import numpy as np
 
-POINTS = 300  # Of a curve: where there are more, each is the mean of several.
-# Charts of what training logs: (section, title, in percent, {log name: what it is}).
+POINTS = 300  # The maximum number of points of a curve; of a longer one each point is a mean.
+# Charts of the training logs: (section, title, in percent, {log name: label}).
 CHARTS = (
   (
     'losses',
@@ -90,15 +90,15 @@ CHARTS = (
 ROLES = {'student': 'student, averaged', 'raw_student': 'student', 'teacher': 'teacher'}
 NOTES = {
   'losses': 'As logged in training, in nats; the horizontal axis counts the steps of all phases.',
-  'feedback': "What the student's progress on the labeled examples tells its teacher, and how "
-  'strongly (docs/method.md says how to read it).',
-  'pseudo_labels': 'Shares of the unlabeled batch. The labels that accuracy is counted by are '
-  'never learned from.',
+  'feedback': "The feedback of the student's progress on the labeled examples to its teacher, and its "
+  'strength (docs/method.md explains how to read it).',
+  'pseudo_labels': 'Shares of the unlabeled batch. The true labels are only used to compute the '
+  'accuracy, never for training.',
 }
 
 
 def read_metrics(path):
-  """The lines of a metrics.jsonl as dicts; [] where there is none; half a line is left out."""
+  """Reads the lines of a metrics.jsonl as dicts, without truncated lines; [] if there is no file."""
   lines = []
   if os.path.isfile(path):
     with open(path, encoding='utf-8') as file:
@@ -110,13 +110,14 @@ def read_metrics(path):
   return lines
 
 
-def series(run, logged, kind, names):
-  """{what it is: (steps, values)} of those of `names` that were logged.
+def collect_series(run, logged, kind, names):
+  """Collects the logged values: {label: (steps, values)} for those of `names` that were logged.
 
   Args:
-    run: train.Run; logged: of `read_metrics`.
+    run: Run.
+    logged: list of dicts, from `read_metrics`.
     kind: train or eval.
-    names: {log name: what it is}.
+    names: {log name: label}.
   """
   offsets = {phase.name: run.steps_before(index) for index, phase in enumerate(run.phases)}
   found = {}
@@ -136,28 +137,30 @@ def series(run, logged, kind, names):
 
 
 def _chart(title, found, **kwargs):
+  """Draws a chart of `series` as a figure: Markup."""
   alt = f'{title}, by step: {", ".join(found)}'
-  return page.tag('figure', page.image(plots.lines(title, found, **kwargs), alt))
+  return page.tag('figure', page.image(plots.draw_lines(title, found, **kwargs), alt))
 
 
-def learning(run, logged):
+def draw_learning(run, logged):
+  """Draws the learning curves of the evaluations: Markup, or '' if there are none."""
   drawn = []
   for measure, title, percent in (('top1', 'Accuracy', True), ('loss', 'Loss', False)):
     names = {f'{model}/{measure}': label for model, label in ROLES.items()}
-    found = series(run, logged, 'eval', names)
+    found = collect_series(run, logged, 'eval', names)
     if found:
       drawn.append(_chart(f'{title} on the {run.monitored} split', found, percent=percent))
   return page.tag('div', *drawn, class_='charts') if drawn else ''
 
 
-def charts(run, logged, section):
-  """The charts of one section of CHARTS, or '' where none of it was logged."""
+def draw_charts(run, logged, section):
+  """Draws the charts of one section of CHARTS: Markup, or '' if nothing of it was logged."""
   drawn = []
   for where, title, percent, names in CHARTS:
     if where == section:
       if not (run.problem.truth >= 0).any():
         names = {name: label for name, label in names.items() if name != 'pseudo_labels/accuracy'}
-      found = series(run, logged, 'train', names)
+      found = collect_series(run, logged, 'train', names)
       if found:
         drawn.append(_chart(title, found, percent=percent))
   if not drawn:

@@ -1,4 +1,4 @@
-"""Task report, and the end of every training: all about a run in one file, `report.html`."""
+"""Writes the report of a run in one file, `report.html`: task report, and the end of every training."""
 
 import dataclasses
 import datetime
@@ -21,14 +21,14 @@ import tensorflow as tf
 MISTAKES = 12
 
 
-def attempt(run, progress):
-  """`write`, of which a failure is told in one line: a finished training has not failed by it."""
+def try_write(run, progress):
+  """Calls `write`; reports an error in one line, since it does not invalidate a finished training."""
   try:
     return write(run)
   except Exception as error:
     progress.say(
-      f'report.html was not made ({type(error).__name__}: {one_line(error)}); '
-      '--task_mode=report tries again'
+      f'report.html was not written ({type(error).__name__}: {one_line(error)}); '
+      'try again with --task_mode=report'
     )
     return None
 
@@ -37,7 +37,7 @@ def write(run):
   """Writes `report.html` into the run's folder, about the student that the run reports.
 
   Args:
-    run: train.Run that holds its newest checkpoint; at the end it does so again.
+    run: Run whose weights are those of its newest checkpoint; they are restored at the end.
 
   Returns:
     str, the path.
@@ -46,10 +46,10 @@ def write(run):
     OSError: the file cannot be written.
   """
   folder = run.config.output_dir
-  results = read_json(workers.shared(os.path.join(folder, 'results.json'))) or {}
+  results = read_json(workers.path_in_run_folder(os.path.join(folder, 'results.json'))) or {}
   selected = results.get('selected') and run.checkpoints.restore_best()
   try:
-    text = _document(run, results)
+    text = _build_page(run, results)
   finally:
     if selected:
       run.checkpoints.restore()
@@ -58,30 +58,30 @@ def write(run):
   return path
 
 
-def student(run):
-  """(phase that the run's weights stand in, name of the model that it is about)."""
+def find_student(run):
+  """Returns (phase of the run's current weights, name of the model that the report describes)."""
   phase = run.current
   return phase, 'student' if 'student' in phase.models else next(iter(phase.models))
 
 
-def _document(run, results):
-  """The page as text."""
+def _build_page(run, results):
+  """Builds the page: str."""
   problem, config = run.problem, run.config
-  phase, name = student(run)
+  phase, name = find_student(run)
   outcomes = run.outcomes(phase, name)
-  found = evaluate.details(outcomes, problem.info.class_names)
+  found = evaluate.summarize(outcomes, problem.info.class_names)
   logged = curves.read_metrics(os.path.join(config.output_dir, 'metrics.jsonl'))
   sections = [
-    ('results', 'Results', _results(run, results)),
-    ('what', 'What was run', _what(run)),
-    ('curves', 'Learning curves', curves.learning(run, logged)),
-    ('losses', 'Losses', curves.charts(run, logged, 'losses')),
-    ('feedback', 'Feedback', curves.charts(run, logged, 'feedback')),
-    ('pseudo_labels', 'Pseudo labels', curves.charts(run, logged, 'pseudo_labels')),
-    ('views', 'Views and their pseudo labels', _views(run)),
-    ('classes', 'Classes and confidence', _classes(found)),
-    ('mistakes', 'Most confident mistakes', _mistakes(problem, run.reported, outcomes)),
-    ('regions', 'Decision regions', _regions(config.output_dir)),
+    ('results', 'Results', _build_results(run, results)),
+    ('what', 'What was run', _build_facts(run)),
+    ('curves', 'Learning curves', curves.draw_learning(run, logged)),
+    ('losses', 'Losses', curves.draw_charts(run, logged, 'losses')),
+    ('feedback', 'Feedback', curves.draw_charts(run, logged, 'feedback')),
+    ('pseudo_labels', 'Pseudo labels', curves.draw_charts(run, logged, 'pseudo_labels')),
+    ('views', 'Views and their pseudo labels', _build_views(run)),
+    ('classes', 'Classes and confidence', _build_classes(found)),
+    ('mistakes', 'Most confident mistakes', _build_mistakes(problem, run.reported, outcomes)),
+    ('regions', 'Decision regions', _build_regions(config.output_dir)),
   ]
   cards = [
     (f'{100 * outcomes.right.mean():.2f}%', f'{run.reported} accuracy of the {name}'),
@@ -103,14 +103,14 @@ def _document(run, results):
 
 
 def _duration(seconds):
-  """'48 s', '3 min', '2.1 h'."""
+  """Formats a duration: '48 s', '3 min', '2.1 h'."""
   if seconds < 120:
     return f'{seconds:.0f} s'
   return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
 
 
-def settings(config):
-  """[(flag, value, default)] of what differs from the defaults, in the order of --help."""
+def list_settings(config):
+  """Returns [(flag, value, default)] for flags that differ from their defaults, in the order of --help."""
   default = Config()
   return [
     (name, getattr(config, name), getattr(default, name))
@@ -119,21 +119,22 @@ def settings(config):
   ]
 
 
-def command(config):
-  """The command line that makes this run, one flag a line."""
-  flags = [f'--{name}={value}' for name, value, _ in settings(config)]
+def format_command(config):
+  """Returns the command line of this run, one flag per line."""
+  flags = [f'--{name}={value}' for name, value, _ in list_settings(config)]
   return ' \\\n  '.join(['python -m meta_pseudo_labels.main'] + [shlex.quote(f) for f in flags])
 
 
-def _what(run):
+def _build_facts(run):
+  """Builds the section with the data, the network, the versions and the settings."""
   config, problem = run.config, run.problem
   info, split = problem.info, problem.split
   devices = sorted({device.device_type for device in tf.config.list_logical_devices()})
-  model = student(run)[0].models[student(run)[1]][0]
+  model = find_student(run)[0].models[find_student(run)[1]][0]
   per_class = np.bincount(problem.labeled[1], minlength=problem.num_classes)
-  # Where tf.keras comes from; it does not tell its version itself.
+  # The module that tf.keras is from; tf.keras itself has no version.
   keras = sys.modules.get('tf_keras') or sys.modules['keras']
-  spread = f'{per_class.min()} to {per_class.max()} a class'
+  spread = f'{per_class.min()} to {per_class.max()} per class'
   facts = [
     ('data', f'{info.name}, {problem.num_classes} classes. License: {info.license}'),
     (
@@ -153,12 +154,13 @@ def _what(run):
     ('this page', datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC')),
   ]
   differing = [
-    (page.tag('code', f'--{name}'), str(value), str(default)) for name, value, default in settings(config)
+    (page.tag('code', f'--{name}'), str(value), str(default))
+    for name, value, default in list_settings(config)
   ]
   return page.join(
     [
       page.table((), facts),
-      page.tag('pre', command(config)),
+      page.tag('pre', format_command(config)),
       page.tag(
         'details',
         page.tag('summary', f'{len(differing)} settings that differ from the defaults'),
@@ -168,7 +170,8 @@ def _what(run):
   )
 
 
-def _results(run, results):
+def _build_results(run, results):
+  """Builds the section with the table, the finetune and the selected student."""
   rows = read_json(os.path.join(run.config.output_dir, 'table.json')) or []
   parts = []
   if rows:
@@ -190,7 +193,7 @@ def _results(run, results):
       parts.append(
         page.tag(
           'p',
-          f'Mean ± standard deviation over {seeds} seeds. All else on this '
+          f'Mean ± standard deviation over {seeds} seeds. Everything else on this '
           f'page is about seed {run.config.seed}.',
           class_='note',
         )
@@ -225,13 +228,13 @@ def _results(run, results):
   return page.join(parts)
 
 
-def png(image):
-  """The PNG bytes of uint8 `[H, W, 1 or 3]`."""
+def encode_png(image):
+  """Encodes an image, uint8 `[H, W, 1 or 3]`, as PNG bytes."""
   return tf.io.encode_png(image).numpy()
 
 
-def _views(run):
-  """Original and augmented views with their pseudo labels, or ''."""
+def _build_views(run):
+  """Builds the section with original and augmented views and their pseudo labels, or ''."""
   phase = next((phase for phase in reversed(run.phases) if phase.uda_data), None)
   taken = phase and view_samples.take(phase.method, run.problem, run.config.seed)
   if not taken:
@@ -252,8 +255,8 @@ def _views(run):
         'figure',
         page.tag(
           'div',
-          page.image(png(original), 'original view'),
-          page.image(png(augmented), 'augmented view'),
+          page.image(encode_png(original), 'original view'),
+          page.image(encode_png(augmented), 'augmented view'),
           class_='pair',
         ),
         page.tag('figcaption', *caption),
@@ -272,18 +275,19 @@ def _views(run):
   )
 
 
-def figures(found):
-  """{name: PNG bytes} of `evaluate.details`."""
+def draw_figures(found):
+  """Draws the pictures of `evaluate.summarize`: {name: PNG bytes}."""
   names = [entry['class'] for entry in found['per_class']]
   return {
-    'confusion': plots.confusion(found['confusion'], names),
-    'per_class': plots.per_class(found['per_class']),
-    'reliability': plots.reliability(found['calibration']),
+    'confusion': plots.draw_confusion(found['confusion'], names),
+    'per_class': plots.draw_per_class(found['per_class']),
+    'reliability': plots.draw_reliability(found['calibration']),
   }
 
 
-def _classes(found):
-  drawn = figures(found)
+def _build_classes(found):
+  """Builds the section with the confusions, the classes and the calibration."""
+  drawn = draw_figures(found)
   alts = {
     'confusion': 'Confusion matrix: true classes down, predicted ones across',
     'per_class': 'Accuracy of each class',
@@ -325,8 +329,8 @@ def _classes(found):
   return page.join(parts)
 
 
-def _mistakes(problem, split, outcomes):
-  """The most confident mistakes as images, or '' for points and where there are none."""
+def _build_mistakes(problem, split, outcomes):
+  """Builds the section with the most confident mistakes as images, or '' for points or no mistakes."""
   chosen = outcomes.mistakes(MISTAKES)
   if isinstance(problem.views, Points) or not len(chosen):
     return ''
@@ -336,7 +340,7 @@ def _mistakes(problem, split, outcomes):
     iter(dataclasses.replace(problem, evaluated={split: data}).eval_batches(split, batch_size=len(chosen)))
   )
   tiles = []
-  for position, image in zip(chosen, view_samples.pixels(problem.views, inputs)):
+  for position, image in zip(chosen, view_samples.restore_pixels(problem.views, inputs)):
     name = (
       found.inputs.name(position)
       if hasattr(found.inputs, 'name')
@@ -345,7 +349,7 @@ def _mistakes(problem, split, outcomes):
     tiles.append(
       page.tag(
         'figure',
-        page.image(png(image), f'example {position}'),
+        page.image(encode_png(image), f'example {position}'),
         page.tag(
           'figcaption',
           page.tag('b', names[outcomes.predicted[position]]),
@@ -362,8 +366,8 @@ def _mistakes(problem, split, outcomes):
     [
       page.tag(
         'p',
-        f'Of {len(outcomes.labels)} {split} examples, those whose wrong class was given '
-        'the highest probability: what was said, and what it is.',
+        f'Of {len(outcomes.labels)} {split} examples, those whose wrong class got '
+        'the highest probability: the predicted and the true class.',
         class_='note',
       ),
       page.tag('div', *tiles, class_='tiles'),
@@ -371,7 +375,8 @@ def _mistakes(problem, split, outcomes):
   )
 
 
-def _regions(folder):
+def _build_regions(folder):
+  """Builds the section with `decision_regions.png`, or '' if there is no such file."""
   path = os.path.join(folder, 'decision_regions.png')
   if not os.path.isfile(path):
     return ''

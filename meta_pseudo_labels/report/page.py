@@ -1,6 +1,6 @@
-"""A web page in one file: nothing in it is fetched from anywhere, and every text is escaped.
+"""Builds a web page in one file, which loads nothing else and in which every text is escaped.
 
-Each function takes plain texts and `Markup`, and escapes what is not `Markup`.
+Each function takes plain texts and `Markup`, and escapes the plain texts.
 """
 
 import base64
@@ -57,37 +57,44 @@ h2{font-size:17px}th,td{padding-right:9px;font-size:13px}
 
 
 class Markup(str):
-  """HTML that is not to be escaped again."""
+  """HTML that must not be escaped again."""
 
 
 def join(parts):
-  """Markup of several pieces, one after the other."""
+  """Joins several pieces into one Markup."""
   return Markup(''.join(escape(part) for part in parts))
 
 
 def escape(value):
-  """Markup of a value: as it is if it is that, else its text, escaped. File names may hold bytes
-  that are no UTF-8; those are replaced."""
+  """Returns the Markup of a value: unchanged if it is Markup, otherwise its escaped text.
+
+  File names may hold bytes that are not UTF-8. They are replaced.
+  """
   if isinstance(value, Markup):
     return value
   return Markup(html.escape(str(value).encode('utf-8', 'replace').decode()))
 
 
 def tag(name, *parts, **attributes):
-  """An element: `tag('p', 'text', class_='note')`; attributes are escaped, too."""
+  """Builds an element, as in `tag('p', 'text', class_='note')`; attributes are escaped too."""
   written = ''.join(f' {key.rstrip("_")}="{escape(str(value))}"' for key, value in attributes.items())
   return Markup(f'<{name}{written}>{join(parts)}</{name}>')
 
 
 def image(png, alt):
-  """An image that is part of the page. `png`: bytes; `alt`: what it shows, in words."""
+  """Builds an image that is part of the page. `png`: bytes; `alt`: str, a description of the image."""
   data = base64.b64encode(png).decode()
   return Markup(f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">')
 
 
 def table(header, rows, numbers=False):
-  """A table, which alone scrolls where the screen is narrower; `numbers`: all but the first column
-  to the right."""
+  """Builds a table, which scrolls by itself on narrow screens.
+
+  Args:
+    header: texts of the header's cells, or () for no header.
+    rows: sequences of cells.
+    numbers: bool, whether all columns except the first are aligned to the right.
+  """
   line = lambda cell, cells: tag('tr', *(tag(cell, value) for value in cells))
   head = tag('thead', line('th', header)) if header else ''
   return tag(
@@ -103,7 +110,7 @@ def table(header, rows, numbers=False):
 
 
 def document(title, lead, sections):
-  """The page.
+  """Builds the page.
 
   Args:
     title: str.
@@ -115,7 +122,7 @@ def document(title, lead, sections):
   """
   links = tag('nav', *(tag('a', heading, href=f'#{name}') for name, heading, _ in sections))
   body = join(tag('section', tag('h2', heading), content, id=name) for name, heading, content in sections)
-  # No icon either: a browser would ask for one.
+  # An empty icon, since a browser would request one otherwise.
   return (
     f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

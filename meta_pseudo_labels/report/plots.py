@@ -1,4 +1,4 @@
-"""Pictures of results, as PNG files."""
+"""Draws pictures of results as PNG."""
 
 import io
 import warnings
@@ -7,27 +7,27 @@ import matplotlib
 import numpy as np
 from matplotlib import figure, ticker
 
-# One colour a class, that the colour-blind can tell apart.
+# One colour per class, distinguishable for the colour-blind.
 CLASS_COLORS = ('#0072b2', '#d55e00')
-# The same for lines, and different dashes for those who see none.
+# Colours of lines, with different dashes for readers who see no colours.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#8c6d00', '#56b4e9')
 DASHES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1)))
 INK, GRID = '#24292f', '#d8dee4'
-WIDTH, HEIGHT, DPI = 4.6, 2.9, 180  # Inches that are read at about 100 pixels each.
-MAX_NUMBERED = 20  # Classes: a larger confusion matrix has no numbers in its cells.
-MAX_BARS = 30  # Classes in a picture of bars.
+WIDTH, HEIGHT, DPI = 4.6, 2.9, 180  # In inches, which are shown at about 100 pixels each.
+MAX_NUMBERED = 20  # A confusion matrix of more classes has no numbers in its cells.
+MAX_BARS = 30  # The maximum number of classes in a bar chart.
 
 
-def decision_regions(path, panels, *, plane, unlabeled, labeled, note=''):
+def draw_decision_regions(path, panels, *, plane, unlabeled, labeled, note=''):
   """Draws classifiers of points in a plane side by side (paper section 3.1, figure 2).
 
   Args:
-    path: of the PNG file.
-    panels: {title: probability of class 1, `[G, G]` from low to high y over the plane}.
+    path: str, of the PNG file.
+    panels: {title: probability of class 1, `[G, G]` over the plane, rows from low to high y}.
     plane: ((left, right), (low, high)).
     unlabeled: `[N, 2]` points, drawn small.
     labeled: (points `[n, 2]`, classes 0 or 1 `[n]`), drawn large.
-    note: a line below the panels.
+    note: str, a line below the panels.
   """
   (left, right), (low, high) = plane
   colors = matplotlib.colors.LinearSegmentedColormap.from_list(
@@ -68,14 +68,14 @@ def decision_regions(path, panels, *, plane, unlabeled, labeled, note=''):
   drawing.savefig(path)
 
 
-def short(text, length=16):
-  """A text that fits beside an axis: its first letters where it is long."""
+def shorten(text, length=16):
+  """Shortens a text to `length` characters, so that it fits beside an axis."""
   text = str(text).encode('utf-8', 'replace').decode()
   return text if len(text) <= length else text[: length - 1] + '\u2026'
 
 
 def _chart(title, width=WIDTH, height=HEIGHT):
-  """(figure, axes) in the report's looks."""
+  """Creates (figure, axes) in the report's style."""
   drawing = figure.Figure(figsize=(width, height), dpi=DPI, layout='constrained')
   axes = drawing.subplots()
   axes.set_title(title, fontsize=10, color=INK, loc='left', fontweight='bold', parse_math=False)
@@ -89,21 +89,21 @@ def _chart(title, width=WIDTH, height=HEIGHT):
 
 
 def _png(drawing):
-  """The bytes of a figure."""
+  """Renders a figure: PNG bytes."""
   with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', 'Glyph')  # A class's name in a script the font lacks.
+    warnings.filterwarnings('ignore', 'Glyph')  # A class name in a script that the font lacks.
     file = io.BytesIO()
     drawing.savefig(file, format='png')
   return file.getvalue()
 
 
-def lines(title, series, *, percent=False, xlabel='step'):
-  """Curves: PNG bytes.
+def draw_lines(title, series, *, percent=False, xlabel='step'):
+  """Draws curves: PNG bytes.
 
   Args:
     title: str.
-    series: {name: (x, y)}, lists of numbers of one length; up to six.
-    percent: whether y are fractions, to be shown in percent.
+    series: {name: (x, y)}, up to six curves; x and y are lists of numbers of the same length.
+    percent: bool, whether y are fractions that are shown in percent.
     xlabel: str.
   """
   drawing, axes = _chart(title)
@@ -115,12 +115,12 @@ def lines(title, series, *, percent=False, xlabel='step'):
       color=color,
       linestyle=dashes,
       linewidth=1.4,
-      label=short(name, 40),
+      label=shorten(name, 40),
       marker='o' if len(x) <= 12 else None,
       markersize=3,
     )
   finite = values[np.isfinite(values)]
-  # What falls over orders of magnitude is seen on a logarithmic axis.
+  # Values over several orders of magnitude are only readable on a logarithmic axis.
   if finite.size and finite.min() > 0 and not percent and finite.max() > 30 * finite.min():
     axes.set_yscale('log')
   if percent:
@@ -131,12 +131,12 @@ def lines(title, series, *, percent=False, xlabel='step'):
   return _png(drawing)
 
 
-def confusion(matrix, names):
-  """The confusion matrix, coloured by shares of the true class: PNG bytes.
+def draw_confusion(matrix, names):
+  """Draws the confusion matrix, coloured by shares of the true class: PNG bytes.
 
   Args:
-    matrix: int `[C, C]`, rows: true classes.
-    names: C str.
+    matrix: int `[C, C]`, rows are true classes.
+    names: C str, the class names.
   """
   matrix, count = np.asarray(matrix), len(names)
   drawing, axes = _chart('Confusion matrix', height=WIDTH)
@@ -147,7 +147,7 @@ def confusion(matrix, names):
   axes.set_ylabel('true', fontsize=9, color=INK)
   if count > MAX_NUMBERED:
     return _png(drawing)
-  labels = [short(name) for name in names]
+  labels = [shorten(name) for name in names]
   turned = dict(rotation=45, ha='right', rotation_mode='anchor') if max(map(len, labels)) > 3 else {}
   axes.set_xticks(range(count), labels, parse_math=False, **turned)
   axes.set_yticks(range(count), labels, parse_math=False)
@@ -164,11 +164,11 @@ def confusion(matrix, names):
   return _png(drawing)
 
 
-def per_class(entries):
-  """Bars of each class's accuracy, of many classes the lowest: PNG bytes.
+def draw_per_class(entries):
+  """Draws each class's accuracy as a bar, of many classes only the lowest: PNG bytes.
 
   Args:
-    entries: `evaluate.details`' per_class.
+    entries: `per_class` of `evaluate.summarize`.
   """
   known = [entry for entry in entries if entry['examples']]
   title = 'Accuracy by class'
@@ -189,18 +189,18 @@ def per_class(entries):
       ha='right' if inside else 'left',
       color='white' if inside else INK,
     )
-  axes.set_yticks(places, [short(entry['class']) for entry in known], parse_math=False)
+  axes.set_yticks(places, [shorten(entry['class']) for entry in known], parse_math=False)
   axes.invert_yaxis()
   axes.set_xlim(0, 1)
   axes.xaxis.set_major_formatter(ticker.PercentFormatter(1))
   return _png(drawing)
 
 
-def reliability(calibration):
-  """Accuracy over confidence, and how many examples each bin has: PNG bytes.
+def draw_reliability(calibration):
+  """Draws accuracy over confidence, and the share of examples in each bin: PNG bytes.
 
   Args:
-    calibration: `evaluate.calibration`'s result.
+    calibration: dict, from `evaluate.measure_calibration`.
   """
   drawing, axes = _chart(
     f'Reliability, {calibration["num_bins"]} bins; calibration error {100 * calibration["ece"]:.2f}%',

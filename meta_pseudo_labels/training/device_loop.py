@@ -46,12 +46,12 @@ def train(strategy, method, batches, *, num_steps, stops, most_in_a_row, most_sk
   step, count = method.steps_made, 1
   if step >= num_steps:
     return
-  iterator = iter(devices.datasets(strategy, batches))
+  iterator = iter(devices.distribute_batches(strategy, batches))
   loop = compiled(strategy, method, jit_compile)
   while step < num_steps:
     began = time.time()
     # The chief decides for all workers, whose clocks differ.
-    count = workers.of_chief(
+    count = workers.from_chief(
       strategy, min(count, num_steps - step, most_in_a_row, *(s - step % s for s in stops))
     )
     logs = loop(iterator, tf.constant(count), tf.constant(most_skipped, tf.int64))

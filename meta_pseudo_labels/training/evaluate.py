@@ -1,4 +1,4 @@
-"""Exact accuracy over a whole split, on any strategy; and the same example by example."""
+"""Evaluates models on all examples of a split, on any strategy: metrics and single outcomes."""
 
 import dataclasses
 
@@ -8,16 +8,17 @@ from meta_pseudo_labels.distribution import collectives, devices, spatial
 import numpy as np
 import tensorflow as tf
 
-NUM_BINS = 15  # Of calibration, as in Guo et al. 2017, "On calibration of modern neural networks".
+NUM_BINS = 15  # For calibration, as in Guo et al. 2017, "On calibration of modern neural networks".
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-  """What a model says of each of N examples.
+  """A model's predictions for N examples.
 
   Attributes:
-    labels, predicted: int32 `[N]`; the most probable class.
-    confidence: float32 `[N]`, its probability.
+    labels: int32 `[N]`, the true classes.
+    predicted: int32 `[N]`, the most probable classes.
+    confidence: float32 `[N]`, the probabilities of the predicted classes.
   """
 
   labels: np.ndarray
@@ -26,29 +27,29 @@ class Outcomes:
 
   @property
   def right(self):
-    """bool `[N]`."""
+    """Whether each prediction is correct: bool `[N]`."""
     return self.labels == self.predicted
 
   def mistakes(self, count):
-    """Positions of the `count` most confident mistakes, the most confident one first: int64."""
+    """Returns the positions of the `count` most confident mistakes, most confident first: int64."""
     wrong = np.flatnonzero(~self.right)
     return wrong[np.argsort(-self.confidence[wrong], kind='stable')][:count]
 
 
 class Evaluator:
-  """Top-1, top-5 and cross entropy of a model over a split: each example counts once."""
+  """Computes a model's top-1, top-5 and cross entropy over a split; each example counts once."""
 
   def __init__(self, strategy, model, batches, num_batches):
     """Prepares the evaluation.
 
     Args:
-      strategy: tf.distribute.Strategy that the model lives on.
+      strategy: tf.distribute.Strategy under which the model was built.
       model: Keras model, inputs -> logits `[b, C]`.
-      batches: function of a tf.distribute.InputContext to the dataset that
-        `pipeline.eval_batches` describes.
-      num_batches: int, GLOBAL batches in the split.
+      batches: function from a tf.distribute.InputContext to the dataset that
+        `input_pipeline.eval_batches` describes.
+      num_batches: int, the number of GLOBAL batches in the split.
     """
-    self._batches = devices.datasets(strategy, batches)
+    self._batches = devices.distribute_batches(strategy, batches)
     self._num_batches = num_batches
 
     @tf.autograph.experimental.do_not_convert
@@ -72,8 +73,8 @@ class Evaluator:
 
     @tf.autograph.experimental.do_not_convert
     def rows(inputs, labels, weights):
-      # Each replica's rows of the global batch, zeros elsewhere: a sum over replicas, which every
-      # strategy has, puts them together in order. Classes up to 2^24 are exact in float32.
+      # Each replica's rows of the global batch, and zeros elsewhere. The sum over replicas, which every
+      # strategy supports, is the global batch in order. Classes up to 2^24 are exact in float32.
       logits = tf.cast(model(spatial.split(inputs), training=False), tf.float32)
       values = tf.stack(
         [
@@ -95,14 +96,18 @@ class Evaluator:
     self._total, self._outcomes = total, outcomes
 
   def __call__(self):
-    """{'top1', 'top5': fractions in [0, 1], 'loss': nats, 'examples': int} of the model now."""
+    """Evaluates the model with its current weights.
+
+    Returns:
+      {'top1', 'top5': fractions in [0, 1], 'loss': nats, 'examples': int}.
+    """
     top, top_5, loss, count = (
       self._total(iter(self._batches), tf.constant(self._num_batches)).numpy().tolist()
     )
     return {'top1': top / count, 'top5': top_5 / count, 'loss': loss / count, 'examples': int(count)}
 
   def outcomes(self):
-    """The `Outcomes` of the model now, in the order of the split."""
+    """Returns the `Outcomes` of the model with its current weights, in the order of the split."""
     iterator = iter(self._batches)
     rows = np.concatenate([self._outcomes(iterator).numpy() for _ in range(self._num_batches)])
     labels, predicted, confidence, weights = rows.T
@@ -112,23 +117,24 @@ class Evaluator:
     )
 
 
-def confusion(outcomes, num_classes):
-  """int64 `[C, C]`: how many examples of the class of the row are taken for that of the column."""
+def count_confusions(outcomes, num_classes):
+  """Counts examples by true class (row) and predicted class (column): int64 `[C, C]`."""
   cells = outcomes.labels.astype(np.int64) * num_classes + outcomes.predicted
   return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def calibration(outcomes, num_bins=NUM_BINS):
-  """How far confidence is from accuracy (Guo et al. 2017).
+def measure_calibration(outcomes, num_bins=NUM_BINS):
+  """Measures the distance between confidence and accuracy (Guo et al. 2017).
 
   Args:
     outcomes: Outcomes.
-    num_bins: of equal width; the i-th (from 0) holds confidences in (i, i + 1] / num_bins.
+    num_bins: int, number of bins of equal width; bin i, from 0, has the confidences in
+      (i, i + 1] / num_bins.
 
   Returns:
-    {'ece': the mean over examples of the distance between accuracy and mean confidence in their
-    bin, 'num_bins', 'bins': [{'from', 'to', 'examples', 'confidence', 'accuracy'}], the last two
-    None in an empty bin}.
+    {'ece', 'num_bins', 'bins': [{'from', 'to', 'examples', 'confidence', 'accuracy'}]}. 'ece' is the
+    mean over examples of the distance between accuracy and mean confidence in the example's bin.
+    'confidence' and 'accuracy' are None in an empty bin.
   """
   confidence = outcomes.confidence.astype(np.float64)
   chosen = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
@@ -153,18 +159,22 @@ def calibration(outcomes, num_bins=NUM_BINS):
   return {'ece': ece, 'num_bins': num_bins, 'bins': bins}
 
 
-def details(outcomes, class_names):
-  """Outcomes as numbers for JSON.
+def summarize(outcomes, class_names):
+  """Summarizes Outcomes as numbers for JSON.
 
   Returns:
     {'per_class': [{'class', 'examples', 'right', 'accuracy' (None without examples)}],
-    'confusion': rows of `confusion`, 'calibration': see there}.
+    'confusion': rows of `confusion`, 'calibration': see `calibration`}.
   """
-  matrix = confusion(outcomes, len(class_names))
+  matrix = count_confusions(outcomes, len(class_names))
   per_class = []
   for number, (name, row) in enumerate(zip(class_names, matrix)):
     count, right = int(row.sum()), int(row[number])
     per_class.append(
       {'class': name, 'examples': count, 'right': right, 'accuracy': right / count if count else None}
     )
-  return {'per_class': per_class, 'confusion': matrix.tolist(), 'calibration': calibration(outcomes)}
+  return {
+    'per_class': per_class,
+    'confusion': matrix.tolist(),
+    'calibration': measure_calibration(outcomes),
+  }

@@ -1,4 +1,4 @@
-"""What stops a run early: signals, and a disk that takes nothing any more."""
+"""Handles events that stop a run early: signals, and a disk that cannot be written."""
 
 import signal
 import time
@@ -12,7 +12,7 @@ SECONDS_BETWEEN_TRIES = 5.0
 
 
 class Interrupted(Exception):
-  """A signal asked the run to stop; it has saved. `signal`: its number."""
+  """A signal stopped the run, after it saved a checkpoint. `signal`: the signal's number."""
 
   def __init__(self, number):
     super().__init__(f'stopped by {signal.Signals(number).name}')
@@ -20,7 +20,7 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-  """Within it SIGINT and SIGTERM are noted in `received`; a second one acts at once."""
+  """Records SIGINT and SIGTERM in `received` in this context; a second signal acts immediately."""
 
   def __init__(self):
     self.received = None
@@ -35,6 +35,7 @@ class StopSignals:
     return self
 
   def _note(self, number, frame):
+    """Records a signal, and restores the handler that was there before for the next one."""
     del frame
     self.received = number
     signal.signal(number, self._before[number])
@@ -45,24 +46,24 @@ class StopSignals:
 
 
 def keep_trying(write, *, seconds, signals, say, newest):
-  """Calls `write` until it succeeds: a full disk may be emptied, a lost folder may come back.
+  """Calls `write` until it succeeds, since a user may free a full disk or mount a missing folder.
 
   Args:
     write: function without arguments.
-    seconds: how long to try again (`--save_retry_seconds`).
-    signals: StopSignals; once one has come, a failed try is the last.
+    seconds: float, how long to retry (`--save_retry_seconds`).
+    signals: StopSignals; after a signal there is no further try.
     say: function of a line.
-    newest: function without arguments: path of the last good checkpoint, or None.
+    newest: function without arguments that returns the path of the last intact checkpoint, or None.
 
   Raises:
-    Failure: it never did.
+    Failure: it did not succeed in this time.
   """
-  end, told = time.time() + seconds, False
+  end, reported = time.time() + seconds, False
   while True:
     try:
       write()
-      if told:
-        say('saved after all')
+      if reported:
+        say('saved at the repeated try')
       return
     except (OSError, tf.errors.OpError) as error:
       why = one_line(error)
@@ -72,11 +73,9 @@ def keep_trying(write, *, seconds, signals, say, newest):
         last = newest()
       except (OSError, tf.errors.OpError):
         last = None
-      after = 'a signal came' if signals.received else f'--save_retry_seconds={seconds} are over'
-      raise Failure(
-        f'cannot save: {why}; {after}; the last good checkpoint is {last or "not there any more"}'
-      )
-    if not told:
-      say(f'cannot save: {why}; trying again for {seconds} s')
-      told = True
+      after = 'a signal came' if signals.received else f'--save_retry_seconds={seconds} have passed'
+      raise Failure(f'cannot save: {why}; {after}; the last intact checkpoint is {last or "missing"}')
+    if not reported:
+      say(f'cannot save: {why}; retrying for {seconds} s')
+      reported = True
     time.sleep(min(SECONDS_BETWEEN_TRIES, left))

@@ -1,4 +1,4 @@
-"""What a person and a program see of a run: the progress line, metrics.jsonl, TensorBoard."""
+"""Writes the logs of a run: the progress line, metrics.jsonl, TensorBoard."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 
 def _duration(seconds):
-  """'45s', '3m10s', '2h05m'."""
+  """Formats a duration: '45s', '3m10s', '2h05m'."""
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:
@@ -23,7 +23,7 @@ def _duration(seconds):
 
 
 class Progress:
-  """One live line on a terminal; elsewhere a plain line every few seconds."""
+  """Progress of a run: a live line on a terminal, otherwise a plain line every few seconds."""
 
   seconds_between_lines = 10
 
@@ -34,12 +34,12 @@ class Progress:
     self._width = 0
 
   def start(self, phase, step, num_steps, images_per_step):
-    """A phase begins at `step` of `num_steps`; `images_per_step`: of all kinds, over replicas."""
+    """Starts a phase at `step` of `num_steps`; `images_per_step`: all images of all replicas."""
     self.phase, self.num_steps, self.images = phase, num_steps, images_per_step
     self._first_step, self._first_time = step, time.time()
 
   def update(self, step, losses, accuracy=None):
-    """Shows the step; `losses`: {short name: float}; `accuracy`: of the last evaluation."""
+    """Shows a step; `losses`: {short name: float}; `accuracy`: that of the last evaluation or None."""
     now = time.time()
     if not self.live and now - self._last < self.seconds_between_lines and step < self.num_steps:
       return
@@ -63,7 +63,7 @@ class Progress:
     self.stream.flush()
 
   def say(self, message):
-    """A line of its own, below the live one."""
+    """Writes a message as a line of its own, below the live line."""
     if self.live and self._width:
       self.stream.write('\n')
       self._width = 0
@@ -72,10 +72,10 @@ class Progress:
 
 
 class Records:
-  """`metrics.jsonl` and TensorBoard's `logs/train` and `logs/eval_<split>`.
+  """The files `metrics.jsonl` and TensorBoard's `logs/train` and `logs/eval_<split>`.
 
-  A line of metrics.jsonl has `kind` (train or eval), `phase`, `step` and the values; training
-  values have the release's log names. What cannot be written waits for `flush`, which says why.
+  A line of metrics.jsonl has `kind` (train or eval), `phase`, `step` and the values. Training values
+  have the release's log names. Lines that cannot be written wait for `flush`, which raises the error.
   """
 
   def __init__(self, output_dir, eval_split):
@@ -88,7 +88,7 @@ class Records:
     self._waiting = []
 
   def forget_after(self, phases, phase, step):
-    """Drops the lines that lie after this step of this phase: they will be written again."""
+    """Drops the lines after this step of this phase, since the resumed run writes them again."""
     if not os.path.isfile(self._path):
       return
     order = {name: index for index, name in enumerate(phases)}
@@ -100,21 +100,29 @@ class Records:
         values = json.loads(line)
         return (order.get(values['phase'], -1), values['step']) <= (order[phase], step)
       except (ValueError, KeyError, TypeError):
-        return False  # The last line of a run that was killed while it wrote.
+        return False  # The last line of a run that was killed while it was writing.
 
     write_text(self._path, ''.join(line for line in lines if keeps(line)))
 
   def write(self, kind, phase, step, offset, values):
-    """One line, and one scalar a value at step `offset + step`, where the phases add up."""
+    """Writes a line, and one scalar per value to TensorBoard.
+
+    Args:
+      kind: train or eval.
+      phase: str.
+      step: int, counted from the start of the phase.
+      offset: int, the steps of the phases before; TensorBoard's step is `offset + step`.
+      values: {name: float}.
+    """
     self._waiting.append(json.dumps({'kind': kind, 'phase': phase, 'step': step, **values}) + '\n')
-    # The run goes on; saving, which has to succeed, meets the same fault and reports it.
+    # The run continues. Saving, which must succeed, meets the same error and reports it.
     with contextlib.suppress(OSError):
       self._append()
     with contextlib.suppress(tf.errors.OpError):
       if kind not in self._writers:
         self._writers[kind] = tf.summary.create_file_writer(self._folders[kind])
-      # All in one operation, and the step not as a Python number: TensorFlow keeps every one of those
-      # that it was ever given, a kilobyte each (2.15 and 2.21).
+      # All values in one operation, and the step not as a Python number: TensorFlow caches every Python
+      # number that it gets and needs a kilobyte for each (2.15 and 2.21).
       summary = tf.compat.v1.Summary(
         value=[tf.compat.v1.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
       )
@@ -122,7 +130,7 @@ class Records:
         tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=np.int64(offset + step))
 
   def _append(self):
-    """Appends the lines that wait, all or none of them. Raises OSError."""
+    """Appends the waiting lines, all or none. Raises OSError."""
     with open(self._path, 'ab', buffering=0) as file:
       end, text = file.tell(), ''.join(self._waiting).encode()
       try:
@@ -134,15 +142,15 @@ class Records:
     self._waiting = []
 
   def show(self, name, step, image, text):
-    """An image, uint8 `[H, W, C]`, and a line about it, for TensorBoard alone."""
+    """Writes an image, uint8 `[H, W, C]`, and a line about it to TensorBoard only."""
     with self._writers['train'].as_default():
       tf.summary.image(name, image[None], step=step)
       tf.summary.text(name, text, step=step)
 
   def flush(self):
-    """Makes sure that all lines are in the file. Raises OSError.
+    """Writes all waiting lines to the file. Raises OSError.
 
-    TensorBoard's events are a copy of them, and may lack what could not be written.
+    TensorBoard's events are a copy of these lines. They may lack values that could not be written.
     """
     self._append()
     for writer in self._writers.values():

@@ -51,8 +51,8 @@ class Run:
     for name in ('train_batch_size', 'eval_batch_size') + (
       ('finetune_batch_size',) if config.finetune_steps else ()
     ):
-      devices.per_replica(getattr(config, name), self.replicas, name)
-    spatial.check(strategy, problem.image_sizes)
+      devices.divide_batch(getattr(config, name), self.replicas, name)
+    spatial.check_sizes(strategy, problem.image_sizes)
     with strategy.scope():
       self.phases = build.phases(config, problem.input_shape, problem.num_classes)
     # The loop's own, on the host.
@@ -182,7 +182,7 @@ class Run:
   def _resume(self, first_phase):
     """Goes to where the run stands; returns its results so far."""
     self.records = Records(self.config.output_dir, self.monitored)
-    results = read_json(workers.shared(self._results_path)) if self.restored else None
+    results = read_json(workers.path_in_run_folder(self._results_path)) if self.restored else None
     if first_phase is not None:
       self.phase.assign(max(int(self.phase), self.names.index(first_phase)))
     step = self.current.method.steps_made
@@ -242,7 +242,7 @@ class Run:
       )
       raise Failure(
         f'step {phase.method.steps_made} of {phase.name}: the gradient was not finite in {skipped} '
-        f'steps in a row (--max_nonfinite_steps), {losses}; the last good checkpoint is '
+        f'steps in a row (--max_nonfinite_steps), {losses}; the last intact checkpoint is '
         f'{self.checkpoints.newest or "not there yet"}; try a lower learning rate or --grad_bound'
       )
 
@@ -303,13 +303,13 @@ class Run:
       self.records.show(
         'views',
         self._offset(phase) + step,
-        view_samples.grid(shown),
+        view_samples.arrange(shown),
         (f'Original views above augmented ones; labels by {shown.source}: {labels}'),
       )
 
   def _stop_if_asked(self, phase, step):
     """Saves and raises Interrupted if a signal came, here or to another worker."""
-    if workers.summed(self.strategy, self.signals.received is not None):
+    if workers.sum_over_workers(self.strategy, self.signals.received is not None):
       self._save(self._offset(phase) + step)
       self.progress.say(
         f'Stopped at step {step} of {phase.name}, saved; the same command continues from here'
@@ -323,7 +323,7 @@ class Run:
       self.records.flush()
       self.checkpoints.save(number, best, gathered)
 
-    with self.checkpoints.gathered(number) as gathered:
+    with self.checkpoints.gather(number) as gathered:
       self._keep_trying(write)
 
   def _keep_trying(self, write):

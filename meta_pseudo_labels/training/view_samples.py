@@ -1,4 +1,4 @@
-"""Some unlabeled images as training sees them, with the pseudo labels they get: for people."""
+"""Samples some unlabeled images as training sees them, with their pseudo labels, for display."""
 
 import dataclasses
 
@@ -8,19 +8,19 @@ from meta_pseudo_labels.data.augment.views import Points
 import numpy as np
 import tensorflow as tf
 
-LABELED, PER_LABELED = 8, 3  # A small batch, yet one that batch norm can make statistics of.
+LABELED, PER_LABELED = 8, 3  # A small batch that is still large enough for batch norm's statistics.
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-  """N unlabeled images.
+  """N unlabeled images with their pseudo labels.
 
   Attributes:
     original, augmented: uint8 `[N, S, S, C]`, C 1 or 3.
     truth: int32 `[N]`, -1 where unknown.
-    predicted: int32 `[N]`, the pseudo labels' most probable classes.
-    confidence: float32 `[N]`, their probabilities.
-    source: who labels, and what it looks at.
+    predicted: int32 `[N]`, the most probable classes of the pseudo labels.
+    confidence: float32 `[N]`, the probabilities of these classes.
+    source: str, the model that makes the pseudo labels, and its input.
   """
 
   original: np.ndarray
@@ -31,27 +31,27 @@ class Samples:
   source: str
 
 
-def grid(taken):
-  """One image uint8 `[2 S, N S, C]` of `Samples`: original views above augmented ones."""
+def arrange(taken):
+  """Combines `Samples` into one image, uint8 `[2 S, N S, C]`: original views above augmented views."""
   return np.concatenate(
     [np.concatenate(list(views), axis=1) for views in (taken.original, taken.augmented)]
   )
 
 
-def pixels(views, inputs):
-  """What a network sees, `[N, S, S, C]` normalized -> uint8, the other way around."""
+def restore_pixels(views, inputs):
+  """Converts normalized inputs `[N, S, S, C]` of a network back to uint8 pixels."""
   images = tf.cast(inputs, tf.float32) * tf.constant(views.std) + tf.constant(views.mean)
   return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8).numpy()
 
 
 def _pseudo_labels(method, batch):
-  """(probabilities `[n, C]` that a batch's pseudo labels are made from, where they come from)."""
+  """Returns (probabilities `[n, C]` for a batch's pseudo labels, description of their source)."""
   if isinstance(method, methods.PseudoLabels):
     return tf.nn.softmax(method.teacher(batch.original, training=False)), (
       'the teacher, on the original views'
     )
-  # In training mode, as in training: the release's teacher cannot do without its batch's
-  # statistics. Its averages stay as they are.
+  # In training mode, since the release's teacher needs the statistics of its batch. Its averages do not
+  # change.
   mpl = isinstance(method, methods.MetaPseudoLabels)
   model = method.teacher if mpl else method.student
   with method.frozen_statistics(model):
@@ -64,14 +64,16 @@ def _pseudo_labels(method, batch):
 
 
 def take(method, problem, seed, count=12):
-  """`Samples` of at most `count` unlabeled images, always the same of a seed, labeled by a method as
-  it is now; None for points, and for a method without pseudo labels.
+  """Samples unlabeled images and labels them with a method's current weights.
 
   Args:
     method: Method.
     problem: Problem.
-    seed: int.
-    count: int.
+    seed: int; it determines the images.
+    count: int, the maximum number of images.
+
+  Returns:
+    Samples; None for points, and for a method without pseudo labels.
   """
   if isinstance(problem.views, Points) or isinstance(method, methods.Supervised):
     return None
@@ -81,8 +83,8 @@ def take(method, problem, seed, count=12):
   probabilities, source = _pseudo_labels(method, batch)
   probabilities = tf.cast(probabilities, tf.float32).numpy()[:count]
   return Samples(
-    original=pixels(problem.views, batch.original[:count]),
-    augmented=pixels(problem.views, batch.augmented[:count]),
+    original=restore_pixels(problem.views, batch.original[:count]),
+    augmented=restore_pixels(problem.views, batch.augmented[:count]),
     truth=batch.truth.numpy()[:count],
     predicted=probabilities.argmax(axis=1).astype(np.int32),
     confidence=probabilities.max(axis=1),

@@ -104,8 +104,8 @@ def test_teacher_and_student_start_from_checkpoints_of_their_own(tmp_path, finis
   [
     (['--load_checkpoint=/no/such'], '--load_checkpoint=/no/such: no checkpoint there'),
     (['--mpl_student_checkpoint=/no/such'], '--mpl_student_checkpoint=/no/such: no checkpoint'),
-    (['--load_checkpoint=/a', '--method=pseudo_labels'], 'pseudo_labels trains its teacher first'),
-    (['--mpl_teacher_checkpoint=/a', '--method=uda'], 'is for the method mpl, not uda'),
+    (['--load_checkpoint=/a', '--method=pseudo_labels'], 'pseudo_labels trains its teacher from scratch'),
+    (['--mpl_teacher_checkpoint=/a', '--method=uda'], 'only for the method mpl, not uda'),
   ],
 )
 def test_bad_requests_are_one_line_and_status_2(tmp_path, capsys, flags, words):

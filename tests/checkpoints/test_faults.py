@@ -63,11 +63,11 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, d
   assert made.restore() == f'{folder}/ckpt-2'
   assert variable.numpy().tolist() == [2] * 100
   assert len(said) == 1 and '\n' not in said[0]
-  assert said[0].startswith(f'{folder}/ckpt-3 is damaged (')
-  assert said[0].endswith(f'going on from {folder}/ckpt-2')
+  assert said[0].startswith(f'{folder}/ckpt-3: damaged (')
+  assert said[0].endswith(f'resuming from {folder}/ckpt-2')
   damage(folder / f'ckpt-2{suffix}')
   damage(folder / f'ckpt-1{suffix}')
-  with pytest.raises(UserError, match='all 3 checkpoints there are damaged'):
+  with pytest.raises(UserError, match='all 3 checkpoints in it are damaged'):
     made.restore()
 
 
@@ -113,7 +113,7 @@ def test_one_writer_a_folder(tmp_path, capsys):
     assert f'process {os.getpid()} is writing there' in error
     assert len(error.splitlines()) == 1
   holder = (
-    'import sys, time\nfrom meta_pseudo_labels import run_folder\n'
+    'import sys, time\nfrom meta_pseudo_labels.checkpoints import run_folder\n'
     f'with run_folder.lock({str(tmp_path)!r}):\n  print("held", flush=True)\n  time.sleep(60)'
   )
   process = subprocess.Popen([sys.executable, '-c', holder], stdout=subprocess.PIPE, text=True)
@@ -235,13 +235,13 @@ def test_a_disk_that_takes_nothing(tmp_path, capsys, before_second_save, fault):
     line, printed = one_error_line(capsys)
     words = {'full': 'No space left', 'read_only': 'Read-only', 'gone': ''}[fault]
     assert line.startswith(f'error: cannot save: {words}')
-    assert '--save_retry_seconds=1 are over; the last good checkpoint is ' in line
-    assert printed.count('trying again for 1 s') == 1
+    assert '--save_retry_seconds=1 have passed; the last intact checkpoint is ' in line
+    assert printed.count('retrying for 1 s') == 1
     where = disk / 'away' if fault == 'gone' else folder
     files.check(str(where / 'ckpt_last' / 'ckpt-2'))
     undo[fault]()
     assert main.run(short(folder)) == 0
-    assert 'Going on from step 2' in capsys.readouterr().out
+    assert 'Resuming at step 2' in capsys.readouterr().out
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
     assert [line['step'] for line in lines if line['kind'] == 'train'] == [1, 2, 3, 4, 5, 6]
   finally:
@@ -261,8 +261,8 @@ def test_a_disk_that_comes_back(tmp_path, capsys, monkeypatch, before_second_sav
   before_second_save(lambda: monkeypatch.setattr(files, 'check', failing))
   assert main.run(short(tmp_path, '--save_retry_seconds=60')) == 0
   printed = capsys.readouterr().out
-  assert printed.count('cannot save: Input/output error; trying again for 60 s') == 1
-  assert 'saved after all' in printed
+  assert printed.count('cannot save: Input/output error; retrying for 60 s') == 1
+  assert 'saved at the repeated try' in printed
 
 
 def poisoned(first, count):
@@ -288,7 +288,7 @@ def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
   line, _ = one_error_line(capsys)
   assert line.startswith('error: step 7 of train: the gradient was not finite in 4 steps in a row')
   assert 'cross_entropy' in line and 'nan' in line
-  assert f'the last good checkpoint is {tmp_path}/ckpt_last/ckpt-6' in line
+  assert f'the last intact checkpoint is {tmp_path}/ckpt_last/ckpt-6' in line
   lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   # Steps 1 to 3 were whole; the first bad one is the fourth.
   assert [line['skipped_steps'] for line in lines if line['kind'] == 'train'] == [0, 0, 0, 1, 2, 3]
@@ -365,6 +365,7 @@ def test_a_restarted_process_goes_on_and_resets_nothing(tmp_path):
   program = f"""
 import os, sys
 from meta_pseudo_labels import main
+from meta_pseudo_labels.training.run import Run
 import tensorflow as tf
 main.RESTART_SECONDS = 0.
 save = Run._save
@@ -378,4 +379,4 @@ sys.exit(main.run({short(tmp_path, '--reset_output_dir')!r}, main.restart_proces
   done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   assert 'AbortedError: preempted: restarting from the newest checkpoint' in done.stderr
-  assert 'Going on from step 4' in done.stdout
+  assert 'Resuming at step 4' in done.stdout

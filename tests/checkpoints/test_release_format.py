@@ -39,7 +39,7 @@ def draw(method, seed):
   """Gives every variable of a method values of its own: {release's name: array}."""
   rng = np.random.RandomState(seed)
   values = {}
-  for name, variable in sorted(release_format.names(method).items()):
+  for name, variable in sorted(release_format.map_names(method).items()):
     value = 1000 * seed if name == 'global_step' else rng.standard_normal(variable.shape)
     values[name] = np.asarray(value, variable.dtype.as_numpy_dtype)
     variable.assign(values[name])
@@ -80,7 +80,7 @@ def test_names_and_shapes_are_those_of_the_release(replay):
   shapes = [tuple(json.loads(shape)) for shape in replay.golden['vars/shapes'].tolist()]
   expected = dict(zip(replay.golden['vars/names'].tolist(), shapes))
   expected.pop('cross_entropy_old', None)
-  found = release_format.names(replay.method)
+  found = release_format.map_names(replay.method)
   assert {name: tuple(v.shape) for name, v in found.items()} == expected
   assert len({id(v) for v in found.values()}) == len(found)
 
@@ -88,7 +88,7 @@ def test_names_and_shapes_are_those_of_the_release(replay):
 @pytest.mark.parametrize('optim_type', ['momentum', 'rmsprop', 'sgd'])
 def test_slots_are_named_as_tensorflow_1_names_them(optim_type):
   method = build(method='supervised', optim_type=optim_type)
-  found = release_format.names(method)
+  found = release_format.map_names(method)
   optimizer = {
     'momentum': lambda: tf.compat.v1.train.MomentumOptimizer(0.1, 0.9),
     'rmsprop': lambda: tf.compat.v1.train.RMSPropOptimizer(0.1, momentum=0.9),
@@ -110,8 +110,8 @@ def test_slots_are_named_as_tensorflow_1_names_them(optim_type):
 
 
 def test_moving_dot_product_is_left_out_where_it_means_something_else():
-  assert 'moving_dot_product' in release_format.names(build())
-  assert 'moving_dot_product' not in release_format.names(build(mpl_feedback='sampled'))
+  assert 'moving_dot_product' in release_format.map_names(build())
+  assert 'moving_dot_product' not in release_format.map_names(build(mpl_feedback='sampled'))
 
 
 def test_golden_formula_loads_into_teacher_student_and_average(tmp_path):
@@ -120,14 +120,14 @@ def test_golden_formula_loads_into_teacher_student_and_average(tmp_path):
   shapes = [json.loads(shape) for shape in golden['vars/shapes'].tolist()]
   slots = ('Momentum', 'global_step', 'cross_entropy_old', 'moving_dot_product')
   values = {
-    name: parity.initial_value(name, shape)
+    name: parity.draw_initial_value(name, shape)
     for name, shape in zip(golden['vars/names'].tolist(), shapes)
     if not name.endswith(slots)
   }
   path = write_as_tf1(tmp_path / 'ckpt-0', values)
   method = parity.Replay(golden).method
   draw(method, 5)
-  variables = release_format.names(method)
+  variables = release_format.map_names(method)
   report = release_format.load(path, variables)
   assert sorted(report.found) == sorted(values)
   assert {name.rsplit('/', 1)[-1] for name in report.missing} == {
@@ -151,12 +151,12 @@ def test_golden_evaluation_logits_come_out_of_a_checkpoint(tmp_path, case, atol)
   golden = np.load(GOLDEN / f'{case}.npz')
   replay = parity.Replay(golden)
   for step in range(4):
-    replay.step(tuple(tf.constant(x) for x in parity.inputs(replay.params, step)))
+    replay.step(tuple(tf.constant(x) for x in parity.draw_inputs(replay.params, step)))
   path = str(tmp_path / 'ckpt-4')
   release_format.write(path, replay.method)
   config = replay.config.replace(seed=9)
   fresh = building.method(config, student=building.model(config, 0, (32, 32, 3), 10))
-  report = release_format.load(path, release_format.names(fresh))
+  report = release_format.load(path, release_format.map_names(fresh))
   assert not report.missing and not report.unused
   assert int(fresh.step) == 4
   batch = np.random.RandomState(7).standard_normal([8, 32, 32, 3]).astype(np.float32)
@@ -181,9 +181,9 @@ def test_what_is_written_is_read_back_exactly(tmp_path, optim_type):
   assert written['global_step'].dtype == np.int64 and written['global_step'] == 3000
   assert written['cross_entropy_old'].shape == written['moving_dot_product'].shape == ()
   other = build(optim_type=optim_type, seed=1)
-  report = release_format.load(path, release_format.names(other))
+  report = release_format.load(path, release_format.map_names(other))
   assert (report.missing, report.wrong_shape, report.unused) == ([], [], ['cross_entropy_old'])
-  assert_equal(release_format.names(other), values)
+  assert_equal(release_format.map_names(other), values)
 
 
 def test_missing_extra_and_wrongly_shaped_names_are_reported(tmp_path):
@@ -192,29 +192,29 @@ def test_missing_extra_and_wrongly_shaped_names_are_reported(tmp_path):
   draw(method, 4)
   del values['ema/model/' + KERNEL], values['global_step']
   values['model/conv/kernel'] = np.zeros([3], np.float32)
-  report = release_format.load(write_as_tf1(tmp_path / 'a', values), release_format.names(method))
+  report = release_format.load(write_as_tf1(tmp_path / 'a', values), release_format.map_names(method))
   assert sorted(report.missing) == sorted(['ema/model/' + KERNEL, 'global_step'])
   assert report.unused == ['model/conv/kernel']
   assert report.lines() == [
     f'{tmp_path}/a: loaded 4 student, 3 average',
-    f'  not in it, left as they were: 1 average, global_step (global_step, ema/model/{KERNEL})',
+    f'  not in it, left unchanged: 1 average, global_step (global_step, ema/model/{KERNEL})',
     '  in it and not used: 1 student (model/conv/kernel)',
   ]
   assert_equal(
-    {name: v for name, v in release_format.names(method).items() if name in report.found}, values
+    {name: v for name, v in release_format.map_names(method).items() if name in report.found}, values
   )
   values['model/' + KERNEL] = np.zeros([2, 9], np.float32)
   path = write_as_tf1(tmp_path / 'b', values)
-  report = release_format.compare(path, release_format.names(method))
+  report = release_format.compare(path, release_format.map_names(method))
   assert report.wrong_shape == [('model/' + KERNEL, (2, 9), (2, 8))]
   assert report.lines()[2] == (
     f'  of another shape: 1 student (model/{KERNEL} ((2, 9) in it, (2, 8) here))'
   )
   before = draw(method, 5)
   with pytest.raises(UserError, match=r'kernel: \(2, 9\) in it, \(2, 8\) here') as error:
-    release_format.load(path, release_format.names(method))
+    release_format.load(path, release_format.map_names(method))
   assert '\n' not in str(error.value)
-  assert_equal(release_format.names(method), before)  # Not a part of it has been loaded.
+  assert_equal(release_format.map_names(method), before)  # Not a part of it has been loaded.
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -225,13 +225,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
   )
   method = build()
   with pytest.raises(UserError, match='has none of the .*, but 1 others such as model/resnet-50'):
-    release_format.load(path, release_format.names(method))
+    release_format.load(path, release_format.map_names(method))
   assert int(method.step) == 0
 
 
 def test_bad_paths_are_one_line_each(tmp_path):
   method = build()
-  variables = release_format.names(method)
+  variables = release_format.map_names(method)
   good = str(tmp_path / 'good')
   release_format.write(good, method)
   (tmp_path / 'text').write_text('no checkpoint')
@@ -247,7 +247,7 @@ def test_bad_paths_are_one_line_each(tmp_path):
     ('empty', 'a folder without a `checkpoint` file'),
     ('lost', 'names .*ckpt-7, which is not there'),
     ('half', r'damaged .* \.data files'),
-    ('other', 'is not of a run of this program'),
+    ('other', 'is not from a run of this program'),
   ):
     with pytest.raises(UserError, match=words) as error:
       release_format.load(str(tmp_path / name), variables, method)
@@ -267,9 +267,9 @@ def test_a_folder_stands_for_its_newest_checkpoint_after_a_move_too(tmp_path):
   (tmp_path / 'old/checkpoint').write_text(f'model_checkpoint_path: "{path}"\n')
   (tmp_path / 'old').rename(tmp_path / 'new')
   draw(method, 9)
-  release_format.load(str(tmp_path / 'new'), release_format.names(method))
+  release_format.load(str(tmp_path / 'new'), release_format.map_names(method))
   assert int(method.step) == 2000
-  assert_equal(release_format.names(method), values)
+  assert_equal(release_format.map_names(method), values)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_one_model_comes_from_the_best_place(tmp_path, role, scopes, expected):
   untouched = draw(method, 2)
   report, place = release_format.load_role(path, method, role)
   assert place == expected and len(report.found) == 4
-  variables = release_format.names(method)
+  variables = release_format.map_names(method)
   mine = [
     name
     for name in variables
@@ -330,7 +330,7 @@ def test_a_run_starts_from_what_its_flags_name(tmp_path):
     else value
     for name, value in values.items()
   }
-  variables = release_format.names(method)
+  variables = release_format.map_names(method)
   del variables['global_step']
   assert_equal(variables, expected)
   assert not release_format.start_from(Config(), method)
@@ -347,11 +347,11 @@ def test_a_mirrored_method_writes_and_reads_the_same(tmp_path):
   saver.Checkpoints(str(tmp_path), 1, train=mirrored).save(1)
   for path in (str(tmp_path / 'a'), str(tmp_path / 'ckpt_last')):
     single = build(**flags, seed=2)
-    report = release_format.load(path, release_format.names(single), single)
+    report = release_format.load(path, release_format.map_names(single), single)
     assert not report.missing and not report.unused
-    assert_equal(release_format.names(single), values)
+    assert_equal(release_format.map_names(single), values)
   draw(mirrored, 2)
-  release_format.load(str(tmp_path / 'a'), release_format.names(mirrored))
-  for name, variable in release_format.names(mirrored).items():
+  release_format.load(str(tmp_path / 'a'), release_format.map_names(mirrored))
+  for name, variable in release_format.map_names(mirrored).items():
     for copy in strategy.experimental_local_results(variable):
       np.testing.assert_array_equal(copy.numpy(), values[name])

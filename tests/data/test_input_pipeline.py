@@ -62,7 +62,7 @@ def fixture_service_address():
     )
     for port in ports
   ]
-  yield service.reached(address)
+  yield service.check_dispatcher(address)
   del workers, dispatcher
 
 
@@ -84,15 +84,15 @@ def test_a_service_s_workers_make_the_same_batches(service_address, replicas):
 @pytest.mark.parametrize(
   'address, words',
   [
-    ('nowhere', "must be the dispatcher's host:port"),
-    ('http://a:1', 'must be the dispatcher'),
+    ('nowhere', "give the dispatcher's host:port"),
+    ('http://a:1', 'give the dispatcher'),
     ('localhost:1', 'no dispatcher answers'),
     ('localhost:99999', 'no dispatcher answers'),
   ],
 )
 def test_a_service_that_is_not_there_is_named(address, words):
   with pytest.raises(UserError, match=f'--dataset_service_address={address}: .*{words}'):
-    service.reached(address)
+    service.check_dispatcher(address)
 
 
 def test_shapes_types_and_labels_that_stay_with_their_images():
@@ -172,6 +172,6 @@ def test_one_cpu_device_reads_a_dataset_without_tuning_thread():
     ),
     lambda context: input_pipeline.eval_batches(IMAGES, LABELS, views=views, batch_size=8),
   ):
-    dataset = devices.datasets(strategy, make)
+    dataset = devices.distribute_batches(strategy, make)
     assert isinstance(dataset, tf.data.Dataset)
     assert not dataset.options().autotune.enabled

@@ -118,7 +118,7 @@ def train(strategy, kind, jit_compile=False, **options):
     ]
     return tf.data.Dataset.from_tensor_slices(tuple(map(np.stack, zip(*rows))))
 
-  iterator = iter(devices.datasets(strategy, shares))
+  iterator = iter(devices.distribute_batches(strategy, shares))
   loop = device_loop.compiled(strategy, method, jit_compile)
   logs = [loop(iterator, tf.constant(1), tf.constant(STEPS, tf.int64)) for _ in range(STEPS)]
   variables = [*student.variables, *teacher.variables, *method.average.averages]

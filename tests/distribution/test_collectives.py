@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 def test_a_sum_over_replicas_and_both_derivatives():
-  strategy = devices.mirrored(['CPU:0', 'CPU:1'])
+  strategy = devices.create_mirrored(['CPU:0', 'CPU:1'])
 
   def replica():
     value = tf.constant([1.0, 2.0]) * tf.cast(
@@ -33,7 +33,7 @@ def test_a_sum_over_replicas_and_both_derivatives():
 
 def test_a_replica_s_graph_ends_where_another_one_s_values_come_in():
   """TensorFlow walks back from every sum; through all replicas' graphs that takes minutes."""
-  strategy = devices.mirrored(['CPU:0', 'CPU:1'])
+  strategy = devices.create_mirrored(['CPU:0', 'CPU:1'])
   replica = lambda: collectives.sum_over_replicas(tf.sin(tf.random.stateless_uniform([2], [0, 1])))
   step = tf.function(lambda: strategy.experimental_local_results(strategy.run(replica)), autograph=False)
   sums = [op for op in step.get_concrete_function().graph.get_operations() if op.type == 'AddN']

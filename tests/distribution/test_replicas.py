@@ -38,7 +38,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize('count', [2, 4])
 @pytest.mark.parametrize('kind', replicas.KINDS)
 def test_devices_train_what_one_trains(alone, kind, count):
-  strategy = devices.mirrored([f'CPU:{index}' for index in range(count)])
+  strategy = devices.create_mirrored([f'CPU:{index}' for index in range(count)])
   assert_same(replicas.train(strategy, kind), alone[kind])
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 @pytest.mark.parametrize('cores, expected', [(2, (2, 1)), (4, (2, 2)), (8, (4, 2)), (16, (4, 4))])
 def test_parts_are_as_square_as_can_be(cores, expected):
-  assert spatial.grid(cores) == expected
+  assert spatial.choose_grid(cores) == expected
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def test_parts_are_as_square_as_can_be(cores, expected):
   ],
 )  # v4: one core a chip, in three dimensions.
 def test_a_replica_is_a_block_of_the_mesh(mesh, cores, expected):
-  assert spatial.computation_shape(mesh, cores) == expected
+  assert spatial.choose_block(mesh, cores) == expected
 
 
 def test_a_mesh_that_cannot_be_divided():
   with pytest.raises(UserError, match=r'--num_cores_per_replica=16: a TPU of 8 cores \(mesh 2x2x1x2\)'):
-    spatial.computation_shape((2, 2, 1, 2), 16)
+    spatial.choose_block((2, 2, 1, 2), 16)
 
 
 class Resolver:
@@ -80,7 +80,7 @@ def test_one_core_a_replica_is_the_plain_strategy(two_by_two_chips):
 def split_strategy(cores):
   """A SplitReplicas of which nothing but the splitting of tensors works."""
   strategy = object.__new__(spatial.SplitReplicas)
-  strategy.grid = spatial.grid(cores)
+  strategy.grid = spatial.choose_grid(cores)
   strategy._extended = type('Extended', (), {'_tpu_devices': np.empty([1, cores], object)})
   return strategy
 
@@ -175,15 +175,15 @@ def test_evaluation_is_split_too(on_four_cores):
 @pytest.mark.parametrize(
   'sizes, words',
   [
-    ((512, 510), 'cuts images into 4 x 4 parts, and 510 pixels a side cannot be divided by 4'),
-    ((), 'cuts images into 4 x 4 parts, and there are none'),
+    ((512, 510), 'splits images into 4 x 4 parts, and 510 pixels per side cannot be divided by 4'),
+    ((), 'splits images into 4 x 4 parts, and there are no images'),
   ],
 )
 def test_images_that_cannot_be_split(sizes, words):
   with pytest.raises(UserError, match=words):
-    spatial.check(split_strategy(16), sizes)
-  spatial.check(tf.distribute.get_strategy(), sizes)
-  spatial.check(split_strategy(16), (512, 64))
+    spatial.check_sizes(split_strategy(16), sizes)
+  spatial.check_sizes(tf.distribute.get_strategy(), sizes)
+  spatial.check_sizes(split_strategy(16), (512, 64))
 
 
 def test_what_was_trained_on_split_replicas_is_used_without_them(tmp_path):
@@ -196,7 +196,7 @@ def test_what_was_trained_on_split_replicas_is_used_without_them(tmp_path):
   )
   (tmp_path / 'hparams.json').write_text(to_json(trained), encoding='utf-8')
   report = Config(task_mode='report', output_dir=str(tmp_path))
-  found = run_folder.as_trained(report)
+  found = run_folder.load_trained_config(report)
   assert (found.use_xla_sharding, found.num_cores_per_replica) == (False, 1)
   # Training goes on too, on another number of cores.
   run_folder.prepare_folder(trained.replace(use_xla_sharding=False, num_cores_per_replica=1))

@@ -133,17 +133,17 @@ def test_a_bad_request_is_one_line_of_the_chief_and_ends_both(tmp_path):
   statuses, outputs = finish(start_workers(command(tmp_path, '--reset_output_dir')))
   assert statuses == [2, 2], outputs
   assert 'this program did not make it' in outputs[0]
-  assert 'error: another worker cannot go on' in outputs[1]
+  assert 'error: another worker failed' in outputs[1]
   assert sorted(os.listdir(tmp_path)) == ['.lock', 'thesis.tex']
 
 
 @pytest.mark.parametrize(
   'value, words',
   [
-    ('{"cluster": ', 'must be JSON'),
-    ('[]', 'must be JSON'),
+    ('{"cluster": ', 'give JSON'),
+    ('[]', 'give JSON'),
     ('', 'names no workers'),
-    ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 7}}', 'refuses'),
+    ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 7}}', 'rejects'),
   ],
 )
 def test_a_bad_cluster_is_one_line(tmp_path, capsys, monkeypatch, value, words):
@@ -159,22 +159,26 @@ def test_parts_of_a_cpu_are_refused_to_several_workers(tmp_path, capsys, monkeyp
     json.dumps({'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 0}}),
   )
   assert main.run(command(tmp_path, '--num_virtual_devices=4')[2:]) == 2
-  assert capsys.readouterr().err.startswith('error: --num_virtual_devices=4: not with several workers')
+  assert capsys.readouterr().err.startswith(
+    'error: --num_virtual_devices=4: not possible with several workers'
+  )
 
 
 def test_one_process_is_the_chief_and_writes_where_it_is_told(one_device, tmp_path):
-  assert workers.number(one_device) == (0, 1)
-  assert workers.is_chief(None) and workers.of_chief(one_device, 7) == 7
+  assert workers.index_and_count(one_device) == (0, 1)
+  assert workers.is_chief(None) and workers.from_chief(one_device, 7) == 7
   with workers.folder(one_device, str(tmp_path)) as place:
-    assert place == str(tmp_path) == workers.shared(place)
+    assert place == str(tmp_path) == workers.path_in_run_folder(place)
   with pytest.raises(UserError, match='no'):
-    workers.prepare(one_device, lambda: (_ for _ in ()).throw(UserError('no')))
+    workers.run_on_chief(one_device, lambda: (_ for _ in ()).throw(UserError('no')))
 
 
 def test_a_worker_s_own_folder_stands_for_the_run_s(monkeypatch, tmp_path):
-  monkeypatch.setattr(workers, 'number', lambda strategy: (1, 2))
+  monkeypatch.setattr(workers, 'index_and_count', lambda strategy: (1, 2))
   with workers.folder(None, str(tmp_path)) as own:
     assert own != str(tmp_path)
-    assert workers.shared(own) == str(tmp_path)
-    assert workers.shared(os.path.join(own, 'baselines', 'uda')) == str(tmp_path / 'baselines' / 'uda')
+    assert workers.path_in_run_folder(own) == str(tmp_path)
+    assert workers.path_in_run_folder(os.path.join(own, 'baselines', 'uda')) == str(
+      tmp_path / 'baselines' / 'uda'
+    )
   assert not os.path.exists(own)

@@ -75,7 +75,7 @@ def train(name, replicas, steps=3, data=None):
   strategy = (
     tf.distribute.OneDeviceStrategy('CPU:0')
     if replicas == 1
-    else (devices.mirrored([f'CPU:{i}' for i in range(replicas)]))
+    else (devices.create_mirrored([f'CPU:{i}' for i in range(replicas)]))
   )
   with strategy.scope():
     method = make(name)
@@ -232,7 +232,7 @@ def test_a_model_without_weights_is_refused():
 
 def test_a_batch_that_does_not_divide_is_refused():
   with pytest.raises(ValueError, match='--train_batch_size=7 .* multiple of 2, such as 8'):
-    devices.per_replica(7, 2, 'train_batch_size')
+    devices.divide_batch(7, 2, 'train_batch_size')
 
 
 def test_a_teacher_without_feedback_is_uda():

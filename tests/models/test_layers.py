@@ -285,7 +285,7 @@ def test_replicas_normalize_within_their_groups_and_average_over_all(monkeypatch
   """Four replicas in two groups: by hand."""
   monkeypatch.setattr(batch_norm, 'ONE_GROUP', 2)
   x = images(batch=8) + np.repeat([0, 0, 5, 9], 2).astype(np.float32)[:, None, None, None]
-  strategy = devices.mirrored([f'CPU:{index}' for index in range(4)])
+  strategy = devices.create_mirrored([f'CPU:{index}' for index in range(4)])
   with strategy.scope():
     layer = batch_norm.BatchNorm('norm', DECAY, EPSILON, batch_size=4)
     layer.build([None, 4, 5, 3])

@@ -79,7 +79,7 @@ def test_remat_changes_no_result(method, feedback, model_type, size):
 )
 def test_boundaries_lie_between_blocks(name, size, blocks):
   model = models.build(name, num_classes=CLASSES, input_shape=(size, size, 3))
-  ends = remat.boundaries(model)
+  ends = remat.find_boundaries(model)
   assert [tensor.name.split('/')[1] for tensor in ends] == blocks
 
 
@@ -103,7 +103,7 @@ def test_a_block_is_computed_again_after_the_cotangent_is_there():
   twice, graph = convolutions(True)
   assert len(twice) == 2 * len(once)
   waiting = [op for op in graph.get_operations() if op.control_inputs and 'again' in op.name]
-  assert len(waiting) == len(remat.boundaries(model))
+  assert len(waiting) == len(remat.find_boundaries(model))
   # A batch norm's statistics are found once, and known when they are needed again.
   norms = [op.get_attr('is_training') for op in graph.get_operations() if op.type == 'FusedBatchNormV3']
   assert (norms.count(True), norms.count(False)) == (7, 7)

@@ -6,12 +6,12 @@ import os
 import shutil
 import subprocess
 
-from meta_pseudo_labels import build, main, report
+from meta_pseudo_labels import build, main
 from meta_pseudo_labels.build import Phase
 from meta_pseudo_labels.config import from_json, parse
 from meta_pseudo_labels.data import semi_supervised
 from meta_pseudo_labels.distribution import devices
-from meta_pseudo_labels.report import curves, page
+from meta_pseudo_labels.report import curves, document, page
 from meta_pseudo_labels.training import evaluate
 from meta_pseudo_labels.training import run as run_module
 from meta_pseudo_labels.training.run import Run
@@ -110,7 +110,7 @@ def test_a_training_ends_with_a_report_of_all_there_is(run, capsys):
     '--num_train_steps',
     'was the best on the validation split',
     f'TensorFlow {tf.__version__}',
-    '40 labeled (4 to 4 a class)',
+    '40 labeled (4 to 4 per class)',
   ):
     assert words in ' '.join(found.texts), words
   results = json.loads((run / 'results.json').read_text())
@@ -192,11 +192,11 @@ def test_a_failing_report_is_one_line_and_no_failure(tmp_path, capsys, monkeypat
   def fail(run):
     raise OSError(28, 'No space left\non device')
 
-  monkeypatch.setattr(report, 'write', fail)
+  monkeypatch.setattr(document, 'write', fail)
   argv = ['main', '--dataset_name=two_moons_6', '--model_type=mlp-8x1', f'--output_dir={tmp_path}']
   assert main.run([*argv, *TINY]) == 0
   (line,) = [line for line in capsys.readouterr().out.splitlines() if 'report.html' in line]
-  assert line.startswith('report.html was not made (OSError: [Errno 28] No space left on device)')
+  assert line.startswith('report.html was not written (OSError: No space left on device)')
   assert (tmp_path / 'table.json').exists()
 
 
@@ -204,7 +204,7 @@ def test_a_failing_report_is_one_line_and_no_failure(tmp_path, capsys, monkeypat
   'flags, words',
   [
     (['--output_dir=/no/such'], '--output_dir=/no/such: no run there'),
-    (['--output_dir='], '--output_dir: required and not given'),
+    (['--output_dir='], '--output_dir: not given'),
     (['--model_type=wrn-16-1'], 'model_type wrn-10-1 -> wrn-16-1'),
     (['--reset_output_dir'], 'would delete the checkpoints'),
     (['--output_dir={empty}'], 'no checkpoint there, which --task_mode=report needs'),
@@ -259,19 +259,19 @@ def test_calibration_by_hand():
     predicted=np.array([0, 1, 0, 2]),
     confidence=np.array([1.0, 0.9, 0.5, 0.45], np.float32),
   )
-  assert evaluate.confusion(found, 3).tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
-  result = evaluate.calibration(found, num_bins=2)
+  assert evaluate.count_confusions(found, 3).tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
+  result = evaluate.measure_calibration(found, num_bins=2)
   # .5 belongs to the lower of two bins: two wrong ones there, two right ones in the upper.
   assert [(entry['examples'], entry['accuracy']) for entry in result['bins']] == [(2, 0), (2, 1)]
   assert result['ece'] == pytest.approx(0.5 * 0.475 + 0.5 * 0.05)
-  assert evaluate.calibration(found, num_bins=10)['bins'][0] == {
+  assert evaluate.measure_calibration(found, num_bins=10)['bins'][0] == {
     'from': 0.0,
     'to': 0.1,
     'examples': 0,
     'confidence': None,
     'accuracy': None,
   }
-  assert evaluate.details(found, ['a', 'b', 'c'])['per_class'][2]['accuracy'] is None
+  assert evaluate.summarize(found, ['a', 'b', 'c'])['per_class'][2]['accuracy'] is None
   assert found.mistakes(5).tolist() == [2, 3]
 
 
@@ -299,12 +299,12 @@ def test_curves_go_over_phases_and_are_thinned(tmp_path):
     + '{"half'
   )
 
-  class Run:
+  class Recorded:
     phases = [Phase(name, None, 600, 1, 0, {}) for name in ('train', 'finetune')]
     steps_before = Run.steps_before
 
   logged = curves.read_metrics(str(tmp_path / 'm.jsonl'))
-  x, y = curves.series(Run(), logged, 'train', {'x': 'X', 'z': 'Z'})['X']
+  x, y = curves.collect_series(Recorded(), logged, 'train', {'x': 'X', 'z': 'Z'})['X']
   assert len(x) == 300 and x[0] == 2.5 and x[-1] == 1198.5
   assert y[0] == y[150] == 2.5
 

@@ -214,7 +214,7 @@ def test_a_folder_that_is_not_ours_is_not_emptied(tmp_path, capsys):
     (['--output_dir=/proc/nothing/here'], '--output_dir=/proc/nothing/here'),
     (
       ['--strategy=mirrored', '--train_batch_size=6', '--eval_batch_size=8'],
-      '--train_batch_size=6 cannot be divided among 4 replicas',
+      '--train_batch_size=6: cannot be divided among 4 replicas',
     ),
     (['--model_type=wrn-10-1'], 'rank 3'),
     (['--task_mode=eval'], 'no checkpoint'),

@@ -1,9 +1,9 @@
-"""Views of image batches: RandAugment, the weak view, cutout; noise for vectors.
+"""Views of batches: RandAugment, the weak view and cutout for images; noise for vectors.
 
-Everything takes whole batches, eagerly or inside tf.data, and draws through `rng`: a view is a
-function of (seed, step, position in the global batch). `total` is the number of rows of the
-global batch (default: the rows given) and `offset` the position of the first given row in it,
-so a replica that holds rows [offset, offset + N) makes the views that one device would.
+All functions take batches, eagerly or inside tf.data, and draw through `rng`. So a view is a function
+of (seed, step, position in the global batch). `total` is the number of rows of the global batch
+(default: the number of given rows). `offset` is the position of the first given row in it. So a replica
+that holds rows [offset, offset + N) makes the same views as a single device.
 
 Source: the release's augment.py and data_utils.py; RandAugment is Cubuk et al. 2020
 (arXiv:1909.13719), cutout DeVries and Taylor 2017 (arXiv:1708.04552).
@@ -20,11 +20,12 @@ import tensorflow as tf
 
 
 def levels(magnitude, cutout_const, translate_const):
-  """The arguments of every operation at a magnitude: dict of name -> tuple.
+  """Computes the arguments of every operation at a magnitude: dict of name -> tuple.
 
-  `magnitude` is a number from 0, 10 the nominal maximum (above it the arguments exceed their
-  ranges, as in the release); `cutout_const` and `translate_const` are pixels at 10. Signs are
-  not included. Floats are rounded to float32; Solarize's threshold is before its uint8 cast.
+  `magnitude` is a number of at least 0; 10 is the nominal maximum. Above it the arguments exceed their
+  ranges, as in the release. `cutout_const` and `translate_const` are pixels at magnitude 10. The
+  arguments have no signs. Floats are rounded to float32. Solarize's threshold is the one before the
+  cast to uint8.
   """
   share = magnitude / 10
   none = ()
@@ -33,7 +34,7 @@ def levels(magnitude, cutout_const, translate_const):
   translate = (float(np.float32(share * float(translate_const))),)
 
   def integer(multiplier):
-    # In float32 like the release: float64 can fall on the other side of an integer.
+    # In float32 like the release, since float64 can be on the other side of an integer.
     return (int(np.float32(magnitude) / np.float32(10) * np.float32(multiplier)),)
 
   return {
@@ -58,14 +59,14 @@ def levels(magnitude, cutout_const, translate_const):
 
 
 def _draw(images, key, purpose, columns, offset, total):
-  """Uniform [0, 1) float32 `[N, columns]`: these rows of the global batch's draw."""
+  """Returns the images' rows of the global batch's draw: uniform [0, 1), float32 `[N, columns]`."""
   count = tf.shape(images)[0]
   draws = rng.uniform(key, purpose, [count if total is None else total, columns])
   return rng.rows(draws, offset, count)
 
 
 def _up_to(draws, limit):
-  """Uniform [0, 1) draws as integers in [0, limit), int32."""
+  """Maps uniform draws in [0, 1) to integers in [0, limit), int32."""
   return tf.cast(draws * tf.cast(limit, tf.float32), tf.int32)
 
 
@@ -90,7 +91,7 @@ _GROUPS = ('unchanged', 'tables', 'transforms') + _OTHERS
 
 
 def _group_of(name):
-  """The number of the group that operation `name` belongs to; ValueError if there is none."""
+  """Returns the number of the group of operation `name`. Raises ValueError for an unknown operation."""
   if name == 'Identity':
     return _GROUPS.index('unchanged')
   if name in _TABLES:
@@ -99,16 +100,16 @@ def _group_of(name):
     return _GROUPS.index('transforms')
   if name in _OTHERS:
     return _GROUPS.index(name)
-  raise ValueError(f'RandAugment has no operation {name!r}: choose from {", ".join(AUGMENT_OPS)}')
+  raise ValueError(f'RandAugment: has no operation {name!r}; choose from {", ".join(AUGMENT_OPS)}')
 
 
 @functools.lru_cache(maxsize=32)
 def _constants(ops, arguments, height, width):
-  """What `ops` need and no image decides: tables `[K, 256]` and transforms `[K, 2, 8]`.
+  """Computes the data of `ops` that depend on no image: tables `[K, 256]`, transforms `[K, 2, 8]`.
 
-  `arguments` are theirs, in order; the transforms are those of the negative and the positive
-  argument; rows of operations of other groups are zeros. Numpy arrays, computed eagerly also
-  when a graph is being built: a graph optimizer could round them otherwise.
+  `arguments` are those of `ops`, in the same order. The transforms are those of the negative and of the
+  positive argument. Rows of operations of other groups are zeros. The results are Numpy arrays. They are
+  computed eagerly, also while a graph is built, since a graph optimizer could round them differently.
   """
   tables = np.zeros([len(ops), 256], np.uint8)
   transforms = np.zeros([len(ops), 2, 8], np.float32)
@@ -123,7 +124,7 @@ def _constants(ops, arguments, height, width):
 
 
 def _apply_group(group, images, op, positive, centers, constants, arguments):
-  """One group's operations on the images that chose one of them (possibly none)."""
+  """Applies the operations of one group to the images (possibly none) that drew one of them."""
   tables, transforms = constants
   if group == 'unchanged':
     return images
@@ -143,7 +144,10 @@ def _apply_group(group, images, op, positive, centers, constants, arguments):
 
 
 def _layer(images, applied, op, positive, centers, ops, arguments):
-  """Operation `ops[op[n]]` on every image n where `applied`; int32 `[N]`, centers `[N, 2]`."""
+  """Applies operation `ops[op[n]]` to every image n where `applied`.
+
+  `applied` is bool `[N]`, `op` and `positive` are int32 `[N]`, `centers` is int32 `[N, 2]`.
+  """
   height, width, _ = images.shape[1:]
   groups = np.array([_group_of(name) for name in ops], np.int32)
   constants = _constants(ops, tuple(arguments[name] for name in ops), height, width)
@@ -174,23 +178,26 @@ def rand_augment(
   offset=0,
   total=None,
 ):
-  """RandAugment of a batch, with the release's operations, ranges and probabilities.
+  """Applies RandAugment to a batch, with the release's operations, ranges and probabilities.
 
-  Each image draws one probability from U(.2, .8); each layer draws one of `ops` for it and
-  applies it with that probability. Signs of geometric arguments and the centers of cutout are
-  drawn too. The draws: `rand_augment/probability` [total, 1], and for each layer
-  `rand_augment/layer<i>` [total, 5]: operation, apply, sign, center row, center column.
+  Each image draws one probability from U(0.2, 0.8). Each layer draws one of `ops` for the image and
+  applies it with that probability. The signs of geometric arguments and the centers of cutout are drawn
+  too. The draws are `rand_augment/probability` [total, 1], and for each layer `rand_augment/layer<i>`
+  [total, 5]: operation, apply, sign, center row, center column.
 
   Args:
     images: `[N, H, W, C]` uint8; H, W, C static, C 1 or 3.
     key: int32 `[2]` from `rng.key(seed, step)`.
-    num_layers: operations in a row.
+    num_layers: int, number of successive operations.
     magnitude, cutout_const, translate_const: see `levels`.
-    ops: names of the operations to draw from; a dataset can leave some out.
-    offset, total: where the images stand in the global batch; see the module.
+    ops: names of the operations to draw from.
+    offset, total: position of the images in the global batch; see the module.
 
-  Returns: `[N, H, W, C]` uint8.
-  Raises: ValueError for other images or an unknown operation.
+  Returns:
+    `[N, H, W, C]` uint8.
+
+  Raises:
+    ValueError: the images have another shape or type, or an operation is unknown.
   """
   images = image_ops.as_images(images)
   ops = tuple(ops)
@@ -212,18 +219,23 @@ def rand_augment(
 
 
 def weak(images, key, purpose, *, flip=True, pad, offset=0, total=None):
-  """Mirrored with probability 1/2 (if `flip`), padded by `pad` grey pixels, cropped back.
+  """Mirrors images with probability 1/2 (if `flip`), pads them with grey, and crops them at random.
 
-  Draws `purpose` [total, 3]: mirrored (below .5), first row, first column of the crop.
+  Draws `purpose` [total, 3]: mirrored (below 0.5), first row, first column of the crop.
 
   Args:
     images: `[N, H, W, C]` uint8; H, W, C static, C 1 or 3.
-    key, purpose: the key of the step and what the draw is for (str).
-    flip: False where left and right mean something (digits).
-    pad: int pixels on each side.
-    offset, total: where the images stand in the global batch; see the module.
+    key: int32 `[2]`, the key of the step.
+    purpose: str, the purpose of the draw.
+    flip: bool; False for images whose left and right matter, such as digits.
+    pad: int, pixels on each side.
+    offset, total: position of the images in the global batch; see the module.
 
-  Returns: `[N, H, W, C]` uint8. Raises: ValueError for other images.
+  Returns:
+    `[N, H, W, C]` uint8.
+
+  Raises:
+    ValueError: the images have another shape or type.
   """
   images = image_ops.as_images(images)
   if not flip and not pad:
@@ -234,10 +246,10 @@ def weak(images, key, purpose, *, flip=True, pad, offset=0, total=None):
 
 
 def random_cutout(images, key, purpose, *, pad_size, replace=image_ops.GREY, offset=0, total=None):
-  """A box of up to 2 * `pad_size` pixels a side, about a random pixel, set to `replace`.
+  """Sets a box of up to 2 * `pad_size` pixels per side, around a random pixel, to `replace`.
 
-  Images `[N, H, W, C]` uint8 in and out; draws `purpose` [total, 2]: center row and column.
-  Raises ValueError for other images.
+  It takes and returns images `[N, H, W, C]` uint8, and raises ValueError for others. It draws `purpose`
+  [total, 2]: center row and column.
   """
   images = image_ops.as_images(images)
   draws = _draw(images, key, purpose, 2, offset, total)
@@ -245,19 +257,23 @@ def random_cutout(images, key, purpose, *, pad_size, replace=image_ops.GREY, off
 
 
 def views(images, key, *, flip, magnitude, pad=None, ops=RELEASE_OPS, offset=0, total=None):
-  """The original and the augmented view of unlabeled images: the release's CIFAR recipe.
+  """Makes the original and the augmented view of unlabeled images by the release's CIFAR recipe.
 
-  With size = min(H, W): original = flip, pad by size // 8 (or `pad`), crop. Augmented = the
-  ORIGINAL view, two layers of RandAugment (cutout and translation size // 8 at magnitude 10),
-  cutout of size // 4 to each side, then flip, pad and crop once more.
+  Let size = min(H, W). The original view is flipped, padded by size // 8 (or `pad`) and cropped. The
+  augmented view starts from the ORIGINAL view. Two layers of RandAugment (cutout and translation of
+  size // 8 at magnitude 10) and a cutout of size // 4 to each side follow. Then it is flipped, padded
+  and cropped once more.
 
   Args:
     images: `[N, H, W, C]` uint8; H, W, C static, C 1 or 3.
     key: int32 `[2]` from `rng.key(seed, step)`.
     flip, magnitude, pad, ops, offset, total: see `weak` and `rand_augment`.
 
-  Returns: (original, augmented), both `[N, H, W, C]` uint8.
-  Raises: ValueError for other images or an unknown operation.
+  Returns:
+    (original, augmented), both `[N, H, W, C]` uint8.
+
+  Raises:
+    ValueError: the images have another shape or type, or an operation is unknown.
   """
   images = image_ops.as_images(images)
   size = min(images.shape[1:3])
@@ -272,14 +288,14 @@ def views(images, key, *, flip, magnitude, pad=None, ops=RELEASE_OPS, offset=0, 
 
 
 def normalize(images, mean, std, dtype=tf.float32):
-  """(images - mean) / std: uint8 `[N, H, W, C]` -> `dtype` of the same shape.
+  """Computes (images - mean) / std: uint8 `[N, H, W, C]` -> `dtype` of the same shape.
 
-  `mean` and `std` are one number a channel, in units of 0..255. Computed in float32 and
-  rounded to `dtype` once. Raises ValueError for other images.
+  `mean` and `std` have one number per channel, in units of 0..255. It is computed in float32 and rounded
+  to `dtype` once. Raises ValueError for other images.
   """
   images = image_ops.as_images(images)
   height, width, channels = images.shape[1:]
-  # Flat and tiled, because broadcasting over an innermost 3 is several times slower.
+  # Flat and tiled, since broadcasting over an innermost axis of 3 is several times slower.
   mean, std = (
     np.tile(np.broadcast_to(np.asarray(value, np.float32), [channels]), height * width)
     for value in (mean, std)
@@ -289,9 +305,9 @@ def normalize(images, mean, std, dtype=tf.float32):
 
 
 def jitter(points, key, stddev, *, purpose='jitter', offset=0, total=None):
-  """points + stddev * standard normal noise: the views of vectors `[N, D]` float32.
+  """Makes views of vectors `[N, D]` float32: points + stddev * standard normal noise.
 
-  `stddev` is in the units of the points; draws `purpose` [total, D].
+  `stddev` is in the units of the points. It draws `purpose` [total, D].
   """
   points = tf.convert_to_tensor(points, tf.float32)
   count, dimensions = tf.shape(points)[0], tf.shape(points)[1]

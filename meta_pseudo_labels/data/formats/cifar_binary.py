@@ -1,4 +1,4 @@
-"""CIFAR-10's binary records, as the release reads them; where there are none, TFDS."""
+"""Reads CIFAR-10's binary records, as the release does, or CIFAR-10 from TFDS."""
 
 import os
 
@@ -19,14 +19,14 @@ def load(info, request):
   """Returns the `storage.Data` of CIFAR-10.
 
   Raises:
-    UserError: it is damaged, or neither found nor fetched.
+    UserError: it is damaged, or cannot be found or downloaded.
   """
   folder = cifar10_folder(request.data_dir)
   return load_cifar10_records(info, folder) if folder else tfds.load(info, request)
 
 
 def cifar10_folder(data_dir):
-  """The folder under `data_dir` that has the binary records, or None."""
+  """Returns the folder under `data_dir` that has the binary records, or None."""
   for folder in (os.path.join(data_dir, 'cifar-10-batches-bin'), data_dir) if data_dir else ():
     if tf.io.gfile.exists(os.path.join(folder, _CIFAR10_TRAIN_FILES[0])):
       return folder
@@ -34,7 +34,7 @@ def cifar10_folder(data_dir):
 
 
 def load_cifar10_records(info, folder):
-  """The records the release reads: a label byte, then 32x32 red, green and blue planes."""
+  """Reads the release's records: a label byte, then 32x32 red, green and blue planes."""
 
   def read(names):
     records = [_read_cifar10_file(os.path.join(folder, name)) for name in names]
@@ -46,11 +46,11 @@ def load_cifar10_records(info, folder):
 
 
 def _read_cifar10_file(path):
-  """uint8 [N, 3073]."""
+  """Reads the records of one file: uint8 [N, 3073]. Raises UserError if it is damaged."""
   content = np.frombuffer(idx.read_file(path), np.uint8)
   if not len(content) or len(content) % _CIFAR10_RECORD:
     raise UserError(
-      f'{path} is damaged: {len(content)} bytes are no whole number of '
-      f'{_CIFAR10_RECORD}-byte records: fetch it again'
+      f'{path}: damaged ({len(content)} bytes are not a multiple of the '
+      f'{_CIFAR10_RECORD} bytes of a record); fetch it again'
     )
   return content.reshape(-1, _CIFAR10_RECORD)

@@ -1,6 +1,6 @@
-"""ImageNet in TFRecord shards: which there are, where their records lie, what their labels are.
+"""Reads ImageNet from TFRecord shards: finds the shards, the places of their records, and the labels.
 
-Images stay in their files, from which `storage.Records` reads them one by one.
+The images stay in their files. `storage.Records` reads them one by one.
 """
 
 import concurrent.futures
@@ -16,13 +16,13 @@ from meta_pseudo_labels.errors import UserError, one_line
 import numpy as np
 import tensorflow as tf
 
-# Shards read at one time: what takes long on a network is the answer, not the bytes.
+# Number of shards that are read in parallel. On a network the latency dominates, not the bandwidth.
 _THREADS = 16
-# Records whose labels are parsed at once, some 110 kB each, and bytes fetched at once.
+# Number of records (some 110 kB each) whose labels are parsed at once, and bytes fetched at once.
 _BATCH = 64
 _BUFFER = 1 << 20
 
-# What the release calls its sets: those with labels to learn from, those without, the test's.
+# The release's names of the sets: (labeled training, unlabeled training, test).
 _RELEASE_SETS = {
   'imagenet': ('train', None, 'validation'),
   'imagenet_10_percent': ('ten_percent', 'train', 'validation'),
@@ -39,7 +39,7 @@ _FOOT = storage.RECORD_FOOT
 
 
 def _crc32c_table():
-  """The checksum of every byte, from Castagnoli's polynomial, its bits mirrored."""
+  """Computes the checksum of every byte, from Castagnoli's polynomial with its bits reversed."""
   table = []
   for value in range(256):
     for _ in range(8):
@@ -52,7 +52,7 @@ _CRC32C = _crc32c_table()
 
 
 def _masked_crc32c(content):
-  """The checksum (int) that TFRecord files keep of some bytes."""
+  """Computes the checksum (int) of bytes that TFRecord files store."""
   crc = 0xFFFFFFFF
   for byte in content:
     crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
@@ -60,14 +60,14 @@ def _masked_crc32c(content):
   return (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF
 
 
-def _of_each(function, paths):
-  """[function(path)] in the order of the paths, some at one time; raises what the first raises."""
+def _map_in_parallel(function, paths):
+  """Returns [function(path)] in the order of the paths, computed in parallel; raises the first error."""
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     return list(pool.map(function, paths))
 
 
 def index(paths, key):
-  """Finds every record of uncompressed TFRecord files, by their heads alone.
+  """Finds every record of uncompressed TFRecord files; reads only the records' headers.
 
   Args:
     paths: str or path-likes `[P]`, local or remote.
@@ -77,16 +77,17 @@ def index(paths, key):
     `storage.Records`, file by file in the order of `paths`.
 
   Raises:
-    UserError: a file cannot be read, is damaged or ends too soon; no file has a record.
+    UserError: a file cannot be read, is damaged or is truncated; no file has a record.
   """
   paths = [os.fspath(path) for path in paths]
   if not paths:
-    raise UserError('no TFRecord file was named: name one or more')
-  places = _of_each(_places, paths)
+    raise UserError('TFRecord files: none given; give one or more')
+  places = _map_in_parallel(_find_places, paths)
   counts = [len(place) for place in places]
   if not sum(counts):
     raise UserError(
-      f'none of {len(paths)} TFRecord files has a record, {paths[0]} being the first: fetch them again'
+      f'{paths[0]}: none of {len(paths)} TFRecord files, of which it is the first, has a record; '
+      'fetch them again'
     )
   return storage.Records(
     np.array(paths), np.repeat(np.arange(len(paths), dtype=np.int32), counts), np.concatenate(places), key
@@ -94,14 +95,14 @@ def index(paths, key):
 
 
 def _open(path):
-  """A file to read from; `GFile` fetches half a MB after every seek, so only what is remote."""
+  """Opens a file for reading, with `GFile` only if it is remote: it fetches 0.5 MB after every seek."""
   if '://' in path:
     return tf.io.gfile.GFile(path, 'rb')
   return open(path, 'rb', buffering=0)
 
 
-def _places(path):
-  """`Records.place` of one file, int64 `[n, 2]`. Raises UserError."""
+def _find_places(path):
+  """Returns `Records.place` of one file, int64 `[n, 2]`. Raises UserError."""
   places = []
   start = 0
   try:
@@ -114,60 +115,60 @@ def _places(path):
         start = before + length + _FOOT
         if start > size:
           raise UserError(
-            f'{path} ends at byte {size}, inside the record at byte {before - _HEAD.size}: fetch it again'
+            f'{path}: ends at byte {size}, inside the record at byte {before - _HEAD.size}; fetch it again'
           )
         places.append((length, before))
   except (OSError, tf.errors.OpError) as error:
-    raise UserError(f'cannot read {path}: {one_line(error)}') from error
+    raise UserError(f'{path}: cannot be read ({one_line(error)}); fetch it again') from error
   return np.array(places, np.int64).reshape(-1, 2)
 
 
 def _payload_length(path, start, head):
-  """The bytes of the payload (int) that the head at byte `start` tells of. Raises UserError."""
+  """Returns the payload's bytes (int) by the header at byte `start`. Raises UserError."""
   if len(head) < _HEAD.size:
     raise UserError(
-      f'{path} ends at byte {start + len(head)}, inside the head of the record at '
-      f'byte {start}: fetch it again'
+      f'{path}: ends at byte {start + len(head)}, inside the header of the record at '
+      f'byte {start}; fetch it again'
     )
   length, crc = _HEAD.unpack(head)
   if crc != _masked_crc32c(head[:8]):
     raise UserError(
-      f'{path} is damaged, or no uncompressed TFRecord file: the length at byte '
-      f'{start} does not match its checksum: fetch it again'
+      f'{path}: damaged, or not an uncompressed TFRecord file (the length at byte '
+      f'{start} does not match its checksum); fetch it again'
     )
   return length
 
 
 def labels(records, key, first=0):
-  """Reads the labels of all records, one pass over all the files.
+  """Reads the labels of all records, in one pass over the files.
 
   Args:
-    records: `storage.Records` of whole files, as `index` gives them.
+    records: `storage.Records` of complete files, from `index`.
     key: str, the label's name in a record's tf.train.Example.
-    first: int, the label that stands for class 0.
+    first: int, the label of class 0.
 
   Returns:
-    int32 `[N]`, in the order of the records. It is not looked at whether there are such classes.
+    int32 `[N]`, in the order of the records. The range of the labels is not checked.
 
   Raises:
-    UserError: a file cannot be read or is damaged, a record has no such label.
+    UserError: a file cannot be read or is damaged; a record has no such label.
   """
   paths = [str(path) for path in records.paths]
-  found = _of_each(lambda path: _labels_of_file(path, key), paths)
+  found = _map_in_parallel(lambda path: _read_labels(path, key), paths)
   counts = np.bincount(records.shard, minlength=len(paths))
   for path, values, count in zip(paths, found, counts):
     if len(values) != count:
       raise UserError(
-        f'{path} has {len(values)} records, but {count} labels are asked for: ask '
-        'for whole files, and let nothing write to them meanwhile'
+        f'{path}: has {len(values)} records, but {count} labels are needed; use '
+        'complete files, and do not write to them while they are read'
       )
-  # Of a label that fits no int32 it is enough to remain out of range.
+  # A label that does not fit into int32 only has to stay out of range.
   limits = np.iinfo(np.int32)
   return np.clip(np.concatenate(found) - first, limits.min, limits.max).astype(np.int32)
 
 
-def _labels_of_file(path, key):
-  """int64 `[n]`, as they are stored. Raises UserError."""
+def _read_labels(path, key):
+  """Reads the labels of one file as stored: int64 `[n]`. Raises UserError."""
   found = [np.zeros(0, np.int64)]
   try:
     with tf.device('CPU:0'):
@@ -175,35 +176,35 @@ def _labels_of_file(path, key):
         parsed = tf.io.parse_example(serialized, {key: tf.io.FixedLenFeature([], tf.int64)})
         found.append(parsed[key].numpy())
   except tf.errors.DataLossError as error:
-    raise UserError(f'{path} is damaged: {one_line(error)}: fetch it again') from error
+    raise UserError(f'{path}: damaged ({one_line(error)}); fetch it again') from error
   except tf.errors.InvalidArgumentError as error:
     raise UserError(
-      f'{path} has a record without a label {key!r} that is one integer: is this the '
-      f'right file? ({one_line(error)})'
+      f'{path}: has a record without a label {key!r} that is one integer ({one_line(error)}); '
+      'give the right --data_dir'
     ) from error
   except tf.errors.OpError as error:
-    raise UserError(f'cannot read {path}: {one_line(error)}') from error
+    raise UserError(f'{path}: cannot be read ({one_line(error)}); fetch it again') from error
   return np.concatenate(found)
 
 
 def _labeled(info, records, key, first=0):
-  """`Examples` of records and their labels. Raises UserError if the dataset has no such class."""
+  """Returns `Examples` of records and labels. Raises UserError if the dataset has no such class."""
   values = labels(records, key, first)
   wrong = np.flatnonzero((values < 0) | (values >= info.num_classes))
   if wrong.size:
     stored = int(values[wrong[0]]) + first
     raise UserError(
-      f'{records.name(wrong[0])} has label {stored}, but those of {info.name} are '
-      f'{first} to {first + info.num_classes - 1}: is this the right file?'
+      f'{records.name(wrong[0])}: has label {stored}, but those of {info.name} are '
+      f'{first} to {first + info.num_classes - 1}; give the right --data_dir'
     )
   return storage.Examples(records, values)
 
 
 def load(info, request):
-  """Returns the `storage.Data` of the release's shards, or of what TFDS has prepared.
+  """Returns the `storage.Data` of the release's shards, or of a dataset prepared by TFDS.
 
   Raises:
-    UserError: it is not there, damaged, or has no such split.
+    UserError: the data are missing or damaged, or have no such split.
   """
   data_dir = tfds.default_folder(request.data_dir)
   folder = tfds.prepared_folder(data_dir, 'imagenet2012')
@@ -218,33 +219,36 @@ def load(info, request):
 
 
 def load_release(info, data_dir, name):
-  """ImageNet in the release's shards: train-00000-of-01024 and so on.
+  """Reads ImageNet from the release's shards: train-00000-of-01024 and so on.
 
   Args:
-    info: the `datasets.DatasetInfo`.
-    data_dir: the folder of the shards, local or remote.
-    name: 'imagenet', 'imagenet_10_percent' or 'imagenet_heldout', which say what the labeled
-      examples and the test are.
+    info: DatasetInfo.
+    data_dir: str, the folder of the shards, local or remote.
+    name: 'imagenet', 'imagenet_10_percent' or 'imagenet_heldout'; it determines the labeled examples
+      and the test split.
 
   Returns:
-    An `storage.Data`, in the order of the shards. That of 'imagenet_10_percent' has the whole
-    training split as `unlabeled`: the images of `train` are among them, and so are those that
-    are held out for validation.
+    A `storage.Data`, in the order of the shards. With 'imagenet_10_percent' its `unlabeled` is the
+    complete training split, which includes the images of `train` and those held out for validation.
 
   Raises:
     UserError: a shard is missing, damaged or of another dataset.
   """
   if name not in _RELEASE_SETS:
-    raise UserError(f'the release has no shards for {name!r}: there are {", ".join(_RELEASE_SETS)}')
+    raise UserError(
+      f'--dataset_name={name}: the release has no shards for it; use {", ".join(_RELEASE_SETS)}'
+    )
   folder = os.path.expanduser(data_dir or '')
   if not folder or not tf.io.gfile.isdir(folder):
     raise UserError(
-      f'dataset {name!r}: there is no folder {folder!r}: point --data_dir at the '
-      'folder of its TFRecord shards'
+      f'--dataset_name={name}: there is no folder {folder!r}; give --data_dir=<folder of its '
+      'TFRecord shards>'
     )
   files = set(tf.io.gfile.listdir(folder))
-  # All shards are looked for before the first is read: that takes minutes.
-  train, unlabeled, test = (prefix and _shards(folder, files, prefix) for prefix in _RELEASE_SETS[name])
+  # Missing shards are found here, before the first one is read, since reading takes minutes.
+  train, unlabeled, test = (
+    prefix and _find_shards(folder, files, prefix) for prefix in _RELEASE_SETS[name]
+  )
   image, label = _RELEASE_KEYS
   train, test = (
     _labeled(info, index(paths, image), label, _RELEASE_FIRST_LABEL) for paths in (train, test)
@@ -255,39 +259,39 @@ def load_release(info, data_dir, name):
   return storage.Data(train=train, test=test, unlabeled=unlabeled)
 
 
-def _shards(folder, files, prefix):
-  """The paths of all shards of one set, in order. Raises UserError if not all are there."""
+def _find_shards(folder, files, prefix):
+  """Returns the paths of all shards of one set, in order. Raises UserError if one is missing."""
   matches = [re.fullmatch(rf'{prefix}-\d{{5}}-of-(\d{{5}})', file) for file in files]
   totals = sorted({match.group(1) for match in matches if match})
   if not totals:
     raise UserError(
-      f'{folder} has no {prefix}-?????-of-?????: point --data_dir at the folder of these TFRecord shards'
+      f'{folder}: has no {prefix}-?????-of-?????; give --data_dir=<folder of these TFRecord shards>'
     )
   if len(totals) > 1:
     raise UserError(
-      f'{folder} has more than one set of {prefix} shards, -of-{totals[0]} and '
-      f'-of-{totals[1]}: leave one of them there'
+      f'{folder}: has more than one set of {prefix} shards, -of-{totals[0]} and '
+      f'-of-{totals[1]}; remove all but one'
     )
   wanted = [f'{prefix}-{i:05d}-of-{totals[0]}' for i in range(int(totals[0]))]
   missing = [file for file in wanted if file not in files]
   if missing:
     raise UserError(
-      f'{os.path.join(folder, missing[0])} is missing, {len(missing)} of '
-      f'{len(wanted)} shards are: fetch them'
+      f'{os.path.join(folder, missing[0])}: missing ({len(missing)} of '
+      f'{len(wanted)} shards are missing); fetch them'
     )
   return [os.path.join(folder, file) for file in wanted]
 
 
 def load_tfds(info, builder):
-  """ImageNet as TFDS has prepared it, in the order in which TFDS stores it.
+  """Reads ImageNet as prepared by TFDS, in the order in which TFDS stores it.
 
   Args:
-    info: the `datasets.DatasetInfo`.
-    builder: the `tfds.core.DatasetBuilder` of a folder that is prepared; with the splits 'train'
-      and 'validation' (the test), and the features 'image' and 'label' (0-based).
+    info: DatasetInfo.
+    builder: the `tfds.core.DatasetBuilder` of a prepared folder, with the splits 'train' and
+      'validation' (used as test split) and the features 'image' and 'label' (0-based).
 
   Returns:
-    An `storage.Data`.
+    A `storage.Data`.
 
   Raises:
     UserError: it is in another format than TFRecord; a split, a feature or a file is missing; a
@@ -297,7 +301,7 @@ def load_tfds(info, builder):
   format_ = getattr(builder.info.file_format, 'value', None)
   if format_ != 'tfrecord':
     raise UserError(
-      f"{folder} is in the format {format_!r}, but images are read from 'tfrecord': "
+      f"{folder}: is in the format {format_!r}, but images are read from 'tfrecord'; "
       "prepare it with file_format='tfrecord'"
     )
   for what, wanted, there in (
@@ -307,7 +311,7 @@ def load_tfds(info, builder):
     missing = [name for name in wanted if name not in there]
     if missing:
       raise UserError(
-        f'{folder} has no {what} {missing[0]!r}, only {sorted(there)}: is this the right folder?'
+        f'{folder}: has no {what} {missing[0]!r}, only {sorted(there)}; give the right --data_dir'
       )
   image, label = _TFDS_KEYS
   train, test = (
@@ -318,12 +322,12 @@ def load_tfds(info, builder):
 
 
 def _tfds_records(split, key):
-  """`Records` of a `tfds.core.SplitInfo`. Raises UserError if they are not all there."""
+  """Returns the `Records` of a `tfds.core.SplitInfo`. Raises UserError if some are missing."""
   records = index(split.filepaths, key)
   counts = np.bincount(records.shard, minlength=len(records.paths))
   for path, count, expected in zip(records.paths, counts, split.shard_lengths):
     if count != expected:
       raise UserError(
-        f'{path} has {count} records, but was written with {expected}: prepare the dataset again'
+        f'{path}: has {count} records, but was written with {expected}; prepare the dataset again'
       )
   return records

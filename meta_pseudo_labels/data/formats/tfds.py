@@ -1,4 +1,4 @@
-"""Datasets prepared by TensorFlow Datasets, read into memory."""
+"""Reads datasets prepared by TensorFlow Datasets into memory."""
 
 import functools
 import os
@@ -15,30 +15,30 @@ EXTRA = ('extra', 'unlabelled')  # Splits of SVHN and STL-10 that are used witho
 
 
 def default_folder(data_dir):
-  """`data_dir`, or else where TFDS keeps what it has prepared."""
+  """Returns `data_dir`, or by default the folder where TFDS stores prepared datasets."""
   return os.path.expanduser(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
 
 
 def builder(folder):
-  """The `tfds.core.DatasetBuilder` of a prepared folder. Raises UserError if it is damaged."""
+  """Returns the `tfds.core.DatasetBuilder` of a prepared folder. Raises UserError if it is damaged."""
   import tensorflow_datasets as tfds
 
   try:
     return tfds.builder_from_directory(folder)
-  except Exception as error:  # Whatever its files make it raise.
-    raise UserError(f'cannot read the dataset in {folder}: {one_line(error)}: prepare it again') from error
+  except Exception as error:  # Damaged files raise many kinds of errors.
+    raise UserError(f'{folder}: cannot be read ({one_line(error)}); prepare it again') from error
 
 
 def load(info, request, name=None):
-  """Returns the `storage.Data` that TFDS has prepared in `request.data_dir`, or prepares there now.
+  """Returns the `storage.Data` of a dataset in `request.data_dir`; prepares it there if it is missing.
 
   Args:
     info: DatasetInfo.
     request: Request.
-    name: what TFDS calls the dataset; None: as we do.
+    name: str, the name of the dataset in TFDS; None: `info.name`.
 
   Raises:
-    UserError: it cannot be read, or neither be found nor fetched.
+    UserError: it cannot be read, or is missing and cannot be downloaded.
   """
   import tensorflow_datasets as tfds
 
@@ -58,10 +58,10 @@ def load(info, request, name=None):
   except UserError:
     raise
   except Exception as error:
-    raise UserError(f'cannot read the dataset {name!r} in {folder}: {one_line(error)}') from error
+    raise UserError(f'{folder}: cannot be read ({one_line(error)}); prepare it again') from error
   for split in ('train', 'test'):
     if split not in found:
-      raise UserError(f'{folder} has no split {split!r}, only {sorted(available)}: prepare it again')
+      raise UserError(f'{folder}: has no split {split!r}, only {sorted(available)}; prepare it again')
   extra = next((found[split] for split in EXTRA if split in found), None)
   if extra is not None:
     extra = storage.Examples(extra.inputs, np.full(len(extra), -1, np.int32))
@@ -69,12 +69,12 @@ def load(info, request, name=None):
 
 
 def loader(name):
-  """Returns `load` for a dataset that TFDS calls `name`."""
+  """Returns `load` for a dataset with this name in TFDS."""
   return functools.partial(load, name=name)
 
 
 def prepared_folder(data_dir, name):
-  """The newest version that is complete in data_dir/name, or None."""
+  """Returns the folder of the newest complete version in data_dir/name, or None."""
   parent = os.path.join(data_dir, name)
   if not tf.io.gfile.isdir(parent):
     return None
@@ -100,14 +100,14 @@ def _prepare(tfds, info, name, data_dir):
       f"data_dir='{data_dir}').download_and_prepare()\""
     )
     raise UserError(
-      f'dataset {info.name!r}: nothing is prepared in {os.path.join(data_dir, name)}, and it '
-      f'cannot be fetched from here ({one_line(error)}): point --data_dir at a folder that has '
-      f'it, or where there is a network run: {command}'
+      f'--dataset_name={info.name}: nothing is prepared in {os.path.join(data_dir, name)}, and it '
+      f'cannot be downloaded ({one_line(error)}); give --data_dir=<folder that has it>, or run '
+      f'on a machine with a network: {command}'
     ) from error
 
 
 def _probe(builder):
-  """Raises if the download's host cannot be reached: TFDS itself retries for minutes."""
+  """Raises ConnectionError if the download's host cannot be reached; TFDS itself retries for minutes."""
   import requests
 
   for url in list(builder.url_infos or ())[:1]:
@@ -118,23 +118,23 @@ def _probe(builder):
 
 
 def _read_tfds_split(tfds, info, builder, split):
-  """One split, in the order its examples are numbered in.
+  """Reads one split, in the order of the examples' numbers.
 
-  TFDS stores examples in a shuffled order; the `id` feature of CIFAR and SVHN ends in the position
-  in the original files, so that "the first N" are the release's.
+  TFDS stores examples in a shuffled order. The `id` feature of CIFAR and SVHN ends in the position in
+  the original files. Sorted by it, the first N examples are those of the release.
   """
   where = f'{builder.data_path} ({split})'
   shape = tuple(builder.info.features['image'].shape)
   if shape != info.image_shape:
     raise UserError(
-      f'{where} has images of shape {shape}, but those of {info.name} have '
-      f'{info.image_shape}: is this the right folder?'
+      f'{where}: has images of shape {shape}, but those of {info.name} have '
+      f'{info.image_shape}; give the right --data_dir'
     )
   count = builder.info.splits[split].num_examples
   images = np.empty((count,) + shape, np.uint8)
   labels = np.empty(count, np.int32)
   numbers = np.arange(count)
-  config = tfds.ReadConfig(interleave_cycle_length=1)  # one shard after the other
+  config = tfds.ReadConfig(interleave_cycle_length=1)  # Reads one shard after the other.
   start = 0
   for batch in (
     builder.as_dataset(split=split, shuffle_files=False, read_config=config)

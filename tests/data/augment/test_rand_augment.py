@@ -1,4 +1,4 @@
-"""Tests of data/augment.py and data/image_ops.py."""
+"""Tests of data/augment/rand_augment.py and data/augment/image_ops.py."""
 
 import collections
 import json
@@ -14,24 +14,36 @@ import tensorflow as tf
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[3] / 'tests/golden'
 BLENDS = ('color', 'contrast', 'brightness', 'sharpness')
-FUNCTIONS = {
-  'AutoContrast': image_ops.autocontrast,
-  'Equalize': image_ops.equalize,
-  'Invert': image_ops.invert,
-  'Rotate': image_ops.rotate,
-  'Posterize': image_ops.posterize,
-  'Solarize': image_ops.solarize,
-  'Color': image_ops.color,
-  'Contrast': image_ops.contrast,
-  'Brightness': image_ops.brightness,
-  'Sharpness': image_ops.sharpness,
-  'ShearX': image_ops.shear_x,
-  'ShearY': image_ops.shear_y,
-  'TranslateX': image_ops.translate_x,
-  'TranslateY': image_ops.translate_y,
-  'SolarizeAdd': image_ops.solarize_add,
-  'Identity': image_ops.identity,
-}
+
+
+def golden_name(name):
+  """The name in case9.npz of an operation of RandAugment: solarize_add of SolarizeAdd."""
+  return re.sub('(?<!^)(?=[A-Z])', '_', name).lower().replace('auto_contrast', 'autocontrast')
+
+
+def operation(name):
+  """The operation `name` of image_ops, of images and of arguments, one per image or one for all."""
+  if hasattr(image_ops, name):
+    return getattr(image_ops, name)
+
+  def apply(images, *arguments):
+    images = tf.convert_to_tensor(images)
+    (count, *_), (height, width) = tf.unstack(tf.shape(images)), images.shape[1:3]
+    arguments = [tf.broadcast_to(argument, [count]) for argument in arguments]
+    if name == 'identity':
+      return images
+    if hasattr(image_ops, f'{name}_tables'):
+      arguments += [height * width] if name == 'contrast' else []
+      tables = getattr(image_ops, f'{name}_tables')(*arguments)
+      return image_ops.apply_tables(images, tf.broadcast_to(tables, [count, 256]))
+    arguments = [tf.cast(argument, tf.float32) for argument in arguments]
+    arguments += [height, width] if name == 'rotate' else []
+    return image_ops.transform(images, getattr(image_ops, f'{name}_transforms')(*arguments))
+
+  return apply
+
+
+FUNCTIONS = {name: operation(golden_name(name)) for name in rand_augment.AUGMENT_OPS if name != 'Cutout'}
 SIGNED = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 
 
@@ -45,8 +57,16 @@ def random_images(count, height, width, channels, seed=0):
   return images.astype(np.uint8)
 
 
+def augment(images, key, magnitude, consts, **kwargs):
+  """Applies RandAugment; `consts` are those of cutout and of translation."""
+  cutout_const, translate_const = consts
+  return rand_augment.rand_augment(
+    images, key, magnitude=magnitude, cutout_const=cutout_const, translate_const=translate_const, **kwargs
+  )
+
+
 def in_dataset(function, *tensors):
-  """The function's result inside tf.data's map, where graph optimizers have their hands on it."""
+  """Returns the function's result inside tf.data's map, where graph optimizers can change it."""
   return next(iter(tf.data.Dataset.from_tensors(tensors).map(function)))
 
 
@@ -84,7 +104,7 @@ def golden_arguments(op, texts):
 @pytest.mark.parametrize('op', sorted(GOLDEN_CASES))
 def test_golden(op, where):
   images, texts, expected, exact = (np.array(x) for x in zip(*GOLDEN_CASES[op]))
-  function = getattr(image_ops, op)
+  function = operation(op)
   arguments = golden_arguments(op, list(texts))
   if where == 'eager':
     result = function(images, *arguments)
@@ -96,10 +116,8 @@ def test_golden(op, where):
 
 
 def test_golden_covers_every_op():
-  assert set(GOLDEN_CASES) == {
-    re.sub('(?<!^)(?=[A-Z])', '_', name).lower().replace('auto_contrast', 'autocontrast')
-    for name in FUNCTIONS
-  } | {'cutout'}
+  assert len(FUNCTIONS) == 16
+  assert set(GOLDEN_CASES) == {golden_name(name) for name in FUNCTIONS} | {'cutout'}
 
 
 def test_scalar_argument_is_for_all_images():
@@ -123,9 +141,7 @@ def test_there_is_every_operation_that_can_be_asked_for():
   assert sorted(rand_augment.AUGMENT_OPS) == sorted(rand_augment.levels(5, 4, 4))
   images = np.random.RandomState(0).randint(50, 240, [32, 24, 24, 3]).astype(np.uint8)
   for name in rand_augment.AUGMENT_OPS:
-    done = rand_augment.rand_augment(
-      images, rng.key(0, 0), magnitude=9, cutout_const=4, translate_const=4, ops=[name]
-    )
+    done = augment(images, rng.key(0, 0), 9, (4, 4), ops=[name])
     assert np.any(done != images) == (name != 'Identity'), name
 
 
@@ -160,15 +176,7 @@ def apply_by_hand(images, key, magnitude, consts, ops, num_layers=2):
 
 @pytest.mark.parametrize(
   'magnitude,size',
-  [
-    (1, (32, 32, 3)),
-    (5, (32, 32, 3)),
-    (10, (32, 32, 3)),
-    (16, (32, 32, 3)),
-    (17, (32, 32, 3)),
-    (16, (33, 47, 3)),
-    (16, (28, 28, 1)),
-  ],
+  [(magnitude, (32, 32, 3)) for magnitude in (1, 5, 10, 16, 17)] + [(16, (33, 47, 3)), (16, (28, 28, 1))],
 )
 def test_rand_augment_is_its_ops_image_by_image(magnitude, size):
   images = random_images(96, *size, seed=magnitude)
@@ -187,9 +195,7 @@ def test_rand_augment_is_its_ops_image_by_image(magnitude, size):
 def test_rand_augment_with_other_ops():
   images, key = random_images(40, 12, 12, 1), rng.key(3, 4)
   ops = ('SolarizeAdd', 'Identity', 'Equalize')
-  result = rand_augment.rand_augment(
-    images, key, num_layers=3, magnitude=9, cutout_const=1, translate_const=1, ops=ops
-  )
+  result = augment(images, key, 9, (1, 1), num_layers=3, ops=ops)
   expected, applied = apply_by_hand(images, key, 9, (1, 1), ops, num_layers=3)
   np.testing.assert_array_equal(result, expected)
   assert set(applied) == set(ops)
@@ -199,14 +205,8 @@ def test_rand_augment_draws_one_probability_an_image():
   # Black images gain 11 each time. Applied 0, 1, 2 times with E[(1-p)^2], 2E[p(1-p)], E[p^2],
   # p ~ U(.2, .8): E[p^2] = .25 + .36 / 12 = .28 (.25 if each layer drew its own).
   count = 20000
-  result = rand_augment.rand_augment(
-    np.zeros([count, 2, 2, 1], np.uint8),
-    rng.key(0, 0),
-    magnitude=1,
-    cutout_const=1,
-    translate_const=1,
-    ops=('SolarizeAdd',),
-  ).numpy()[:, 0, 0, 0]
+  result = augment(np.zeros([count, 2, 2, 1], np.uint8), rng.key(0, 0), 1, (1, 1), ops=('SolarizeAdd',))
+  result = result.numpy()[:, 0, 0, 0]
   shares = [np.mean(result == value) for value in (0, 11, 22)]
   np.testing.assert_allclose(shares, [0.28, 0.44, 0.28], atol=0.015)
 
@@ -214,15 +214,8 @@ def test_rand_augment_draws_one_probability_an_image():
 def test_rand_augment_signs_are_random():
   image = np.zeros([1, 9, 9, 1], np.uint8)
   image[:, 4, 4] = 255
-  moved = rand_augment.rand_augment(
-    np.repeat(image, 4000, 0),
-    rng.key(1, 2),
-    num_layers=1,
-    magnitude=10,
-    cutout_const=1,
-    translate_const=2,
-    ops=('TranslateX',),
-  ).numpy()[:, 4, :, 0]
+  moved = augment(np.repeat(image, 4000, 0), rng.key(1, 2), 10, (1, 2), num_layers=1, ops=('TranslateX',))
+  moved = moved.numpy()[:, 4, :, 0]
   shares = [np.mean(moved[:, column] == 255) for column in (2, 4, 6)]
   np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.03)
 
@@ -341,10 +334,10 @@ def test_one_channel_is_a_channel_of_three():
 def test_posterize_and_solarize_at_their_ends():
   ramp = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   for bits, mask in ((0, 0x80), (1, 0x80), (7, 0xFE), (8, 0xFF), (10, 0x80)):
-    np.testing.assert_array_equal(image_ops.posterize(ramp, bits), ramp & mask)
+    np.testing.assert_array_equal(FUNCTIONS['Posterize'](ramp, bits), ramp & mask)
   for threshold, same in ((0, 0), (256, 0), (409, 153), (255, 255)):
     expected = np.where(ramp < same, ramp, 255 - ramp)
-    np.testing.assert_array_equal(image_ops.solarize(ramp, threshold), expected)
+    np.testing.assert_array_equal(FUNCTIONS['Solarize'](ramp, threshold), expected)
 
 
 def test_against_tensorflow_addons():
@@ -357,18 +350,16 @@ def test_against_tensorflow_addons():
   pixels = (generator.uniform(-12, 12, 40) // 0.3 * 0.3).astype(np.float32)
   zeros = np.zeros_like(pixels)
   np.testing.assert_array_equal(
-    image_ops.rotate(images, degrees),
+    FUNCTIONS['Rotate'](images, degrees),
     tfa_image.rotate(images, degrees * np.float32(np.pi / 180), fill_value=128.0),
   )
-  for ours, other, move in (
-    (image_ops.translate_x, tfa_image.translate, np.stack([-pixels, zeros], 1)),
-    (image_ops.translate_y, tfa_image.translate, np.stack([zeros, -pixels], 1)),
-  ):
-    np.testing.assert_array_equal(ours(images, pixels), other(images, move, fill_value=128.0))
+  for name, move in (('TranslateX', [-pixels, zeros]), ('TranslateY', [zeros, -pixels])):
+    expected = tfa_image.translate(images, np.stack(move, 1), fill_value=128.0)
+    np.testing.assert_array_equal(FUNCTIONS[name](images, pixels), expected)
   np.testing.assert_array_equal(image_ops.equalize(images), tfa_image.equalize(images))
-  for ours, other in ((image_ops.shear_x, tfa_image.shear_x), (image_ops.shear_y, tfa_image.shear_y)):
+  for name, other in (('ShearX', tfa_image.shear_x), ('ShearY', tfa_image.shear_y)):
     expected = [other(tf.constant(i), v, [128] * 3) for i, v in zip(images[:12], level)]
-    np.testing.assert_array_equal(ours(images[:12], level[:12]), expected)
+    np.testing.assert_array_equal(FUNCTIONS[name](images[:12], level[:12]), expected)
 
 
 def test_sharpness_against_tensorflow_addons():
@@ -378,9 +369,9 @@ def test_sharpness_against_tensorflow_addons():
   total = 4 * wide[:, 1:-1, 1:-1] + sum(
     wide[:, i : i + 30, j : j + 38] for i in range(3) for j in range(3)
   )
-  # Addons cuts the smoothed value off after a convolution (whose rounding at multiples of 13
-  # depends on its kernel) and rounds t after blending where the release cuts t * 255.5 / 255
-  # off: the same or one higher.
+  # Addons truncates the smoothed value after a convolution, whose rounding at multiples of 13
+  # depends on its kernel. It rounds t after blending, where the release truncates t * 255.5 / 255:
+  # the same or one higher.
   same = np.pad(total % 13 != 0, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=True)
   for factor in (0.3, 1.9):
     expected = tfa_image.sharpness(images, factor).numpy().astype(np.int32)
@@ -399,12 +390,5 @@ def test_other_images_are_refused(images):
 
 
 def test_unknown_operation_is_named():
-  with pytest.raises(ValueError, match="no operation 'Blur'.*Posterize"):
-    rand_augment.rand_augment(
-      np.zeros([1, 4, 4, 1], np.uint8),
-      rng.key(0, 0),
-      magnitude=5,
-      cutout_const=1,
-      translate_const=1,
-      ops=('Invert', 'Blur'),
-    )
+  with pytest.raises(ValueError, match="no operation 'Blur'; .*Posterize"):
+    augment(np.zeros([1, 4, 4, 1], np.uint8), rng.key(0, 0), 5, (1, 1), ops=('Invert', 'Blur'))

@@ -135,7 +135,7 @@ def test_cifar10_records_that_are_damaged_are_named(records):
   path.write_bytes(cifar10_record(10, 0))
   assert 'labels from 0 to 10' in refusal('cifar10', str(records))
   path.write_bytes(b'')
-  assert 'data_batch_3.bin is damaged' in refusal('cifar10', str(records))
+  assert 'data_batch_3.bin: damaged' in refusal('cifar10', str(records))
   path.unlink()
   assert 'data_batch_3.bin' in refusal('cifar10', str(records))
 
@@ -175,12 +175,12 @@ def test_idx_files(idx_files):
 def test_idx_files_that_are_damaged_are_named(idx_files):
   labels = idx_files / 't10k-labels-idx1-ubyte.gz'
   labels.write_bytes(gzip.compress(idx_bytes([1, 2]))[:-9])
-  assert f'cannot read {labels}' in refusal('fashion_mnist', str(idx_files))
+  assert f'{labels}: cannot be read' in refusal('fashion_mnist', str(idx_files))
   labels.write_bytes(gzip.compress(idx_bytes([1, 2])[:-1]))
   message = refusal('fashion_mnist', str(idx_files))
   assert str(labels) in message and '[2]' in message and '1 bytes' in message
   labels.write_bytes(gzip.compress(idx_bytes([[1, 2]])))
-  assert 'is not an IDX file' in refusal('fashion_mnist', str(idx_files))
+  assert 'not an IDX file' in refusal('fashion_mnist', str(idx_files))
   labels.write_bytes(gzip.compress(idx_bytes([1, 2, 3])))
   assert '2 examples and 3 labels' in refusal('fashion_mnist', str(idx_files))
   labels.write_bytes(gzip.compress(idx_bytes([1, 10])))
@@ -292,7 +292,7 @@ def test_prepared_datasets_that_do_not_fit_are_named(tmp_path, no_network):
   prepare(tmp_path / 'c', 'cifar10', '3.0.2', {'train': 3, 'test': 3})
   (damaged,) = (tmp_path / 'c').rglob('*-train.tfrecord*')
   damaged.write_bytes(damaged.read_bytes()[:-7])
-  assert f"cannot read the dataset 'cifar10' in {tmp_path}/c" in refusal('cifar10', str(tmp_path / 'c'))
+  assert f'{tmp_path}/c/cifar10/3.0.2: cannot be read' in refusal('cifar10', str(tmp_path / 'c'))
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_what_is_neither_prepared_nor_to_be_had_is_told_soon(tmp_path, no_networ
     f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{tfds_name}', "
     f"data_dir='{tmp_path}').download_and_prepare()\""
   )
-  assert f"dataset '{name}'" in message
+  assert f'--dataset_name={name}: ' in message
   assert str(tmp_path / tfds_name) in message
   assert 'no connection to http' in message
   assert message.endswith(command)

@@ -167,12 +167,12 @@ def test_files_that_end_too_soon_are_named(shards, tmp_path):
     for cut in (start + 1, start + 8, start + 11):
       path.write_bytes(content[:cut])
       assert refusal(imagenet_tfrecord.index, [shards[2], path], IMAGE) == (
-        f'{path} ends at byte {cut}, inside the head of the record at byte {start}: fetch it again'
+        f'{path}: ends at byte {cut}, inside the header of the record at byte {start}; fetch it again'
       )
     for cut in (start + 12, start + 13, stop - 5, stop - 4, stop - 1):
       path.write_bytes(content[:cut])
       assert refusal(imagenet_tfrecord.index, [shards[2], path], IMAGE) == (
-        f'{path} ends at byte {cut}, inside the record at byte {start}: fetch it again'
+        f'{path}: ends at byte {cut}, inside the record at byte {start}; fetch it again'
       )
   assert 'inside the record at byte' in refusal(imagenet_tfrecord.index, [f'file://{path}'], IMAGE)
 
@@ -194,17 +194,17 @@ def test_files_that_are_no_shards_are_named(tmp_path):
   path = tmp_path / 'train'
   with tf.io.TFRecordWriter(str(path), 'GZIP') as writer:
     writer.write(example(0, 1))
-  assert f'{path} is damaged, or no uncompressed TFRecord file' in refusal(
+  assert f'{path}: damaged, or not an uncompressed TFRecord file' in refusal(
     imagenet_tfrecord.index, [path], IMAGE
   )
   missing = tmp_path / 'missing'
-  assert f'cannot read {missing}' in refusal(imagenet_tfrecord.index, [missing], IMAGE)
-  assert f'cannot read {tmp_path}' in refusal(imagenet_tfrecord.index, [tmp_path], IMAGE)
+  assert f'{missing}: cannot be read' in refusal(imagenet_tfrecord.index, [missing], IMAGE)
+  assert f'{tmp_path}: cannot be read' in refusal(imagenet_tfrecord.index, [tmp_path], IMAGE)
   path.write_bytes(b'')
   assert refusal(imagenet_tfrecord.index, [path, path], IMAGE) == (
-    f'none of 2 TFRecord files has a record, {path} being the first: fetch them again'
+    f'{path}: none of 2 TFRecord files, of which it is the first, has a record; fetch them again'
   )
-  assert 'no TFRecord file' in refusal(imagenet_tfrecord.index, [], IMAGE)
+  assert 'TFRecord files: none given' in refusal(imagenet_tfrecord.index, [], IMAGE)
 
 
 # Labels.
@@ -231,7 +231,7 @@ def test_records_that_are_damaged_are_named(shards, tmp_path):
       file.write(damaged)
     imagenet_tfrecord.index(shards, IMAGE)  # does not read it
     message = refusal(imagenet_tfrecord.labels, found, LABEL)
-    assert f'{shards[2]} is damaged' in message and 'fetch it again' in message
+    assert f'{shards[2]}: damaged' in message and 'fetch it again' in message
   path = write(tmp_path / 'none', [b'no example'])
   assert path in refusal(imagenet_tfrecord.labels, imagenet_tfrecord.index([path], IMAGE), LABEL)
 
@@ -240,14 +240,14 @@ def test_records_without_the_label_are_named(shards):
   found = imagenet_tfrecord.index(shards, IMAGE)
   for key in ('label', 'image/filename'):
     message = refusal(imagenet_tfrecord.labels, found, key)
-    assert f'{shards[0]} has a record without a label {key!r} that is one integer' in message
+    assert f'{shards[0]}: has a record without a label {key!r} that is one integer' in message
 
 
 def test_labels_of_files_that_have_changed_are_refused(shards):
   found = imagenet_tfrecord.index(shards, IMAGE)
   write(shards[1], [example(0, 1)])
-  assert f'{shards[1]} has 1 records, but 0 labels' in refusal(imagenet_tfrecord.labels, found, LABEL)
-  assert f'{shards[0]} has 3 records, but 1 labels' in refusal(imagenet_tfrecord.labels, found[2:], LABEL)
+  assert f'{shards[1]}: has 1 records, but 0 labels' in refusal(imagenet_tfrecord.labels, found, LABEL)
+  assert f'{shards[0]}: has 3 records, but 1 labels' in refusal(imagenet_tfrecord.labels, found[2:], LABEL)
 
 
 # The release's shards.
@@ -293,7 +293,7 @@ def test_shards_that_are_missing_are_named(release):
   (release / 'train-00002-of-00003').unlink()
   for name in ('imagenet', 'imagenet_10_percent'):
     assert refusal(load, INFO, str(release), name) == (
-      f'{release}/train-00001-of-00003 is missing, 2 of 3 shards are: fetch them'
+      f'{release}/train-00001-of-00003: missing (2 of 3 shards are missing); fetch them'
     )
   write_set(release, 'train', [1, 1])
   assert '-of-00002 and -of-00003' in refusal(load, INFO, str(release), 'imagenet')
@@ -302,14 +302,14 @@ def test_shards_that_are_missing_are_named(release):
     path.unlink()
   load(INFO, str(release), 'imagenet')
   message = refusal(load, INFO, str(release), 'imagenet_heldout')
-  assert f'{release} has no heldout-?????-of-?????' in message and '--data_dir' in message
+  assert f'{release}: has no heldout-?????-of-?????' in message and '--data_dir' in message
 
 
 def test_folders_that_are_not_there(release):
   for folder in (None, '', f'{release}/none', f'{release}/README'):
     message = refusal(imagenet_tfrecord.load_release, INFO, folder, 'imagenet')
     assert repr(folder or '') in message and '--data_dir' in message
-  assert "'imagenet_1_percent'" in refusal(
+  assert '--dataset_name=imagenet_1_percent: ' in refusal(
     imagenet_tfrecord.load_release, INFO, str(release), 'imagenet_1_percent'
   )
 
@@ -319,8 +319,8 @@ def test_labels_out_of_range_are_named(release, stored):
   path = write(release / 'train-00001-of-00003', [example(0, 1), example(1, stored)])
   message = refusal(imagenet_tfrecord.load_release, INFO, str(release), 'imagenet')
   start = imagenet_tfrecord.index([path], IMAGE).place[1, 1] - 12
-  assert f'{path} (record at byte {start}) has label ' in message
-  assert message.endswith('but those of imagenet are 1 to 10: is this the right file?')
+  assert f'{path} (record at byte {start}): has label ' in message
+  assert message.endswith('but those of imagenet are 1 to 10; give the right --data_dir')
   if stored in (0, 11):
     assert f'has label {stored},' in message
 
@@ -369,7 +369,7 @@ def test_a_prepared_imagenet(tmp_path):
 def test_prepared_imagenets_that_do_not_fit_are_named(tmp_path):
   builder = prepare(tmp_path / 'a', file_format='array_record')
   message = refusal(imagenet_tfrecord.load_tfds, INFO, builder)
-  assert f"{tmp_path}/a/imagenet2012/5.1.0 is in the format 'array_record'" in message
+  assert f"{tmp_path}/a/imagenet2012/5.1.0: is in the format 'array_record'" in message
   assert "prepare it with file_format='tfrecord'" in message
   builder = prepare(tmp_path / 'b', sizes=(5,))
   assert "has no split 'validation', only ['train']" in refusal(imagenet_tfrecord.load_tfds, INFO, builder)
@@ -381,7 +381,7 @@ def test_prepared_imagenets_that_do_not_fit_are_named(tmp_path):
   message = refusal(
     imagenet_tfrecord.load_tfds, dataclasses.replace(INFO, class_names=('a', 'b')), builder
   )
-  assert '5.1.0/imagenet2012-train.tfrecord-' in message and 'are 0 to 1: ' in message
+  assert '5.1.0/imagenet2012-train.tfrecord-' in message and 'are 0 to 1; ' in message
 
 
 def test_prepared_files_that_are_damaged_are_named(tmp_path):
@@ -392,9 +392,9 @@ def test_prepared_files_that_are_damaged_are_named(tmp_path):
   count = builder.info.splits['train'].shard_lengths[-1]
   last.write_bytes(content[: first[0] + 16])
   assert refusal(imagenet_tfrecord.load_tfds, INFO, builder) == (
-    f'{last} has 1 records, but was written with {count}: prepare the dataset again'
+    f'{last}: has 1 records, but was written with {count}; prepare the dataset again'
   )
   last.write_bytes(content[:-1])
-  assert f'{last} ends at byte {len(content) - 1}' in refusal(imagenet_tfrecord.load_tfds, INFO, builder)
+  assert f'{last}: ends at byte {len(content) - 1}' in refusal(imagenet_tfrecord.load_tfds, INFO, builder)
   last.unlink()
-  assert f'cannot read {last}' in refusal(imagenet_tfrecord.load_tfds, INFO, builder)
+  assert f'{last}: cannot be read' in refusal(imagenet_tfrecord.load_tfds, INFO, builder)
