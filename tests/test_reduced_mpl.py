@@ -98,7 +98,7 @@ def test_from_a_teacher_of_digits_to_an_exported_student(tmp_path, capsys):
     main.run(['main', '--task_mode=predict', f'--output_dir={student}', f'--input={tmp_path}/digit.png'])
     == 0
   )
-  assert 'digit.png' in (student / 'teacher_predictions.csv').read_text()
+  assert 'digit.png' in (student / 'predictions.csv').read_text()
   # The teacher's run, emptied, would take with it what the student still needs.
   assert main.run([*flags, f'--output_dir={teacher}', '--reset_output_dir']) == 2
   assert f'holds --teacher_predictions={path}' in capsys.readouterr().err and path.exists()

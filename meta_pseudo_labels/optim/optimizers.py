@@ -8,6 +8,7 @@ the update with respect to the gradients, which a plain GradientTape computes.
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from meta_pseudo_labels.distribution import collectives
+from meta_pseudo_labels.optim.schedules import LearningRate as LearningRate  # Public from here, too.
 from meta_pseudo_labels.optim.schedules import Rate
 
 import tensorflow as tf

@@ -70,7 +70,7 @@ def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
   processes[1].send_signal(signal.SIGTERM)
   statuses, outputs = finish(processes)
   assert statuses == [143, 143], outputs
-  assert 'the same command goes on from here' in outputs[0]
+  assert 'the same command continues from here' in outputs[0]
   assert 'worker 1 of 2' in outputs[1] and 'train step' not in outputs[1]
 
   before = tf.train.latest_checkpoint(str(folder / 'ckpt_last'))

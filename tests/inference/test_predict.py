@@ -147,11 +147,11 @@ def test_the_network_is_traced_once(images, tmp_path):
   'flags, words',
   [
     (['--input=/no/such'], '--input=/no/such: no images found'),
-    (['--input='], '--input: required and not given'),
+    (['--input='], '--input: not given; --task_mode=predict needs --input='),
     (['--format=xml'], '--format=xml: unknown value'),
     (['--saved_model=/no/such'], '--saved_model=/no/such: cannot be loaded'),
     (['--output=/proc/nothing/here.csv'], '--output=/proc/nothing/here.csv: cannot be written'),
-    (['--output_dir=', '--saved_model=x'], '--output: required and not given'),
+    (['--output_dir=', '--saved_model=x'], '--output: not given; --task_mode=predict needs --output='),
     (['--output_dir=/no/such'], '--output_dir=/no/such: no run there'),
   ],
 )

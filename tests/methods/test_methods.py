@@ -231,7 +231,7 @@ def test_a_model_without_weights_is_refused():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-  with pytest.raises(ValueError, match='--train_batch_size=7 .* multiple of 2, such as 8'):
+  with pytest.raises(ValueError, match='--train_batch_size=7: .* multiple of 2, such as 8'):
     devices.divide_batch(7, 2, 'train_batch_size')
 
 
@@ -242,7 +242,7 @@ def test_a_teacher_without_feedback_is_uda():
   for variable, value in zip(alone.student.variables, pair.teacher.variables):
     variable.assign(value)
   for seed in range(2):
-    data = tuple(tf.constant(x) for x in batch(seed))
+    data = tf.nest.map_structure(tf.constant, batch(seed))
     pair.train_step(data)
     alone.train_step(data)
   for variable, value in zip(alone.student.variables, pair.teacher.variables):

@@ -103,6 +103,6 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, one_device):
   with pytest.raises(UserError) as caught:
     Run(config, swapped, one_device, quiet)
   assert str(caught.value) == (
-    f'--output_dir={tmp_path}: its checkpoint was trained with other data (labels differ): give '
+    f'--output_dir={tmp_path}: its checkpoint was trained with other data (labels differ); give '
     'another folder, the same data, or --reset_output_dir'
   )

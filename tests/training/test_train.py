@@ -181,9 +181,9 @@ class StopAfterEachLoop:
     self._log = run._log
     run._log = self.log
 
-  def log(self, phase, step, *args):
-    self._log(phase, step, *args)
-    if not self.used and step < phase.num_steps:
+  def log(self, phase, steps, *args):
+    self._log(phase, steps, *args)
+    if not self.used and steps.step < phase.num_steps:
       self.used = True
       os.kill(os.getpid(), signal.SIGINT)
 
@@ -216,7 +216,7 @@ def test_a_folder_that_is_not_ours_is_not_emptied(tmp_path, capsys):
       ['--strategy=mirrored', '--train_batch_size=6', '--eval_batch_size=8'],
       '--train_batch_size=6: cannot be divided among 4 replicas',
     ),
-    (['--model_type=wrn-10-1'], 'rank 3'),
+    (['--model_type=wrn-10-1'], 'needs images'),
     (['--task_mode=eval'], 'no checkpoint'),
     (['--task_mode=finetune'], '--finetune_steps=0'),
     (['--eval_split=validation'], '--num_validation=0'),
@@ -280,7 +280,7 @@ def test_evaluation_counts_every_example_once(one_device):
   config = configure(tiny('unused', '--eval_batch_size=300'))
   problem = build.problem(config)
   with one_device.scope():
-    phase = build.phases(config, problem)[0]
+    phase = build.phases(config, problem.input_shape, problem.num_classes)[0]
   model = phase.method.student
   found = evaluate.Evaluator(
     one_device, model, lambda context: problem.eval_batches('test', batch_size=300, context=context), 7
@@ -312,5 +312,5 @@ def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(tmp_path)
   output = process.communicate()[0]
   killer.cancel()
   assert process.returncode == 130
-  assert 'the same command goes on from here' in output
+  assert 'the same command continues from here' in output
   assert any(name.startswith('ckpt-') for name in os.listdir(tmp_path / 'ckpt_last'))

@@ -56,7 +56,7 @@ def number(values, little_endian=False):
   count = values.shape[-1]
   upwards = tf.constant([256**i for i in range(count)], tf.int64)
   if isinstance(little_endian, bool):
-    powers = upwards if little_endian else upwards[::-1]
+    powers = upwards if little_endian else tf.reverse(upwards, [0])
   else:
-    powers = tf.where(little_endian, upwards, upwards[::-1])
+    powers = tf.where(little_endian, upwards, tf.reverse(upwards, [0]))
   return tf.reduce_sum(values * powers, axis=-1)

@@ -145,7 +145,7 @@ def _sizes_in_graph(content):
 
   def of_png():
     sides = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.uint8), tf.int64)
-    return tf.reduce_sum(tf.reshape(sides, [2, 4]) * [1 << 24, 1 << 16, 1 << 8, 1], 1)[::-1]
+    return tf.reverse(tf.reduce_sum(tf.reshape(sides, [2, 4]) * [1 << 24, 1 << 16, 1 << 8, 1], 1), [0])
 
   sides = tf.cond(
     tf.io.is_jpeg(content), lambda: tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.int64), of_png

@@ -71,29 +71,23 @@ def prepare(
   check=False,
   cores=None,
 ):
-  """Returns the images of files, decoding those that the store does not have.
+  """Returns the `Outcome` for files, decoding those that the store does not have.
 
-  One process at a time prepares into a folder; another waits and then uses what is there. What is finished
-  outlives a kill. Files that cannot be decoded are remembered too, while they are unchanged; those that
-  cannot be read at all (no permission, gone) are tried again each time.
+  One process at a time prepares into a folder; others wait. What is finished survives a kill. Files that
+  cannot be decoded are remembered while they are unchanged; those that cannot be read are tried again.
 
   Args:
     paths: list of N str.
     stats: (sizes in bytes, times of the last change in nanoseconds), int64 [N] each, as listed before.
     folder: str, made if need be; one for each `parameters` (layout.folder_for).
-    parameters: dict of JSON values, all that the pixels depend on; `side` in pixels, if it has one, is
-      taken for the shorter side at most, to estimate the room that is needed.
+    parameters: dict of JSON values, all that the pixels depend on; `side` is the shorter side at most.
     decoders: Decoders.
-    names: list of N str that the files are known by in the store, such as paths relative to a folder that
-      may move; None for the paths.
+    names: list of N str that the files are known by in the store; None for the paths.
     side: int, if all images are made [side, side, 3]; else None.
     say: function of a line (str) for what is found.
     progress: function of a line (str), called now and then; None for `say`.
-    check: whether the pixels that are there are compared with their checksums, which reads them all.
-    cores: int, images decoded at once; None for all cores.
-
-  Returns:
-    An `Outcome`.
+    check: whether the pixels that are there are compared with their checksums.
+    cores: int, images decoded at once; None for all.
 
   Raises:
     UserError: no room, or the folder cannot be written.

@@ -128,11 +128,6 @@ def png_kinds():
   line[5, :, 3] = 255  # A black line on transparent black.
   rgb_rows, gray_rows = [row.tobytes() for row in RGB], [row.tobytes() for row in GRAY]
   index_rows = packed(INDICES, 4)
-  deep_rgb = RGB.astype(int) * 257 - 3 * (RGB > 0)  # The upper 8 bits differ from rounding.
-  deep_alpha = np.stack([DEEP12 * 16, ALPHA.astype(int) * 257], axis=-1)
-  deep_high = (DEEP12 * 16 >> 8).astype(np.uint8)
-  said = np.rint(RGB.astype(int) * 16 * 255 / 4095).astype(np.uint8)
-  two_alike = deep(np.where(RAMP % 2, 0x1234, 0x1235))
   yield Kind('RGB.png', lambda: saved(RGB, 'PNG'), RGB, facts={'kind': 'png', **SOLID, 'bits': 8})
   yield Kind('RGBA.png', lambda: saved(RGBA, 'PNG'), on(RGB, ALPHA), facts=CLEAR)
   yield Kind('RGBA, a line on nothing.png', lambda: saved(line, 'PNG'), grays(
@@ -158,6 +153,15 @@ def png_kinds():
   yield Kind('palette with alpha.png', lambda: png(
       4, 3, index_rows, before=PLTE + chunk(b'tRNS', bytes([0, 128]))),
              on(RGB, np.array([0, 128, 255, 255])[INDICES]), facts=CLEAR)
+  yield from deep_png_kinds()
+
+
+def deep_png_kinds():
+  deep_rgb = RGB.astype(int) * 257 - 3 * (RGB > 0)  # The upper 8 bits differ from rounding.
+  deep_alpha = np.stack([DEEP12 * 16, ALPHA.astype(int) * 257], axis=-1)
+  deep_high = (DEEP12 * 16 >> 8).astype(np.uint8)
+  said = np.rint(RGB.astype(int) * 16 * 255 / 4095).astype(np.uint8)
+  two_alike = deep(np.where(RAMP % 2, 0x1234, 0x1235))
   yield Kind('16 bits gray.png', lambda: png(16, 0, deep(RAMP * 171)), grays(RAMP * 171 >> 8),
              facts={'bits': 16, 'largest': 383 * 171})
   yield Kind('16 bits gray, 12 used.png', lambda: png(16, 0, deep(DEEP12)), grays(DEEP12 >> 8),
