@@ -74,18 +74,17 @@ def prepare(
   """Returns the `Outcome` for files, decoding those that the store does not have.
 
   One process at a time prepares into a folder; others wait. What is finished survives a kill. Files that
-  cannot be decoded are remembered while they are unchanged; those that cannot be read are tried again.
+  cannot be decoded are remembered while they are unchanged.
 
   Args:
     paths: list of N str.
-    stats: (sizes in bytes, times of the last change in nanoseconds), int64 [N] each, as listed before.
+    stats: (sizes in bytes, times of change in nanoseconds), int64 [N] each, as listed before.
     folder: str, made if need be; one for each `parameters` (layout.folder_for).
-    parameters: dict of JSON values, all that the pixels depend on; `side` is the shorter side at most.
+    parameters: dict of JSON values, all that the pixels depend on.
     decoders: Decoders.
     names: list of N str that the files are known by in the store; None for the paths.
     side: int, if all images are made [side, side, 3]; else None.
-    say: function of a line (str) for what is found.
-    progress: function of a line (str), called now and then; None for `say`.
+    say, progress: functions of a line, for what is found and for how far it is; None: the same.
     check: whether the pixels that are there are compared with their checksums.
     cores: int, images decoded at once; None for all.
 

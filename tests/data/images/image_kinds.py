@@ -157,6 +157,7 @@ def png_kinds():
 
 
 def deep_png_kinds():
+  rgb_rows = [row.tobytes() for row in RGB]
   deep_rgb = RGB.astype(int) * 257 - 3 * (RGB > 0)  # The upper 8 bits differ from rounding.
   deep_alpha = np.stack([DEEP12 * 16, ALPHA.astype(int) * 257], axis=-1)
   deep_high = (DEEP12 * 16 >> 8).astype(np.uint8)
