@@ -74,7 +74,8 @@ def prepare(
   """Returns the `Outcome` for files, decoding those that the store does not have.
 
   One process at a time prepares into a folder; others wait. What is finished survives a kill. Files that
-  cannot be decoded are remembered while they are unchanged.
+  cannot be decoded are remembered while they are unchanged. Raises UserError: no room, or the folder
+  cannot be written.
 
   Args:
     paths: list of N str.
@@ -87,9 +88,6 @@ def prepare(
     say, progress: functions of a line, for what is found and for how far it is; None: the same.
     check: whether the pixels that are there are compared with their checksums.
     cores: int, images decoded at once; None for all.
-
-  Raises:
-    UserError: no room, or the folder cannot be written.
   """
   say = say or (lambda line: None)
   names = paths if names is None else names
