@@ -10,7 +10,7 @@ import struct
 
 from meta_pseudo_labels import errors
 from meta_pseudo_labels.data import storage
-from meta_pseudo_labels.data.formats import tfds
+from meta_pseudo_labels.data.formats import record_index, tfds
 from meta_pseudo_labels.errors import UserError, one_line
 
 import numpy as np
@@ -66,12 +66,13 @@ def _map_in_parallel(function, paths):
     return list(pool.map(function, paths))
 
 
-def index(paths, key):
+def index(paths, key, cache_dir=None):
   """Finds every record of uncompressed TFRecord files; reads only the records' headers.
 
   Args:
     paths: str or path-likes `[P]`, local or remote.
     key: str, the image's name in a record's tf.train.Example.
+    cache_dir: folder where what is found is kept for later starts, or None.
 
   Returns:
     `storage.Records`, file by file in the order of `paths`.
@@ -82,16 +83,19 @@ def index(paths, key):
   paths = [os.fspath(path) for path in paths]
   if not paths:
     raise UserError('TFRecord files: none given; give one or more')
-  places = _map_in_parallel(_find_places, paths)
-  counts = [len(place) for place in places]
-  if not sum(counts):
+
+  def find():
+    places = _map_in_parallel(_find_places, paths)
+    shards = np.repeat(np.arange(len(paths), dtype=np.int32), [len(place) for place in places])
+    return {'shard': shards, 'place': np.concatenate(places)}
+
+  found = record_index.cached(cache_dir, paths, 'places', find)
+  if not len(found['shard']):
     raise UserError(
       f'{paths[0]}: none of {len(paths)} TFRecord files, of which it is the first, has a record; '
       'fetch them again'
     )
-  return storage.Records(
-    np.array(paths), np.repeat(np.arange(len(paths), dtype=np.int32), counts), np.concatenate(places), key
-  )
+  return storage.Records(np.array(paths), found['shard'], found['place'], key)
 
 
 def _open(path):
@@ -139,13 +143,14 @@ def _payload_length(path, start, head):
   return length
 
 
-def labels(records, key, first=0):
+def labels(records, key, first=0, cache_dir=None):
   """Reads the labels of all records, in one pass over the files.
 
   Args:
     records: `storage.Records` of complete files, from `index`.
     key: str, the label's name in a record's tf.train.Example.
     first: int, the label of class 0.
+    cache_dir: folder where what is read is kept for later starts, or None.
 
   Returns:
     int32 `[N]`, in the order of the records. The range of the labels is not checked.
@@ -154,17 +159,23 @@ def labels(records, key, first=0):
     UserError: a file cannot be read or is damaged; a record has no such label.
   """
   paths = [str(path) for path in records.paths]
-  found = _map_in_parallel(lambda path: _read_labels(path, key), paths)
   counts = np.bincount(records.shard, minlength=len(paths))
-  for path, values, count in zip(paths, found, counts):
-    if len(values) != count:
-      raise UserError(
-        f'{path}: has {len(values)} records, but {count} labels are needed; use '
-        'complete files, and do not write to them while they are read'
-      )
+
+  def read():
+    found = _map_in_parallel(lambda path: _read_labels(path, key), paths)
+    for path, values, count in zip(paths, found, counts):
+      if len(values) != count:
+        raise UserError(
+          f'{path}: has {len(values)} records, but {count} labels are needed; use '
+          'complete files, and do not write to them while they are read'
+        )
+    return {'labels': np.concatenate(found)}
+
+  # 140 GB have to be read for the labels of all shards.
+  stored = record_index.cached(cache_dir, paths, f'labels {key}', read)['labels']
   # A label that does not fit into int32 only has to stay out of range.
   limits = np.iinfo(np.int32)
-  return np.clip(np.concatenate(found) - first, limits.min, limits.max).astype(np.int32)
+  return np.clip(stored - first, limits.min, limits.max).astype(np.int32)
 
 
 def _read_labels(path, key):
@@ -187,9 +198,9 @@ def _read_labels(path, key):
   return np.concatenate(found)
 
 
-def _labeled(info, records, key, first=0):
+def _labeled(info, records, key, first=0, cache_dir=None):
   """Returns `Examples` of records and labels. Raises UserError if the dataset has no such class."""
-  values = labels(records, key, first)
+  values = labels(records, key, first, cache_dir)
   wrong = np.flatnonzero((values < 0) | (values >= info.num_classes))
   if wrong.size:
     stored = int(values[wrong[0]]) + first
@@ -209,16 +220,16 @@ def load(info, request):
   data_dir = tfds.default_folder(request.data_dir)
   folder = tfds.prepared_folder(data_dir, 'imagenet2012')
   if folder is None:
-    return load_release(info, data_dir, info.name)
+    return load_release(info, data_dir, info.name, request.cache_dir)
   if info.name != 'imagenet':
     raise UserError(
       f'--dataset_name={info.name}: TFDS has no such split; take the shards of the '
       'release, or --dataset_name=imagenet with --num_labeled and --label_seed'
     )
-  return load_tfds(info, tfds.builder(folder))
+  return load_tfds(info, tfds.builder(folder), request.cache_dir)
 
 
-def load_release(info, data_dir, name):
+def load_release(info, data_dir, name, cache_dir=None):
   """Reads ImageNet from the release's shards: train-00000-of-01024 and so on.
 
   Args:
@@ -226,6 +237,7 @@ def load_release(info, data_dir, name):
     data_dir: str, the folder of the shards, local or remote.
     name: 'imagenet', 'imagenet_10_percent' or 'imagenet_heldout'; it determines the labeled examples
       and the test split.
+    cache_dir: as of `index`.
 
   Returns:
     A `storage.Data`, in the order of the shards. With 'imagenet_10_percent' its `unlabeled` is the
@@ -251,10 +263,11 @@ def load_release(info, data_dir, name):
   )
   image, label = _RELEASE_KEYS
   train, test = (
-    _labeled(info, index(paths, image), label, _RELEASE_FIRST_LABEL) for paths in (train, test)
+    _labeled(info, index(paths, image, cache_dir), label, _RELEASE_FIRST_LABEL, cache_dir)
+    for paths in (train, test)
   )
   if unlabeled is not None:
-    unlabeled = index(unlabeled, image)
+    unlabeled = index(unlabeled, image, cache_dir)
     unlabeled = storage.Examples(unlabeled, np.full(len(unlabeled), -1, np.int32))
   return storage.Data(train=train, test=test, unlabeled=unlabeled)
 
@@ -282,7 +295,7 @@ def _find_shards(folder, files, prefix):
   return [os.path.join(folder, file) for file in wanted]
 
 
-def load_tfds(info, builder):
+def load_tfds(info, builder, cache_dir=None):
   """Reads ImageNet as prepared by TFDS, in the order in which TFDS stores it.
 
   Args:
@@ -315,15 +328,15 @@ def load_tfds(info, builder):
       )
   image, label = _TFDS_KEYS
   train, test = (
-    _labeled(info, _tfds_records(builder.info.splits[split], image), label)
+    _labeled(info, _tfds_records(builder.info.splits[split], image, cache_dir), label, 0, cache_dir)
     for split in ('train', 'validation')
   )
   return storage.Data(train=train, test=test)
 
 
-def _tfds_records(split, key):
+def _tfds_records(split, key, cache_dir):
   """Returns the `Records` of a `tfds.core.SplitInfo`. Raises UserError if some are missing."""
-  records = index(split.filepaths, key)
+  records = index(split.filepaths, key, cache_dir)
   counts = np.bincount(records.shard, minlength=len(records.paths))
   for path, count, expected in zip(records.paths, counts, split.shard_lengths):
     if count != expected:
