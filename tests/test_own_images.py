@@ -79,7 +79,7 @@ def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, mon
     assert main.run(argv) == 130
   assert main.run(argv) == 0
   printed = capsys.readouterr().out
-  assert 'Going on from step 2 of train' in printed
+  assert 'Resuming at step 2 of train (' in printed
   assert '36 labeled images in 3 classes (12 to 12 each), 100 unlabeled, 0 validation, 60 test' in (
     printed
   )
@@ -131,8 +131,8 @@ def test_a_folder_without_test_images_reports_on_validation(tmp_path, capsys):
 @pytest.mark.parametrize(
   'flags, line',
   [
-    (['--dataset_name=folder'], '--dataset_name=folder: --data_dir must say where the data are'),
-    (['--dataset_name=folder', '--data_dir=/no/such'], "'/no/such' is not a folder"),
+    (['--dataset_name=folder'], '--dataset_name=folder: needs --data_dir; say where the data are'),
+    (['--dataset_name=folder', '--data_dir=/no/such'], '--data_dir=/no/such: not a folder'),
     (['--dataset_name=npz', '--data_dir=/no/such.npz'], 'cannot read /no/such.npz as a .npz file'),
     (['--dataset_name=imagenet_10_percent_mpl', '--data_dir=/no/such'], 'there is no folder'),
     (
@@ -163,7 +163,7 @@ def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, capsys):
   error = capsys.readouterr().err
   assert 'unlabeled/bad.jpg' in error and len(error.strip().splitlines()) == 1
   assert main.run([*argv, '--skip_bad_images']) == 0
-  assert 'left out 1 that cannot be read' in capsys.readouterr().out
+  assert 'left out 1 images that cannot be read: ' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('size', [16, 96])

@@ -63,11 +63,11 @@ class Progress:
     self.stream.flush()
 
   def say(self, message):
-    """A line of its own, below the live one."""
+    """A line of its own, below the live one; of file names what no text can hold is shown as \\udcff."""
     if self.live and self._width:
       self.stream.write('\n')
       self._width = 0
-    self.stream.write(message + '\n')
+    self.stream.write(message.encode('utf-8', 'backslashreplace').decode() + '\n')
     self.stream.flush()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 NAMED = 3  # Of a long list, how many are named on the screen.
 SPLITS = ('labeled', 'unlabeled', 'validation', 'test')
-DARK = 2**12  # A largest value of 16 bits below it leaves at most 16 of 256 levels.
+DARK = 2**14  # A largest value of 16 bits below it leaves at most 64 of 256 levels.
 
 
 def tell_left_out(left_out, skip, say):
@@ -83,8 +83,8 @@ def _tell_dark(data_dir, images, splits, decoding, say):
     return
   for number, split in enumerate(SPLITS):
     of_split = splits == number
-    largest = images.entries['largest'][of_split & (images.entries['largest'] > 255)]
-    if largest.size and largest.max() < DARK * 4:
+    largest = images.entries['largest'][of_split & (images.entries['largest'] > 0)]
+    if largest.size and largest.max() < DARK:
       top = int(largest.max())
       say(
         f'{os.path.join(data_dir, split)}: {largest.size} images of more than 8 bits have values up to '

@@ -76,7 +76,7 @@ class Decoding:
     if self.square:
       with tf.device('CPU:0'):
         pixels = _fit(self.side)(tf.constant(pixels)).numpy()
-    largest = min(max(int(found.largest or 0), 0), 2**31 - 1)
+    largest = min(max(int(found.largest or 0), 0), 2**16 - 1)  # As layout.ENTRY holds it.
     return pixels, (found.height, found.width, flags, largest)
 
   def of_pixels(self, image):
