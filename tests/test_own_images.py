@@ -163,7 +163,7 @@ def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, capsys):
   error = capsys.readouterr().err
   assert 'unlabeled/bad.jpg' in error and len(error.strip().splitlines()) == 1
   assert main.run([*argv, '--skip_bad_images']) == 0
-  assert 'left out 1 images that cannot be read: ' in capsys.readouterr().out
+  assert 'left out an image that cannot be read: ' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('size', [16, 96])

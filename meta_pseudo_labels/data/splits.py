@@ -147,7 +147,9 @@ def split(labels, *, num_labeled, label_seed, num_validation, num_classes):
 def _sha256(positions, names):
   if names is None:
     return hashlib.sha256(positions.astype('<i8').tobytes()).hexdigest()
-  return hashlib.sha256('\n'.join(names[positions].tolist()).encode('utf-8', 'surrogateescape')).hexdigest()
+  return hashlib.sha256(
+    '\n'.join(names[positions].tolist()).encode('utf-8', 'surrogateescape')
+  ).hexdigest()
 
 
 def identity(split_, *, labels, class_names, unlabeled, names=None):

@@ -217,7 +217,9 @@ _PLAIN = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 def _what(path):
   """Returns 'image' for what can be decoded, a kind of image that cannot, or '' for another file."""
   kind = kinds.kind_of(store_decoding.head(path)[: kinds.HEAD])
-  if kind in (None, 'tiff') and (foreign := kinds.foreign_kind(path)):  # Most camera raws begin as TIFF does.
+  if kind in (None, 'tiff') and (
+    foreign := kinds.foreign_kind(path)
+  ):  # Most camera raws begin as TIFF does.
     return foreign
   if kind == 'heic' and not kinds.heic_is_there():
     return "HEIC, which needs 'pip install pillow-heif'"
@@ -260,10 +262,10 @@ def _leave_out(unreadable, report, skip_bad_images, say):
   """Names images that cannot be read; raises UserError unless they may be skipped."""
   names = '; '.join(f'{path} ({reason})' for path, reason in unreadable[:_NAMED])
   more = f'; all are in {report}' if len(unreadable) > _NAMED else ''
+  count, them = ('an image', 'it') if len(unreadable) == 1 else (f'{len(unreadable)} images', 'them')
   if not skip_bad_images:
-    count = 'an image' if len(unreadable) == 1 else f'{len(unreadable)} images'
-    raise UserError(f'{count} cannot be read: {names}{more}; remove them, or give --skip_bad_images')
-  say(f'left out {len(unreadable)} images that cannot be read: {names}{more}')
+    raise UserError(f'{count} cannot be read: {names}{more}; remove {them}, or give --skip_bad_images')
+  say(f'left out {count} that cannot be read: {names}{more}')
 
 
 def _require_some(groups, readable):
