@@ -1,6 +1,6 @@
 """Four CPU devices for every test, before TensorFlow touches one: strategies run in-process.
 
-And a cache folder for the session alone, before the package asks where it is: no test writes to the user's.
+And a cache folder for the session alone, before the package asks where it is: none writes to the user's.
 """
 
 # ruff: noqa: E402
@@ -23,7 +23,9 @@ devices.configure_devices(4)
 
 
 def pytest_addoption(parser):
-  parser.addoption('--write-table', action='store_true', help='write docs/bad_requests.md anew')
+  parser.addoption(
+    '--write-table', action='store_true', help='write docs/bad_requests.md and docs/image_kinds.md anew'
+  )
 
 
 def pytest_configure(config):

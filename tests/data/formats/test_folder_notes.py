@@ -214,7 +214,7 @@ def test_the_own_range_scales_by_the_largest_value_of_the_folder(tmp_path):
   assert not any('nearly black' in line for line in lines)
 
 
-def test_the_own_range_takes_numbers_of_32_bits_too(tmp_path):
+def test_the_own_range_takes_numbers_of_32_bits_too(tmp_path, outcomes):
   tiff = lambda value: image_files.tiff(
     np.full([image_files.HEIGHT, image_files.WIDTH], value, '<u4'), {258: (3, 32)}
   )
@@ -222,6 +222,7 @@ def test_the_own_range_takes_numbers_of_32_bits_too(tmp_path):
   data_dir = write(tmp_path, {**TWO_CLASSES, **files})
   assert 'unlabeled/2.tif (its values are numbers of 32 bits' in refusal(data_dir)
   assert values(load(data_dir, own_range=True).train) == [10, 20, 255, 255]
+  assert outcomes[-1].images.entries['largest'].tolist() == [0, 0, 4095, 65535]
 
 
 def test_the_own_range_changes_nothing_where_all_have_8_bits(tmp_path, outcomes):
@@ -302,9 +303,8 @@ def test_a_next_start_says_the_same(tmp_path, outcomes):
   about = lambda: [line for line in said(data_dir, skip_bad_images=True) if 'prepar' not in line]
   first = about()
   assert about() == first and outcomes[-1].decoded == 0
-  assert [word for word in ('an image that cannot', 'nearly black', 'WARNING') if word in ' '.join(first)] == [
-    'an image that cannot', 'nearly black', 'WARNING'
-  ]  # fmt: skip
+  words = ('an image that cannot', 'nearly black', 'WARNING')
+  assert all(any(word in line for line in first) for word in words)
 
 
 def test_other_options_have_a_store_of_their_own(tmp_path, outcomes):
