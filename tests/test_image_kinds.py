@@ -25,10 +25,10 @@ DECODED = sorted(
 )
 HEAD = """# Kinds of image files
 
-What becomes of every kind of file that the tests have, as one of your own images (`--dataset_name=folder`)
-or as a file to predict. `tests/test_image_kinds.py` makes each of them and compares; `--write-table` writes
-this file, and `python tests/data/images/image_kinds.py FOLDER` the images. All become upright RGB of 8 bits.
-The kind is told from a file's first bytes; its suffix does not matter.
+What becomes of every kind of file that the tests have, as one of your own images
+(`--dataset_name=folder`) or as a file to predict. All become upright RGB of 8 bits; the kind is told by a
+file's first bytes, whatever its suffix. `tests/test_image_kinds.py` makes each of them and compares;
+`--write-table` writes this file, and `python tests/data/images/image_kinds.py FOLDER` the images.
 
 The last column says whether an exported SavedModel, which has TensorFlow alone, takes the bytes too. Where
 it does, it sees the very pixels that training does; where not, the request fails and names the image.
@@ -114,7 +114,7 @@ def test_evaluation_predict_and_an_exported_model_see_the_same(folder, tmp_path,
 
 def test_the_kinds_that_are_no_images_are_refused_by_both_decodings():
   how = decoding.Decoding(32, square=True)
-  for name, kind in KINDS.items():
+  for kind in KINDS.values():
     if isinstance(kind.expected, str):
       content = kind.make()
       with pytest.raises(decode.CannotDecode):

@@ -71,8 +71,8 @@ class DataFlags:
   )
   image_range: str = flag(
     'high_bits',
-    'Your own images of more than 8 bits. high_bits: their upper 8 bits. data: values from 0 to the largest '
-    'one in the folder become 0 to 255.',
+    'Your own images of more than 8 bits. high_bits: their upper 8 bits. data: values from 0 to the '
+    'largest one in the folder become 0 to 255.',
     RANGES,
   )
   skip_bad_images: bool = flag(

@@ -41,9 +41,11 @@ def tell_left_out(left_out, skip, say):
   ]
   if lost and not skip:
     name, what = lost[0]
+    count, them = ('an image', 'it') if len(lost) == 1 else (f'{len(lost)} images', 'them')
+    first = '' if len(lost) == 1 else 'the first is '
     raise UserError(
-      f'{len(lost)} images with labels cannot be decoded, the first is {name} ({what}); convert or remove '
-      'them, or give --skip_bad_images'
+      f'{count} with labels cannot be decoded: {first}{name} ({what}); convert or remove {them}, or give '
+      '--skip_bad_images'
     )
 
 
@@ -109,6 +111,5 @@ def _tell_duplicates(images, splits, say):
         names = images.names[known[chosen[0]]]
         where = f'{SPLITS[first]}/ and {SPLITS[second]}/' if first != second else 'labeled/ twice'
         meaning = '' if first == second else '; what is measured on them is worthless'
-        say(
-          f'WARNING: {len(chosen)} images are in {where}, the same {what}{meaning}: {names[0]} and {names[1]}'
-        )
+        count = '1 image is' if len(chosen) == 1 else f'{len(chosen)} images are'
+        say(f'WARNING: {count} in {where}, the same {what}{meaning}: {names[0]} and {names[1]}')

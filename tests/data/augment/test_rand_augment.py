@@ -15,23 +15,13 @@ import tensorflow as tf
 GOLDEN = pathlib.Path(__file__).resolve().parents[3] / 'tests/golden'
 BLENDS = ('color', 'contrast', 'brightness', 'sharpness')
 FUNCTIONS = {
-  'AutoContrast': image_ops.autocontrast,
-  'Equalize': image_ops.equalize,
-  'Invert': image_ops.invert,
-  'Rotate': image_ops.rotate,
-  'Posterize': image_ops.posterize,
-  'Solarize': image_ops.solarize,
-  'Color': image_ops.color,
-  'Contrast': image_ops.contrast,
-  'Brightness': image_ops.brightness,
-  'Sharpness': image_ops.sharpness,
-  'ShearX': image_ops.shear_x,
-  'ShearY': image_ops.shear_y,
-  'TranslateX': image_ops.translate_x,
-  'TranslateY': image_ops.translate_y,
-  'SolarizeAdd': image_ops.solarize_add,
-  'Identity': image_ops.identity,
-}
+  'AutoContrast': image_ops.autocontrast, 'Equalize': image_ops.equalize, 'Invert': image_ops.invert,
+  'Rotate': image_ops.rotate, 'Posterize': image_ops.posterize, 'Solarize': image_ops.solarize,
+  'Color': image_ops.color, 'Contrast': image_ops.contrast, 'Brightness': image_ops.brightness,
+  'Sharpness': image_ops.sharpness, 'ShearX': image_ops.shear_x, 'ShearY': image_ops.shear_y,
+  'TranslateX': image_ops.translate_x, 'TranslateY': image_ops.translate_y,
+  'SolarizeAdd': image_ops.solarize_add, 'Identity': image_ops.identity,
+}  # fmt: skip
 SIGNED = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 
 

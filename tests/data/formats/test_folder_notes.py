@@ -97,8 +97,8 @@ def test_what_cannot_be_decoded_stops_the_start_among_images_with_labels(tmp_pat
   content, what = FOREIGN[name]
   data_dir = write(tmp_path, {**TWO_CLASSES, f'{split}/cat/1.png': 10, f'{split}/cat/{name}': content})
   assert refusal(data_dir) == (
-    f'1 images with labels cannot be decoded, the first is {split}/cat/{name} ({what}); convert or remove '
-    'them, or give --skip_bad_images'
+    f'an image with labels cannot be decoded: {split}/cat/{name} ({what}); convert or remove it, or give '
+    '--skip_bad_images'
   )
   lines = said(data_dir, skip_bad_images=True)
   assert lines[0] == f'left out: 1 ({what}): {split}/cat/{name}'
@@ -253,13 +253,13 @@ def test_duplicates_between_splits_are_counted_and_named(tmp_path):
   }
   worthless = '; what is measured on them is worthless'
   assert warnings(write(tmp_path, files)) == [
-    'WARNING: 1 images are in labeled/ twice, the same byte for byte: labeled/dog/1.png and '
+    'WARNING: 1 image is in labeled/ twice, the same byte for byte: labeled/dog/1.png and '
     'labeled/dog/2.png',
-    f'WARNING: 1 images are in labeled/ and validation/, the same byte for byte{worthless}: '
+    f'WARNING: 1 image is in labeled/ and validation/, the same byte for byte{worthless}: '
     'labeled/cat/1.png and validation/cat/1.png',
     f'WARNING: 2 images are in labeled/ and test/, the same byte for byte{worthless}: '
     'labeled/cat/1.png and test/cat/1.png',
-    f'WARNING: 1 images are in validation/ and test/, the same byte for byte{worthless}: '
+    f'WARNING: 1 image is in validation/ and test/, the same byte for byte{worthless}: '
     'validation/dog/3.png and test/dog/3.png',
   ]
 

@@ -313,7 +313,8 @@ def other_kinds():
              'HEIC|heic|decoded', REFUSED)
 
 
-KINDS = [*jpeg_kinds(), *png_kinds(), *deep_png_kinds(), *gif_and_bmp_kinds(), *tiff_kinds(), *other_kinds()]
+KINDS = [*jpeg_kinds(), *png_kinds(), *deep_png_kinds(), *gif_and_bmp_kinds(), *tiff_kinds(),
+         *other_kinds()]
 
 
 if __name__ == '__main__':
