@@ -1,4 +1,17 @@
-"""Four CPU devices for every test, before TensorFlow touches one: strategies run in-process."""
+"""Four CPU devices for every test, before TensorFlow touches one: strategies run in-process.
+
+And a cache folder for the session alone, before the package asks where it is: none writes to the user's.
+"""
+
+# ruff: noqa: E402
+import atexit
+import os
+import shutil
+import tempfile
+
+CACHE_HOME = tempfile.mkdtemp(prefix='meta_pseudo_labels_tests_')
+os.environ['XDG_CACHE_HOME'] = CACHE_HOME
+atexit.register(shutil.rmtree, CACHE_HOME, ignore_errors=True)
 
 import meta_pseudo_labels
 from meta_pseudo_labels.distribution import devices
@@ -10,7 +23,9 @@ devices.configure_devices(4)
 
 
 def pytest_addoption(parser):
-  parser.addoption('--write-table', action='store_true', help='write docs/bad_requests.md anew')
+  parser.addoption(
+    '--write-table', action='store_true', help='write docs/bad_requests.md and docs/image_kinds.md anew'
+  )
 
 
 def pytest_configure(config):

@@ -79,7 +79,7 @@ def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, mon
     assert main.run(argv) == 130
   assert main.run(argv) == 0
   printed = capsys.readouterr().out
-  assert 'Resuming at step 2 of train' in printed
+  assert 'Resuming at step 2 of train (' in printed
   assert '36 labeled images in 3 classes (12 to 12 each), 100 unlabeled, 0 validation, 60 test' in (
     printed
   )
@@ -131,8 +131,8 @@ def test_a_folder_without_test_images_reports_on_validation(tmp_path, capsys):
 @pytest.mark.parametrize(
   'flags, line',
   [
-    (['--dataset_name=folder'], '--dataset_name=folder: --data_dir must say where the data are'),
-    (['--dataset_name=folder', '--data_dir=/no/such'], "'/no/such' is not a folder"),
+    (['--dataset_name=folder'], '--dataset_name=folder: needs --data_dir; say where the data are'),
+    (['--dataset_name=folder', '--data_dir=/no/such'], '--data_dir=/no/such: not a folder'),
     (['--dataset_name=npz', '--data_dir=/no/such.npz'], 'cannot read /no/such.npz as a .npz file'),
     (['--dataset_name=imagenet_10_percent_mpl', '--data_dir=/no/such'], 'there is no folder'),
     (
@@ -163,7 +163,7 @@ def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, capsys):
   error = capsys.readouterr().err
   assert 'unlabeled/bad.jpg' in error and len(error.strip().splitlines()) == 1
   assert main.run([*argv, '--skip_bad_images']) == 0
-  assert 'left out 1 that cannot be read' in capsys.readouterr().out
+  assert 'left out an image that cannot be read: ' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('size', [16, 96])
@@ -243,3 +243,46 @@ def test_an_npz_file_trains(tmp_path, capsys, kind):
     == 0
   )
   assert '20 labeled, 62 unlabeled, 16 test examples of npz' in capsys.readouterr().out
+
+
+def test_task_prepare_decodes_and_says_what_there_is(tmp_path, capsys):
+  make_folder(tmp_path / 'images')
+  argv = ['main', '--task_mode=prepare', '--dataset_name=folder', f'--data_dir={tmp_path}/images']
+  argv += ['--image_size=8', f'--cache_dir={tmp_path}/cache', f'--output_dir={tmp_path}/run']
+  assert main.run(argv) == 0
+  assert capsys.readouterr().out.splitlines()[-1] == (
+    'folder: 29 labeled, 129 unlabeled, 60 test, 7 validation examples are ready'
+  )
+  (store,) = (tmp_path / 'cache').iterdir()
+  shards = {path.name: path.stat().st_mtime_ns for path in store.glob('pixels-*')}
+  assert shards and main.run(argv) == 0
+  assert {path.name: path.stat().st_mtime_ns for path in store.glob('pixels-*')} == shards
+  assert not (tmp_path / 'run').exists()
+
+
+def test_unreadable_images_are_all_listed_before_training_starts(tmp_path, capsys):
+  make_folder(tmp_path / 'images')
+  odd = os.fsencode(tmp_path / 'images' / 'unlabeled') + b'/\xff.png'  # No text can hold its name.
+  for number in range(4):
+    (tmp_path / 'images' / 'unlabeled' / f'{number}.jpg').write_bytes(b'<html>')
+  with open(odd, 'wb') as file:
+    file.write(b'<html>')
+  argv = ['main', '--dataset_name=folder_uda', f'--data_dir={tmp_path}/images', *SMALL, '--image_size=8']
+  argv += [f'--output_dir={tmp_path}/run', f'--cache_dir={tmp_path}/cache', '--num_train_steps=1']
+  assert main.run(argv) == 2
+  error = capsys.readouterr().err
+  assert error.startswith(
+    f'error: 5 images cannot be read: {tmp_path}/images/unlabeled/0.jpg (it is a text'
+  )
+  assert error.count('(it is a text') == 3 and len(error.splitlines()) == 1
+  (report,) = (tmp_path / 'cache').glob('*/unreadable.txt')
+  assert f'all are in {report};' in error and not (tmp_path / 'run').exists()
+  assert len(report.read_bytes().splitlines()) == 5 and os.fsencode(odd) in report.read_bytes()
+  for number in range(1, 4):
+    (tmp_path / 'images' / 'unlabeled' / f'{number}.jpg').unlink()
+  picture(COLORS['red'], np.random.RandomState(0)).save(tmp_path / 'good.png')
+  os.rename(tmp_path / 'good.png', os.fsencode(tmp_path / 'images' / 'labeled' / 'red') + b'/\xff.png')
+  assert main.run([*argv, '--skip_bad_images']) == 0
+  printed = capsys.readouterr().out
+  assert 'left out 2 images that cannot be read: ' in printed and 'unlabeled/\\udcff.png (it is' in printed
+  assert '37 labeled images in 3 classes (12 to 13 each), 100 unlabeled, 0 validation' in printed

@@ -150,7 +150,9 @@ def _sha256(positions, names):
   """Computes the sha256 of the names at positions, or without names of the positions: hex str."""
   if names is None:
     return hashlib.sha256(positions.astype('<i8').tobytes()).hexdigest()
-  return hashlib.sha256('\n'.join(names[positions].tolist()).encode()).hexdigest()
+  return hashlib.sha256(
+    '\n'.join(names[positions].tolist()).encode('utf-8', 'surrogateescape')
+  ).hexdigest()
 
 
 def identity(split_, *, labels, class_names, unlabeled, names=None):

@@ -63,11 +63,14 @@ class Progress:
     self.stream.flush()
 
   def say(self, message):
-    """Writes a message as a line of its own, below the live line."""
+    """Writes a message as a line of its own, below the live line.
+
+    Bytes of file names that are no text are shown as \\udcff.
+    """
     if self.live and self._width:
       self.stream.write('\n')
       self._width = 0
-    self.stream.write(message + '\n')
+    self.stream.write(message.encode('utf-8', 'backslashreplace').decode() + '\n')
     self.stream.flush()
 
 

@@ -6,6 +6,7 @@ import json
 
 from meta_pseudo_labels import main, models
 from meta_pseudo_labels.data.augment.views import PadCrop, Points
+from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.inference import classifier, predict_files, saved_model
 from meta_pseudo_labels.training import logs
 
@@ -121,7 +122,7 @@ def test_what_an_input_means(images):
 
 def test_the_network_is_traced_once(images, tmp_path):
   model = models.build('wrn-10-1', num_classes=3, input_shape=(8, 8, 3))
-  served = classifier.Classifier(model, PadCrop(), (8, 8, 3), ['one', 'two', 'three'])
+  served = classifier.Classifier(model, Serving(('one', 'two', 'three'), (8, 8, 3), PadCrop()))
   shapes = []
   classify = served.classify
   served.classify = lambda inputs: shapes.append(tuple(inputs.shape)) or classify(inputs)
@@ -147,11 +148,11 @@ def test_the_network_is_traced_once(images, tmp_path):
   'flags, words',
   [
     (['--input=/no/such'], '--input=/no/such: no images found'),
-    (['--input='], '--input: not given; --task_mode=predict needs --input='),
+    (['--input='], '--input: not given; --task_mode=predict needs --input=...'),
     (['--format=xml'], '--format=xml: unknown value'),
     (['--saved_model=/no/such'], '--saved_model=/no/such: cannot be loaded'),
     (['--output=/proc/nothing/here.csv'], '--output=/proc/nothing/here.csv: cannot be written'),
-    (['--output_dir=', '--saved_model=x'], '--output: not given; --task_mode=predict needs --output='),
+    (['--output_dir=', '--saved_model=x'], '--output: not given; --task_mode=predict needs --output=...'),
     (['--output_dir=/no/such'], '--output_dir=/no/such: no run there'),
   ],
 )
@@ -164,7 +165,7 @@ def test_a_bad_request_is_one_line_and_status_2(run, images, capsys, flags, word
 
 def test_networks_that_take_no_images(images, tmp_path, capsys):
   model = models.build('mlp-8x1', num_classes=2, input_shape=(2,))
-  points = classifier.Classifier(model, Points(), (2,), ['one', 'two'])
+  points = classifier.Classifier(model, Serving(('one', 'two'), (2,), Points()))
   saved_model.write(points, str(tmp_path / 'points'))
   other = tf.Module()
   other.function = tf.function(lambda x: x, input_signature=[tf.TensorSpec([])])

@@ -11,7 +11,7 @@ import numpy as np
 
 NAMED = 3  # Of a long list, how many are named on the screen.
 SPLITS = ('labeled', 'unlabeled', 'validation', 'test')
-DARK = 2**12  # A largest value of 16 bits below it leaves at most 16 of 256 levels.
+DARK = 2**14  # A largest value of 16 bits below it leaves at most 64 of 256 levels.
 
 
 def tell_left_out(left_out, skip, say):
@@ -41,9 +41,11 @@ def tell_left_out(left_out, skip, say):
   ]
   if lost and not skip:
     name, what = lost[0]
+    count, them = ('an image', 'it') if len(lost) == 1 else (f'{len(lost)} images', 'them')
+    first = '' if len(lost) == 1 else 'the first is '
     raise UserError(
-      f'{len(lost)} images with labels cannot be decoded, the first is {name} ({what}); convert or remove '
-      'them, or give --skip_bad_images'
+      f'{count} with labels cannot be decoded: {first}{name} ({what}); convert or remove {them}, or give '
+      '--skip_bad_images'
     )
 
 
@@ -83,8 +85,8 @@ def _tell_dark(data_dir, images, splits, decoding, say):
     return
   for number, split in enumerate(SPLITS):
     of_split = splits == number
-    largest = images.entries['largest'][of_split & (images.entries['largest'] > 255)]
-    if largest.size and largest.max() < DARK * 4:
+    largest = images.entries['largest'][of_split & (images.entries['largest'] > 0)]
+    if largest.size and largest.max() < DARK:
       top = int(largest.max())
       say(
         f'{os.path.join(data_dir, split)}: {largest.size} images of more than 8 bits have values up to '
@@ -109,7 +111,5 @@ def _tell_duplicates(images, splits, say):
         names = images.names[known[chosen[0]]]
         where = f'{SPLITS[first]}/ and {SPLITS[second]}/' if first != second else 'labeled/ twice'
         meaning = '' if first == second else '; what is measured on them is worthless'
-        say(
-          f'WARNING: {len(chosen)} images are in {where}, the same {what}{meaning}: {names[0]} and '
-          f'{names[1]}'
-        )
+        count = '1 image is' if len(chosen) == 1 else f'{len(chosen)} images are'
+        say(f'WARNING: {count} in {where}, the same {what}{meaning}: {names[0]} and {names[1]}')

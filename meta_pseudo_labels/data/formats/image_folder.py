@@ -18,6 +18,7 @@ from meta_pseudo_labels.data.dataset_info import require_data_dir
 from meta_pseudo_labels.data.formats import folder_notes
 from meta_pseudo_labels.data.images import decoding as decodings
 from meta_pseudo_labels.data.images import facts, kinds
+from meta_pseudo_labels.data.store import decoding as store_decoding
 from meta_pseudo_labels.data.store import layout, listing, prepare
 from meta_pseudo_labels.errors import UserError, did_you_mean, one_line
 
@@ -145,7 +146,8 @@ def _class_folders(data_dir, split, left_out):
     if name.startswith('.'):
       continue
     if not tf.io.gfile.isdir(os.path.join(parent, name)):
-      left_out.append((f'{split}/{name}', ''))
+      what = _what(os.path.join(parent, name))
+      left_out.append((f'{split}/{name}', 'outside of the class folders' if what == 'image' else what))
     elif name.lower() in HELPERS:
       left_out.append((f'{split}/{name}/', 'a helper folder of another program'))
     else:
@@ -187,9 +189,11 @@ def _group(data_dir, split, name, label, left_out):
     else:
       left_out.append((f'{folder}/{inner}', what))
   if not taken:
+    lost = collections.Counter(what for name, what in left_out if what and name.startswith(f'{folder}/'))
+    there = '' if not lost else ' but ' + ', '.join(f'{count} ({what})' for what, count in lost.items())
     raise UserError(
-      f'{os.path.join(data_dir, folder)}: no images; add some (JPEG, PNG, WebP, TIFF, ...), or remove the '
-      'folder'
+      f'{os.path.join(data_dir, folder)}: no images{there}; add some (JPEG, PNG, WebP, TIFF, ...), or '
+      'remove the folder'
     )
   return _Group(
     split, folder, label, [f'{folder}/{found.names[i]}' for i in taken], found.sizes[taken],
@@ -212,19 +216,18 @@ _PLAIN = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 def _what(path):
   """Returns 'image' for what can be decoded, a kind of image that cannot, or '' for another file."""
-  try:
-    with tf.io.gfile.GFile(path, 'rb') as file:
-      head = file.read(kinds.HEAD)
-  except (OSError, tf.errors.OpError):
-    head = b''
-  kind = kinds.kind_of(head)
+  kind = kinds.kind_of(store_decoding.head(path)[: kinds.HEAD])
+  if kind in (None, 'tiff') and (
+    foreign := kinds.foreign_kind(path)
+  ):  # Most camera raws begin as TIFF does.
+    return foreign
   if kind == 'heic' and not kinds.heic_is_there():
     return "HEIC, which needs 'pip install pillow-heif'"
   if kind in kinds.DECODED or (kind is None and kinds.looks_like_an_image(path)):
     return 'image'
   if kind == 'text':
     return 'SVG' if path.lower().endswith('.svg') else ''
-  return kind or kinds.foreign_kind(path)
+  return kind or ''
 
 
 def _prepared(data_dir, groups, decoding, cache_dir, own_range, say):
@@ -259,10 +262,10 @@ def _leave_out(unreadable, report, skip_bad_images, say):
   """Names images that cannot be read; raises UserError unless they may be skipped."""
   names = '; '.join(f'{path} ({reason})' for path, reason in unreadable[:_NAMED])
   more = f'; all are in {report}' if len(unreadable) > _NAMED else ''
+  count, them = ('an image', 'it') if len(unreadable) == 1 else (f'{len(unreadable)} images', 'them')
   if not skip_bad_images:
-    count = 'an image' if len(unreadable) == 1 else f'{len(unreadable)} images'
-    raise UserError(f'{count} cannot be read: {names}{more}; remove them, or give --skip_bad_images')
-  say(f'left out {len(unreadable)} images that cannot be read: {names}{more}')
+    raise UserError(f'{count} cannot be read: {names}{more}; remove {them}, or give --skip_bad_images')
+  say(f'left out {count} that cannot be read: {names}{more}')
 
 
 def _require_some(groups, readable):

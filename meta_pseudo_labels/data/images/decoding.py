@@ -64,7 +64,10 @@ class Decoding:
     Raises:
       facts.CannotDecode: one line says why.
     """
-    image = decode.decode(content, self.side, self.background, self.depth)
+    known = kinds.kind_of(content[: kinds.HEAD]) in ('jpeg', 'png')
+    # The others come at their full size: Pillow resizes a little differently, and one picture is to
+    # become the same pixels whatever its format is, here and in an exported model.
+    image = decode.decode(content, self.side if known else None, self.background, self.depth)
     found = image.facts
     flags = (
       layout.ANIMATED * (found.more_frames and found.kind != 'jpeg')
@@ -73,10 +76,10 @@ class Decoding:
       + layout.TURNED * found.turned
     )
     pixels = image.pixels
-    if self.square:
+    if self.square or not known:
       with tf.device('CPU:0'):
-        pixels = _fit(self.side)(tf.constant(pixels)).numpy()
-    largest = min(max(int(found.largest or 0), 0), 2**31 - 1)
+        pixels = _of_pixels(self.side, self.square)(tf.constant(pixels)).numpy()
+    largest = min(max(int(found.largest or 0), 0), 2**16 - 1)  # As layout.ENTRY holds it.
     return pixels, (found.height, found.width, flags, largest)
 
   def of_pixels(self, image):
@@ -87,10 +90,10 @@ class Decoding:
 
 
 @functools.cache
-def _fit(side):
-  """`crops.fit` as a graph, which threads run side by side."""
+def _of_pixels(side, square):
+  """`Decoding.of_pixels` as a graph, which threads run side by side."""
   return tf.function(
-    lambda image: crops.fit(image, side),
+    Decoding(side, square).of_pixels,
     input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)],
     autograph=False,
   )

@@ -180,7 +180,9 @@ def _one(work, position):
     pixels, facts = work.decoders.in_python(content)
     pixels = np.ascontiguousarray(pixels)
     wanted = (work.side or pixels.shape[0], work.side or pixels.shape[1], 3)
-    if pixels.dtype != np.uint8 or pixels.shape != wanted or not pixels.size:
+    if not pixels.size:
+      raise ValueError('it has no pixels')
+    if pixels.dtype != np.uint8 or pixels.shape != wanted:
       raise ValueError(f'it became {pixels.dtype} {list(pixels.shape)} instead of uint8 {list(wanted)}')
   except MemoryError:  # There may be more another time.
     return Decoded(position, reason='it does not fit into memory')

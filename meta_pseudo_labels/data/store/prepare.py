@@ -93,30 +93,11 @@ def prepare(
   names = paths if names is None else names
   keys = hashes.of_strings(names)
   sizes, mtimes_ns = (np.asarray(values, np.int64) for values in stats)
-  needed = 0
-  work = _Work(paths, keys, sizes, mtimes_ns, decoders, side, cores or os.cpu_count())
+  work = _Work(paths, names, keys, sizes, mtimes_ns, decoders, side, cores or os.cpu_count())
   with layout.locked(folder, say), contextlib.ExitStack() as at_end:
     store = stores.Store(folder, parameters, say)
     at_end.callback(store.close)
-    try:
-      found = store.find(keys, sizes, mtimes_ns)
-      if check:
-        _forget_damaged(store, found, side, say)
-        found = store.find(keys, sizes, mtimes_ns)
-      missing = np.flatnonzero(found < 0)
-      passing = {}
-      if missing.size:
-        needed = _check_room(folder, paths, missing, parameters, decoders, side)
-        passing = _add(store, work, missing, Progress(missing.size, progress or say))
-      store.finish()
-      found = store.find(keys, sizes, mtimes_ns)
-      freed = store.reclaim(found[found >= 0])
-      if freed:
-        say(f'{folder}: gave back {freed / 1e6:.0f} MB of images that are no longer there')
-        found = store.find(keys, sizes, mtimes_ns)
-      return _outcome(store, found, paths, names, passing, side, missing.size)
-    except OSError as error:
-      raise layout.cannot_be_written(folder, error, needed - store.bytes_added) from error
+    return _completed(store, work, parameters, say, progress or say, check)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,12 +105,40 @@ class _Work:
   """The files, [N] each, and how they are decoded."""
 
   paths: List[str]
+  names: List[str]
   keys: np.ndarray
   sizes: np.ndarray
   mtimes_ns: np.ndarray
   decoders: Decoders
   side: Optional[int]
   cores: int
+
+  def found_in(self, store):
+    """Returns where the files stand in a store: int64 [N], -1 of those that it does not have."""
+    return store.find(self.keys, self.sizes, self.mtimes_ns)
+
+
+def _completed(store, work, parameters, say, progress, check):
+  """Brings a store up to date; returns the `Outcome`. Args as of `prepare`."""
+  needed, passing = 0, {}
+  try:
+    found = work.found_in(store)
+    if check:
+      _forget_damaged(store, found, work.side, say)
+      found = work.found_in(store)
+    missing = np.flatnonzero(found < 0)
+    if missing.size:
+      needed = _check_room(store.folder, work.paths, missing, parameters, work.decoders, work.side)
+      passing = _add(store, work, missing, Progress(missing.size, progress))
+    store.finish()
+    found = work.found_in(store)
+    freed = store.reclaim(found[found >= 0])
+    if freed:
+      say(f'{store.folder}: gave back {freed / 1e6:.0f} MB of images that are no longer there')
+      found = work.found_in(store)
+    return _outcome(store, work, found, passing, missing.size)
+  except OSError as error:
+    raise layout.cannot_be_written(store.folder, error, needed - store.bytes_added) from error
 
 
 def _forget_damaged(store, found, side, say):
@@ -192,7 +201,7 @@ def _add(store, work, missing, progress):
   return passing
 
 
-def _outcome(store, found, paths, names, passing, side, decoded):
+def _outcome(store, work, found, passing, decoded):
   entries = np.zeros(len(found), layout.ENTRY)
   entries['shard'] = -1
   entries[found >= 0] = store.entries[found[found >= 0]]
@@ -203,7 +212,7 @@ def _outcome(store, found, paths, names, passing, side, decoded):
       if found[position] < 0
       else (store.reasons[entries['offset'][position]])
     )
-    unreadable.append((paths[position], reason))
+    unreadable.append((work.paths[position], reason))
   report = os.path.join(store.folder, 'unreadable.txt')
   if unreadable:
     lines = ''.join(f'{path}\t{reason}\n' for path, reason in unreadable)
@@ -213,7 +222,7 @@ def _outcome(store, found, paths, names, passing, side, decoded):
     with contextlib.suppress(FileNotFoundError):
       os.remove(report)
   return Outcome(
-    reading.opened(store.folder, entries, names, side),
+    reading.opened(store.folder, entries, work.names, work.side),
     unreadable,
     int(decoded),
     report if unreadable else None,

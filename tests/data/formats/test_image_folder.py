@@ -1,74 +1,20 @@
-"""One's own images in folders: files that Pillow writes, read by TensorFlow."""
+"""One's own images in folders: what becomes of them, and of folders that are not right."""
 
-import io
 import os
 import struct
 
-from meta_pseudo_labels.data import storage
-from meta_pseudo_labels.data.augment import crops
-from meta_pseudo_labels.data.formats import image_folder
 from meta_pseudo_labels.data.images import decode
-from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.data.images.decoding import Decoding
+from meta_pseudo_labels.data.store.reading import Prepared
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from own_images import TWO_CLASSES, encoded, flat, load, noise, refusal, said, values, write
 from PIL import Image
 
-TWO_CLASSES = {'labeled/cat/1.png': 10, 'labeled/dog/1.png': 20}
-KINDS = 'images (.jpg .jpeg .png .bmp .gif)'
 LAYOUT = 'images go into labeled/<class>/ and unlabeled/ (validation/<class>/ and test/<class>/)'
 HINT = 'or give --skip_bad_images'
-
-
-def noise(*shape):
-  """uint8 of that shape, the same every time."""
-  return np.random.RandomState(sum(shape)).randint(0, 256, shape).astype(np.uint8)
-
-
-def flat(value, width=2, height=2):
-  """An image of one color."""
-  return Image.fromarray(np.full((height, width, 3), value, np.uint8))
-
-
-def encoded(image, kind, **options):
-  """The bytes of an image file. image: a Pillow image, or uint8 [H, W(, C)]."""
-  file = io.BytesIO()
-  image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-  image.save(file, kind, **options)
-  return file.getvalue()
-
-
-def write(root, files):
-  """Writes {path under root: bytes, or a color for a PNG of 2 x 2 pixels}; returns str(root)."""
-  for path, content in files.items():
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_bytes(content if isinstance(content, bytes) else encoded(flat(content), 'PNG'))
-  return str(root)
-
-
-def load(data_dir, **options):
-  """image_folder.read, by default 2 x 2 pixels in memory."""
-  return image_folder.read(data_dir, **{'image_size': 2, 'in_memory': True, **options})
-
-
-def refusal(data_dir, **options):
-  """The one line that `load` refuses with."""
-  with pytest.raises(UserError) as caught:
-    load(data_dir, **options)
-  assert '\n' not in str(caught.value)
-  return str(caught.value)
-
-
-def values(found):
-  """The value of each image of one color."""
-  images = found.inputs
-  assert images.dtype == np.uint8 and np.all(images == images[:, :1, :1, :1])
-  return images[:, 0, 0, 0].tolist()
-
-
-# A whole folder.
-
+ADD = 'add some (JPEG, PNG, WebP, TIFF, ...), or remove the folder'
 WHOLE = {
   'labeled/dog/b.png': 4,
   'labeled/dog/A.PNG': 3,
@@ -84,7 +30,7 @@ WHOLE = {
   'unlabeled/b/c.png': 6,
   'unlabeled/b/.d.png': 99,
   'unlabeled/.hidden/e.png': 99,
-  'unlabeled/f.webp': b'',
+  'unlabeled/f.doc': b'',
   'validation/dog/1.png': 8,
   'test/cat/2.png': 9,
   'test/cat-big/1.png': 10,
@@ -103,22 +49,25 @@ def test_a_whole_folder_in_order(tmp_path):
   assert (values(data.test), data.test.labels.tolist()) == ([9, 10, 11], [0, 1, 2])
   assert data.train.labels.dtype == data.test.labels.dtype == np.int32
   assert data.unlabeled_extra is None
-  assert lines == [
-    f'{tmp_path}: 5 labeled images in 3 classes (1 to 2 each), 3 unlabeled, '
-    '1 validation, 3 test; 7 other files ignored'
-  ]
+  assert data.train.names[2] == 'labeled/cat-big/x.png'
+  assert lines[0] == (
+    'left out: 3 files that are no images: labeled/README, labeled/dog/notes.txt, unlabeled/f.doc'
+  )
+  assert lines[-1] == (
+    f'{tmp_path}: 5 labeled images in 3 classes (1 to 2 each), 3 unlabeled, 1 validation, 3 test'
+  )
 
 
-def test_a_whole_folder_left_in_its_files(tmp_path):
+def test_a_whole_folder_at_sizes_of_their_own(tmp_path):
   data_dir = write(tmp_path, WHOLE)
-  in_memory, data = load(data_dir), load(data_dir, in_memory=False, image_size=None)
+  squares, data = load(data_dir), load(data_dir, Decoding(9))
   for split in ('train', 'validation', 'test'):
-    found, expected = getattr(data, split), getattr(in_memory, split)
-    assert isinstance(found.inputs, storage.Files) and len(found.inputs) == len(found)
-    assert np.array_equal(found.labels, expected.labels)
-    contents = found.inputs.reader()(tf.range(len(found), dtype=tf.int64))
-    assert np.array_equal([crops.decode(content) for content in contents], expected.inputs)
-  assert data.train.inputs.name(2) == f'{tmp_path}/labeled/cat-big/x.png'
+    found, expected = getattr(data, split), getattr(squares, split)
+    assert isinstance(found.inputs, Prepared) and len(found.inputs) == len(found)
+    assert found.inputs.side is None and np.array_equal(found.labels, expected.labels)
+    read = found.inputs.reader()
+    assert np.array_equal([read(n) for n in range(len(found))], np.asarray(expected.inputs))
+  assert data.train.inputs.name(2) == 'labeled/cat-big/x.png'
 
 
 def test_two_classes_are_enough(tmp_path):
@@ -126,9 +75,9 @@ def test_two_classes_are_enough(tmp_path):
   data = load(write(tmp_path, TWO_CLASSES) + '/', say=lines.append)
   assert values(data.train) == [10, 20] and data.train.labels.tolist() == [0, 1]
   assert data.validation is None and data.test is None
-  assert lines == [
+  assert lines[-1] == (
     f'{tmp_path}/: 2 labeled images in 2 classes (1 to 1 each), 0 unlabeled, 0 validation, 0 test'
-  ]
+  )
 
 
 def test_images_of_every_form_and_shape_are_fitted(tmp_path):
@@ -141,41 +90,50 @@ def test_images_of_every_form_and_shape_are_fitted(tmp_path):
     'bits.bmp': (noise(4, 8), 'BMP'),
   }
   files = {f'unlabeled/{name}': encoded(*form) for name, form in forms.items()}
-  data = load(write(tmp_path, {**TWO_CLASSES, **files}), image_size=5)
-  expected = [crops.fit(crops.decode(files[name]), 5) for name in sorted(files)]
-  assert np.array_equal(data.train.inputs[2:], expected)
+  how = Decoding(5, square=True)
+  data = load(write(tmp_path, {**TWO_CLASSES, **files}), how)
+  expected = [how.in_graph(files[name])[0] for name in sorted(files)]
+  assert np.array_equal(np.asarray(data.train.inputs)[2:], expected)
+  assert data.decoding == how
 
 
 # What is wrong with a folder.
 
 
 def test_folders_that_are_not_there(tmp_path):
-  end = f'is not a folder: point --data_dir at one whose {LAYOUT}'
-  assert refusal(str(tmp_path / 'missing')) == f"'{tmp_path}/missing' {end}"
-  assert refusal(None) == f'None {end}'
-  assert refusal(str(tmp_path)) == f'{tmp_path} has no folder labeled/: {LAYOUT}'
+  assert refusal(str(tmp_path / 'missing')) == f'--data_dir={tmp_path}/missing: not a folder; {LAYOUT}'
+  assert refusal(None) == f'--data_dir=None: not a folder; {LAYOUT}'
+  assert refusal(str(tmp_path)) == f'--data_dir={tmp_path}: no folder labeled/; {LAYOUT}'
   write(tmp_path, {'labeled/cat/1.png': 1, 'labeled/2.png': 1, 'labeled/.dog/3.png': 1})
   assert refusal(str(tmp_path)) == (
-    f'{tmp_path}/labeled has 1 class folders: make at least two, each with the images of one class'
+    f'{tmp_path}/labeled: 1 class folders; make at least 2, each with the images of one class'
   )
-  assert refusal(str(tmp_path), image_size=0) == ('image_size=0 is out of range: give 1 pixel or more')
+
+
+def test_an_image_beside_the_class_folders_is_no_reason_to_stop_but_is_named(tmp_path):
+  lines = said(write(tmp_path, {**TWO_CLASSES, 'labeled/2.png': 1}))
+  assert lines[0] == 'left out: 1 (outside of the class folders): labeled/2.png'
 
 
 @pytest.mark.parametrize('name', ['labeled/emu', 'unlabeled', 'validation/cat', 'test/dog'])
 def test_folders_without_images(tmp_path, name):
-  data_dir = write(tmp_path, {**TWO_CLASSES, f'{name}/.1.png': 1, f'{name}/2.tiff': b''})
+  data_dir = write(tmp_path, {**TWO_CLASSES, f'{name}/.1.png': 1, f'{name}/2.svg': b'<svg/>'})
+  but = ' but 1 (SVG)'
   if name == 'test/dog':
     (tmp_path / name / '.1.png').unlink()
-    (tmp_path / name / '2.tiff').unlink()
+    (tmp_path / name / '2.svg').unlink()
+    but = ''
   elif name == 'labeled/emu':
     write(tmp_path, {f'{name}/deeper/3.png': 1})
-  assert refusal(data_dir) == f'{tmp_path}/{name} has no {KINDS}: add some, or remove the folder'
+    but = ' but 1 (SVG), 1 (in a folder of a class)'
+  assert refusal(data_dir) == f'{tmp_path}/{name}: no images{but}; {ADD}'
 
 
 def test_classes_that_labeled_does_not_have(tmp_path):
   write(tmp_path, {**TWO_CLASSES, 'validation/1.png': 1})
   assert refusal(str(tmp_path)) == (
-    f'{tmp_path}/validation has no class folders: put images into validation/<class>/, or remove it'
+    f'{tmp_path}/validation: 0 class folders; make at least 1, each with the images of one class, or '
+    'remove the folder'
   )
   middle = f'a class that {tmp_path}/labeled does not have'
   write(tmp_path, {'validation/dogs/1.png': 1})
@@ -188,13 +146,25 @@ def test_classes_that_labeled_does_not_have(tmp_path):
   assert refusal(str(tmp_path)) == f'{tmp_path}/test/zebra: {middle}; rename the folder or remove it'
 
 
+@pytest.mark.parametrize('end', [b'.png', b''])
 @pytest.mark.parametrize('below', ['labeled/cat', 'unlabeled/a'])
-def test_names_that_are_not_utf8(tmp_path, below):
-  write(tmp_path, {**TWO_CLASSES, f'{below}/1.png': 1})
-  with open(os.fsencode(tmp_path / below) + b'/\xff.png', 'wb'):
-    pass
-  top = below.replace('/a', '')
-  assert refusal(str(tmp_path)).startswith(f"cannot list {tmp_path}/{top}: 'utf-8' codec can't ")
+def test_files_whose_names_are_not_utf8_are_read(tmp_path, below, end):
+  write(tmp_path, {**TWO_CLASSES, f'{below}/1.png': 30})
+  path = os.fsencode(tmp_path / below) + b'/\xff' + end
+  with open(path, 'wb') as file:
+    file.write(encoded(flat(40), 'PNG'))
+  data = load(str(tmp_path))
+  assert sorted(values(data.train)) == ([20, 30, 40] if 'cat' in below else [10, 20, 30, 40])
+  with open(path, 'wb') as file:
+    file.write(b'no image')
+  if end:
+    assert f'{below}/\udcff.png (' in refusal(str(tmp_path))
+
+
+def test_class_folders_whose_names_are_not_utf8_are_refused(tmp_path):
+  write(tmp_path, TWO_CLASSES)
+  os.mkdir(os.fsencode(tmp_path / 'labeled') + b'/\xff')
+  assert refusal(str(tmp_path)).startswith(f'{tmp_path}/labeled: cannot be listed (')
 
 
 # Damaged images.
@@ -207,76 +177,88 @@ def bmp_with(position, value, depth=1):
 
 
 DAMAGED = {
-  'empty.png': (b'', 'Input is empty.'),
-  'text.gif': (b'no image', 'Unknown image file format.'),
-  'short.jpg': (encoded(noise(64, 64, 3), 'JPEG')[:-800], 'jpeg::Uncompress failed.'),
-  'short.png': (encoded(noise(64, 64, 3), 'PNG')[:-800], 'Invalid PNG data'),
-  'short.gif': (encoded(noise(64, 64), 'GIF')[:-800], 'Invalid GIF data'),
-  'short.bmp': (encoded(noise(64, 64), 'BMP')[:-800], 'Input size should match'),
-  'narrow.bmp': (bmp_with(18, 0), 'Width must be positive'),
-  'low.bmp': (bmp_with(22, 0), ''),
-  'colors.bmp': (
-    encoded(flat(7).quantize(2), 'BMP'),
-    'it is a BMP with a color palette, which TensorFlow takes for gray levels: ',
-  ),
-  'order.bmp': (
-    bmp_with(30, 3, depth=4),
-    'it is a BMP with its channels in an order that TensorFlow does not know: ',
-  ),
+  'empty.png': (b'', 'it is empty'),
+  'text.gif': (b'no image', 'it is no kind of image that is known'),
+  'html.jpg': (b'<!doctype html><p>404', 'it is a text (HTML, XML, SVG or JSON), not an image'),
+  'short.jpg': (encoded(noise(64, 64, 3), 'JPEG')[:-800], 'it cannot be decoded: '),
+  'short.png': (encoded(noise(64, 64, 3), 'PNG')[:-800], 'it cannot be decoded: '),
+  'short.gif': (encoded(noise(64, 64), 'GIF')[:-800], 'it cannot be decoded: '),
+  'short.bmp': (encoded(noise(64, 64), 'BMP')[:-800], 'it cannot be decoded: '),
+  'narrow.bmp': (bmp_with(18, 0), 'it begins like a bmp file, but is damaged'),
+  'low.bmp': (bmp_with(22, 0), 'it begins like a bmp file, but is damaged'),
+  'order.bmp': (bmp_with(30, 3, depth=4), 'it cannot be decoded: '),
 }
 
 
 @pytest.mark.parametrize('name', DAMAGED)
-@pytest.mark.parametrize('in_memory', [True, False])
-def test_damaged_images_are_named(tmp_path, name, in_memory):
+def test_damaged_images_are_named(tmp_path, name):
   content, reason = DAMAGED[name]
-  message = refusal(write(tmp_path, {**TWO_CLASSES, f'labeled/cat/{name}': content}), in_memory=in_memory)
-  assert message.startswith(f'cannot read the image {tmp_path}/labeled/cat/{name}: {reason}')
-  assert message.endswith(f': remove it, {HINT}')
+  message = refusal(write(tmp_path, {**TWO_CLASSES, f'labeled/cat/{name}': content}))
+  assert message.startswith(f'an image cannot be read: {tmp_path}/labeled/cat/{name} ({reason}')
+  assert message.endswith(f'); remove it, {HINT}')
   assert '{{' not in message and '[Op' not in message
 
 
+def test_images_with_a_palette_are_right(tmp_path):
+  # TensorFlow takes its indices for gray levels.
+  content = encoded(flat(7).quantize(2), 'BMP')
+  assert values(load(write(tmp_path, {**TWO_CLASSES, 'unlabeled/colors.bmp': content})).train)[2] == 7
+
+
 def test_images_without_pixels(tmp_path, monkeypatch):
-  # No file is known of which TensorFlow's decoder makes one.
-  monkeypatch.setattr(decode, 'decode', lambda content: tf.zeros([0, 4, 3], tf.uint8))
-  assert refusal(write(tmp_path, TWO_CLASSES)) == (
-    f'cannot read 2 images, the first is {tmp_path}/labeled/cat/1.png: it has no pixels (4 x 0): '
-    f'remove them, {HINT}'
+  # No file is known of which a decoder makes one.
+  nothing = decode.Image(np.zeros([0, 4, 3], np.uint8), decode.facts.Facts('bmp', 0, 4))
+  monkeypatch.setattr(decode, 'decode', lambda *_: nothing)
+  files = {**TWO_CLASSES, 'labeled/cat/2.bmp': encoded(flat(3), 'BMP')}
+  message = refusal(write(tmp_path, files), Decoding(2))
+  assert message.startswith(f'an image cannot be read: {tmp_path}/labeled/cat/2.bmp (it has no pixels')
+  assert message.endswith(f'); remove it, {HINT}')
+
+
+def test_three_of_many_damaged_images_are_named_and_all_are_in_a_file(tmp_path):
+  bad = ['labeled/dog/0.png', 'labeled/dog/2.png', 'unlabeled/1.png', 'unlabeled/2.jpg']
+  data_dir = write(tmp_path, {**TWO_CLASSES, **dict.fromkeys((bad[0], bad[3]), b''), bad[2]: b'?'})
+  (tmp_path / bad[1]).symlink_to(tmp_path / 'nothing')
+  message = refusal(data_dir)
+  start, report = message.split('; all are in ')
+  assert start == (
+    f'4 images cannot be read: {tmp_path}/{bad[0]} (it is empty); {tmp_path}/{bad[1]} '
+    f'(No such file or directory); {tmp_path}/{bad[2]} (it is no kind of image that is known)'
   )
+  report, rest = report.split('; ')
+  assert rest == f'remove them, {HINT}' and report.startswith(f'{tmp_path}.cache/')
+  with open(report, encoding='utf-8') as file:
+    lines = [line.rstrip('\n').split('\t') for line in file]
+  assert [line[0] for line in lines] == [f'{tmp_path}/{name}' for name in bad]
+  assert all(len(line) == 2 and line[1] for line in lines)
 
 
-def test_several_damaged_images_are_counted(tmp_path):
-  data_dir = write(tmp_path, {**TWO_CLASSES, 'labeled/dog/0.png': b'', 'unlabeled/1.png': b'?'})
-  (tmp_path / 'labeled/dog/2.png').symlink_to(tmp_path / 'nothing')
-  assert refusal(data_dir) == (
-    f'cannot read 3 images, the first is {tmp_path}/labeled/dog/0.png: Input is empty.: remove '
-    f'them, {HINT}'
-  )
-
-
-@pytest.mark.parametrize('in_memory', [True, False])
-def test_damaged_images_are_left_out_if_asked(tmp_path, in_memory):
+def test_damaged_images_are_left_out_if_asked(tmp_path):
   bad = ['labeled/cat/a.png', 'labeled/dog/a.png', 'unlabeled/0.png', 'test/cat/9.png']
   lines = []
   data_dir = write(tmp_path, {**WHOLE, **dict.fromkeys(bad, b'')})
-  data = load(data_dir, in_memory=in_memory, skip_bad_images=True, say=lines.append)
-  assert lines[0] == 'left out 4 that cannot be read: {0}/{1}, {0}/{2}, {0}/{3}, ...'.format(
-    tmp_path, *bad
+  data = load(data_dir, skip_bad_images=True, say=lines.append)
+  (line,) = (line for line in lines if line.startswith('left out 4'))
+  assert line.startswith(
+    'left out 4 images that cannot be read: {0}/{1} (it is empty); {0}/{2} (it is empty); {0}/{3}'.format(
+      tmp_path, *bad
+    )
   )
-  assert lines[1].startswith(f'{tmp_path}: 5 labeled images in 3 classes (1 to 2 each), 3 unlabele')
+  assert lines[-1].startswith(f'{tmp_path}: 5 labeled images in 3 classes (1 to 2 each), 3 unlabele')
   for name in bad:
     (tmp_path / name).unlink()
-  expected = load(data_dir, in_memory=in_memory)
+  expected = load(data_dir)
   for split in ('train', 'validation', 'test'):
     found, wanted = getattr(data, split), getattr(expected, split)
     assert np.array_equal(found.labels, wanted.labels)
-    assert np.array_equal(*(x.inputs if in_memory else x.inputs.paths for x in (found, wanted)))
+    assert np.array_equal(found.names, wanted.names)
+    assert np.array_equal(np.asarray(found.inputs), np.asarray(wanted.inputs))
 
 
 def test_a_class_of_which_nothing_is_left(tmp_path):
   lines = []
   data_dir = write(tmp_path, {'labeled/cat/1.png': 1, 'labeled/dog/1.png': b'no image'})
   assert refusal(data_dir, skip_bad_images=True, say=lines.append) == (
-    f'{tmp_path}/labeled/dog has no image left that can be read: add {KINDS}, or remove the folder'
+    'labeled/dog: no image in it can be read; add some, or remove the folder'
   )
-  assert lines == [f'left out 1 that cannot be read: {tmp_path}/labeled/dog/1.png']
+  assert any(line.startswith(f'left out an image that cannot be read: {data_dir}/lab') for line in lines)

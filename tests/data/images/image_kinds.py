@@ -153,11 +153,19 @@ def png_kinds():
   yield Kind('palette with alpha.png', lambda: png(
       4, 3, index_rows, before=PLTE + chunk(b'tRNS', bytes([0, 128]))),
              on(RGB, np.array([0, 128, 255, 255])[INDICES]), facts=CLEAR)
-  yield from deep_png_kinds()
+  yield Kind('interlaced.png', lambda: png(8, 2, adam7(RGB), interlaced=1, height=HEIGHT), RGB)
+  yield Kind('orientation 6.png', lambda: saved(STORED[6], 'PNG', exif=exif(6)), RGB, facts=TURNED)
+  yield Kind('animated.png', lambda: animated('PNG'), RGB, facts={**MORE, 'kind': 'png'})
+  yield Kind('1 x 1.png', lambda: saved(RGB[:1, :1], 'PNG'), RGB[:1, :1])
+  yield Kind('1 x 20000.png', lambda: saved(picture(1, 20000), 'PNG'), picture(1, 20000))
+  yield Kind('20000 x 1.png', lambda: saved(picture(20000, 1), 'PNG'), picture(20000, 1))
+  yield Kind('no pixels.png', lambda: png(8, 2, [], width=0), 'no pixels|damaged|decoded', REFUSED)
+  yield Kind('cut off.png', lambda: saved(RGB, 'PNG')[:-60], CUT, REFUSED)
+  yield Kind('claims 60000 x 60000.png', lambda: png(8, 2, rgb_rows, 60000, height=60000),
+             'more than 200,000,000 pixels', REFUSED)
 
 
 def deep_png_kinds():
-  rgb_rows = [row.tobytes() for row in RGB]
   deep_rgb = RGB.astype(int) * 257 - 3 * (RGB > 0)  # The upper 8 bits differ from rounding.
   deep_alpha = np.stack([DEEP12 * 16, ALPHA.astype(int) * 257], axis=-1)
   deep_high = (DEEP12 * 16 >> 8).astype(np.uint8)
@@ -182,16 +190,6 @@ def deep_png_kinds():
   yield Kind('16 bits RGBA, range said.png', lambda: png(16, 6, deep(np.concatenate(
       [RGB.astype(int) * 16, ALPHA[..., np.newaxis].astype(int) * 257], axis=2))), on(said, ALPHA),
              depth=(0, 4095), within=1, facts=CLEAR)
-  yield Kind('interlaced.png', lambda: png(8, 2, adam7(RGB), interlaced=1, height=HEIGHT), RGB)
-  yield Kind('orientation 6.png', lambda: saved(STORED[6], 'PNG', exif=exif(6)), RGB, facts=TURNED)
-  yield Kind('animated.png', lambda: animated('PNG'), RGB, facts={**MORE, 'kind': 'png'})
-  yield Kind('1 x 1.png', lambda: saved(RGB[:1, :1], 'PNG'), RGB[:1, :1])
-  yield Kind('1 x 20000.png', lambda: saved(picture(1, 20000), 'PNG'), picture(1, 20000))
-  yield Kind('20000 x 1.png', lambda: saved(picture(20000, 1), 'PNG'), picture(20000, 1))
-  yield Kind('no pixels.png', lambda: png(8, 2, [], width=0), 'no pixels|damaged|decoded', REFUSED)
-  yield Kind('cut off.png', lambda: saved(RGB, 'PNG')[:-60], CUT, REFUSED)
-  yield Kind('claims 60000 x 60000.png', lambda: png(8, 2, rgb_rows, 60000, height=60000),
-             'more than 200,000,000 pixels', REFUSED)
 
 
 def gif_and_bmp_kinds():
@@ -315,7 +313,8 @@ def other_kinds():
              'HEIC|heic|decoded', REFUSED)
 
 
-KINDS = [*jpeg_kinds(), *png_kinds(), *gif_and_bmp_kinds(), *tiff_kinds(), *other_kinds()]
+KINDS = [*jpeg_kinds(), *png_kinds(), *deep_png_kinds(), *gif_and_bmp_kinds(), *tiff_kinds(),
+         *other_kinds()]
 
 
 if __name__ == '__main__':
