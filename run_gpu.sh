@@ -14,7 +14,7 @@ Makes a Python environment if there is none yet, then trains the recipe in FLAGF
 
   run_gpu.sh                                    the default recipe: digits, minutes on two cores
   run_gpu.sh --num_train_steps=100              the same with another value for a flag
-  run_gpu.sh flags/cifar10_4000_mpl.flags --data_dir=/data --output_dir=/runs/a
+  run_gpu.sh flags/paper/cifar10_4000_mpl.flags --data_dir=/data --output_dir=/runs/a
   run_gpu.sh --helpfull                         every flag
 
 Results go to runs/<name of the flagfile> unless --output_dir says otherwise. Running the same

@@ -14,7 +14,7 @@ on every host of a pod). It keeps that TensorFlow, which is built for TPUs, inst
 requirements.txt and requirements-test.txt into .venv-tpu, and trains the recipe in FLAGFILE
 (flags/digits_mpl.flags if none is given) with --use_tpu --strategy=tpu.
 
-  run_tpu.sh flags/cifar10_4000_mpl.flags --data_dir=gs://bucket/data --output_dir=runs/cifar10
+  run_tpu.sh flags/paper/cifar10_4000_mpl.flags --data_dir=gs://bucket/data --output_dir=runs/cifar10
   run_tpu.sh --dry_run                          print what would be done, and do nothing
 
 Results go to runs/<name of the flagfile> unless --output_dir says otherwise.

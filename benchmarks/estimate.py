@@ -335,7 +335,7 @@ def parse(argv):
     raise UserError(
       f'{stray[0]}: unexpected argument; write flags as --name=value'
       if stray
-      else 'no recipe; give one or more, such as flags/cifar10_4000_mpl.flags'
+      else 'no recipe; give one or more, such as flags/paper/cifar10_4000_mpl.flags'
     )
   names = args.device.split(',')
   for name in names:

@@ -50,7 +50,7 @@ def test_the_study_s_table_pairs_by_seed_and_by_kind_of_labels():
 
 
 def test_the_study_runs_each_setting_once(tmp_path, capsys):
-  recipe = CHECKOUT / 'flags' / 'two_moons.flags'
+  recipe = CHECKOUT / 'flags/base/two_moons.flags'
   argv = [
     f'--recipe={recipe}',
     f'--output={tmp_path}/out.jsonl',

@@ -70,13 +70,14 @@ def is_recipe(path):
   return NOT_A_RECIPE not in head(path)
 
 
-PATHS = sorted(FLAGFILES.glob('*.flags'))
+PATHS = sorted(FLAGFILES.rglob('*.flags'))
+PATH_OF = {path.stem: path for path in PATHS}
 RECIPES = [path.stem for path in PATHS if is_recipe(path)]
 
 
 def recipe_config(name):
   """A recipe's valid Config."""
-  config = parse(['main', f'--flagfile={FLAGFILES}/{name}.flags'])
+  config = parse(['main', f'--flagfile={PATH_OF[name]}'])
   if name in STUDIES:
     config = config.replace(
       method='mpl',
@@ -94,14 +95,14 @@ def test_head_comments_say_what_they_must():
         assert words in text, f'{path.name}: no {words}'
       assert re.search(r'Not run with this program yet\.|Run 20\d\d-\d\d-\d\d', text), path.name
   for name in RELEASE:
-    assert 'GOING ON AFTER AN INTERRUPTION: add --noreset_output_dir' in head(FLAGFILES / f'{name}.flags')
+    assert 'GOING ON AFTER AN INTERRUPTION: add --noreset_output_dir' in head(PATH_OF[name])
 
 
 def test_what_is_shared_is_included_somewhere():
   texts = {path.stem: path.read_text(encoding='utf-8') for path in PATHS}
   for path in PATHS:
     if not is_recipe(path):
-      assert any(f'--flagfile={path.name}' in text for text in texts.values()), path.name
+      assert any(f'/{path.name}\n' in text or f'={path.name}\n' in text for text in texts.values()), path.name
 
 
 def test_recipes_are_named_after_what_they_do():
@@ -215,7 +216,7 @@ def check_network(config, name):
   parameters = found.network.parameters
   expected = PARAMETERS.get((config.model_type, estimate.get_input_shape(config)[1]), parameters)
   assert parameters == pytest.approx(expected, rel=0.01)
-  text = head(FLAGFILES / f'{name}.flags')
+  text = head(PATH_OF[name])
   hours = [
     f'{words} {estimate.format_cell(found, estimate.DEVICES[device], 0.35)}'
     for words, device in (
@@ -311,7 +312,7 @@ def test_cifar10_4000_mpl_starts_training(tmp_path, capsys):
     main.run(
       [
         'main',
-        f'--flagfile={FLAGFILES}/cifar10_4000_mpl.flags',
+        f'--flagfile={PATH_OF["cifar10_4000_mpl"]}',
         f'--data_dir={tmp_path}',
         f'--output_dir={run}',
         '--num_train_steps=1',
@@ -368,7 +369,7 @@ def stand_in(config, num_classes):
 
 
 def test_imagenet_10_percent_mpl_starts_training(one_device):
-  config = parse(['main', f'--flagfile={FLAGFILES}/imagenet_10_percent_mpl.flags'])
+  config = parse(['main', f'--flagfile={PATH_OF["imagenet_10_percent_mpl"]}'])
   validate(config)
   assert (config.dataset_classes, config.image_size, config.model_type) == (1000, 224, 'resnet-50')
   config = config.replace(image_size=32, train_batch_size=2, uda_data=1)

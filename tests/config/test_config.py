@@ -127,7 +127,7 @@ def test_every_flag_has_help():
 )
 def test_release_recipe(name, expected):
   flags.FLAGS['alsologtostderr'].unparse()  # absl's own flags keep their value between parses.
-  config = parse(['main', f'--flagfile={FLAGFILES / name}.flags'])
+  config = parse(['main', f'--flagfile={FLAGFILES / "paper" / name}.flags'])
   validate(config)
   places = dict(output_dir=f'runs/{name}', master='', tpu_platform='', tpu_topology='')
   assert config == Config(**expected, **places)
