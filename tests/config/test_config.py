@@ -52,7 +52,8 @@ RELEASE_FLOATS = dict(
 OURS = dict(
     method='', mpl_feedback='release', mpl_weight=1., num_labeled=None, label_seed=None,
     num_validation=None, eval_split='test', select='', views='', flip=None,
-    augment_ops='', skip_bad_images=False, cache=False,
+    augment_ops='', skip_bad_images=False, cache=False, cache_dir='',
+    image_background='white', image_range='high_bits',
     unlabeled_manifest=None, select_per_class=1000, seed=0, data_dir=None, strategy='auto',
     num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, use_float16=False, remat=False,
     finetune_steps=0, finetune_lr=1e-5,
