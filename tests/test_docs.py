@@ -195,6 +195,7 @@ def make_checkout(root):
     'pyproject.toml',
     'flags',
     'benchmarks',
+    'tools',
     'meta_pseudo_labels',
     *requirements,
   ):

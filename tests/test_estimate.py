@@ -185,5 +185,8 @@ def test_the_tables_of_the_docs_are_what_is_computed():
     shown = lines[start : start + length]
     names = [line.split(' | ')[0].lstrip('| ') for line in shown[2:]]
     devices = [cell[2:] for cell in shown[0].strip('| ').split(' | ') if cell.startswith('h ')]
-    found = {name: estimate.estimate(estimate.read(next((ROOT / 'flags').rglob(f'{name}.flags')))) for name in names}
+    found = {
+      name: estimate.estimate(estimate.read(next((ROOT / 'flags').rglob(f'{name}.flags'))))
+      for name in names
+    }
     assert estimate.format_table(found, devices, 0.35) == shown

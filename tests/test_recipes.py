@@ -102,7 +102,9 @@ def test_what_is_shared_is_included_somewhere():
   texts = {path.stem: path.read_text(encoding='utf-8') for path in PATHS}
   for path in PATHS:
     if not is_recipe(path):
-      assert any(f'/{path.name}\n' in text or f'={path.name}\n' in text for text in texts.values()), path.name
+      assert any(f'/{path.name}\n' in text or f'={path.name}\n' in text for text in texts.values()), (
+        path.name
+      )
 
 
 def test_recipes_are_named_after_what_they_do():

@@ -121,8 +121,8 @@ def train_batches(
   """Training batches, one replica's share an element, the replicas of a step in a row.
 
   Args:
-    labeled: inputs of the labeled examples: uint8 `[n, H, W, C]`, float32 `[n, D]`, or n encoded
-      images in `examples.Files` or `examples.Records`.
+    labeled: inputs of the labeled examples: uint8 `[n, H, W, C]`, float32 `[n, D]`,
+      `storage.Prepared` images, or encoded ones in `storage.Records`.
     labels: int32 `[n]`.
     unlabeled: inputs of the m unlabeled examples, or None for labeled batches alone.
     views: one of data/views.py that takes such inputs.

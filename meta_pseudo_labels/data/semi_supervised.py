@@ -21,8 +21,6 @@ from meta_pseudo_labels.errors import UserError
 
 import numpy as np
 
-RESIZED_CROP_FROM = 96  # Pixels: from here on one's own images are cropped as ImageNet's are.
-
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -31,7 +29,7 @@ class Problem:
   Attributes:
     info: DatasetInfo, completed by what the data say.
     split: Split, indices into the training split.
-    inputs: N of the training split: uint8 `[N, H, W, C]`, float32 `[N, D]`, storage.Files or
+    inputs: N of the training split: uint8 `[N, H, W, C]`, float32 `[N, D]`, storage.Prepared or
       storage.Records.
     labels: int32 `[N]`, all of them; only those of `split.labeled` may be learned from.
     unlabeled: the M unlabeled inputs.
