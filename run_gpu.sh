@@ -18,7 +18,7 @@ Makes a Python environment if there is none yet, then trains the recipe in FLAGF
   run_gpu.sh --helpfull                         every flag
 
 Results go to runs/<name of the flagfile> unless --output_dir says otherwise. Running the same
-command again goes on from the last checkpoint in that folder (but for the release's own two,
+command again resumes from the last checkpoint in that folder (except the release's own two,
 cifar10_4000_mpl and imagenet_10_percent_mpl, which empty it: add --noreset_output_dir).
 
 Environment: PYTHON  the Python to use, 3.9-3.13 (default: python3, else the newest that is found)
