@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 from meta_pseudo_labels import build
 from meta_pseudo_labels.config import parse, validate
 
-import alone  # noqa: E402 pylint: disable=wrong-import-position
+import alone
 
 SECONDS = 5.0
 

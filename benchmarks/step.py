@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 from meta_pseudo_labels.config import parse, validate
 
-import alone  # noqa: E402 pylint: disable=wrong-import-position
+import alone
 
 PEAK_SIZES, SECONDS = (2048, 4096), 3.0
 

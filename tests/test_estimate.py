@@ -8,7 +8,7 @@ import pathlib
 from meta_pseudo_labels import build, methods
 from meta_pseudo_labels.config import Config
 
-import estimate  # noqa: E402 pylint: disable=wrong-import-position
+import estimate
 import pytest
 import tensorflow as tf
 

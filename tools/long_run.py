@@ -15,7 +15,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from meta_pseudo_labels import main as main_lib
+from meta_pseudo_labels import main as program
 from meta_pseudo_labels.training.run import Run
 
 import tensorflow as tf
@@ -69,7 +69,7 @@ def main():
   Run._save = measured
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    if main_lib.run(['long_run', *FLAGS, f'--output_dir={folder}', f'--num_train_steps={steps}']):
+    if program.run(['long_run', *FLAGS, f'--output_dir={folder}', f'--num_train_steps={steps}']):
       return 1
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
     wanted = list(range(10, steps + 1, 10))

@@ -20,7 +20,7 @@ READS = 8  # Records of a batch that are read at once.
 class Records:
   """Encoded images in TFRecord shards, each read from its place when a batch needs it.
 
-  So shards are shuffled as well as arrays are, and a run goes on where it stopped without
+  So shards are shuffled as well as arrays are, and a run resumes where it stopped without
   reading what it has seen.
 
   Attributes:

@@ -7,7 +7,7 @@ from typing import Any, Callable, Optional
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.distribution import collectives, spatial
 from meta_pseudo_labels.models import layers
-from meta_pseudo_labels.models import remat as remat_lib
+from meta_pseudo_labels.models.remat import Rematerialized
 from meta_pseudo_labels.optim import ema, loss_scale, optimizers
 
 import tensorflow as tf
@@ -36,7 +36,7 @@ class Passes:
   def prepare(self, model):
     """Prepares a model before its first pass. Raises: see `remat.find_boundaries`."""
     if self._remat:
-      self._models[id(model)] = remat_lib.Rematerialized(model)
+      self._models[id(model)] = Rematerialized(model)
 
   def __call__(self, model, inputs):
     rematerialized, inputs = self._models.get(id(model)), spatial.split(inputs)

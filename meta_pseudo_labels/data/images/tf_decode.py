@@ -336,7 +336,7 @@ def resized(image, size):
       kernel_type='triangle',
       antialias=True,
     )[0]
-    # Weights sum to 1 but for their last bits.
+    # Weights sum to 1 except for their last bits.
     return tf.cast(tf.clip_by_value(tf.round(smaller), 0.0, 255.0), tf.uint8)
 
   return tf.cond(tf.reduce_all(tf.equal(tf.shape(image)[:2], size)), lambda: tf.identity(image), resample)

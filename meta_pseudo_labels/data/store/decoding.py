@@ -9,6 +9,7 @@ import itertools
 from typing import Optional
 
 from meta_pseudo_labels.data.store import hashes
+from meta_pseudo_labels.errors import one_line
 
 import numpy as np
 import tensorflow as tf
@@ -174,7 +175,7 @@ def _one(work, position):
   try:
     content = _content(work.paths[position])
   except (OSError, tf.errors.OpError) as error:
-    return Decoded(position, reason=_reason(error))
+    return Decoded(position, reason=one_line(error))
   file_hash = int(hashes.of_strings([content])[0])
   try:
     pixels, facts = work.decoders.in_python(content)
@@ -187,10 +188,5 @@ def _one(work, position):
   except MemoryError:  # There may be more another time.
     return Decoded(position, reason='it does not fit into memory')
   except (ValueError, OSError, tf.errors.OpError) as error:
-    return Decoded(position, file_hash=file_hash, reason=_reason(error))
+    return Decoded(position, file_hash=file_hash, reason=one_line(error))
   return Decoded(position, pixels, tuple(facts), file_hash)
-
-
-def _reason(error):
-  text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-  return ' '.join(text.split())[:300] or type(error).__name__

@@ -34,7 +34,7 @@ class Listing:
 def listing(top, suffixes=('',)):
   """Returns the `Listing` of a folder, at any depth. Hidden files and folders are left out.
 
-  Links are followed, but for those to a folder that they lie in.
+  Links are followed, except those to a folder that they lie in.
 
   Args:
     top: str; with '://' in it tf.io.gfile is asked, one file after the other.
