@@ -181,13 +181,14 @@ def _add(store, work, missing, progress):
   """
   passing, rest, huge = {}, [], []
   in_graph = decoding.in_graph(work, missing, rest, huge)
-  # The lists are complete when the first part has ended.
-  in_python = (
-    done
-    for positions, threads in ((rest, work.cores), (huge, 1))
-    for done in decoding.in_python(work, positions, threads)
-  )
-  for done in itertools.chain(in_graph, in_python):
+
+  def in_python():  # The lists are complete when the first part has ended.
+    yield from decoding.in_python(work, rest, work.cores)
+    if huge:
+      progress.note(f'{len(huge)} images of more than 20 megapixels are decoded last, one at a time')
+    yield from decoding.in_python(work, huge, 1)
+
+  for done in itertools.chain(in_graph, in_python()):
     place = done.position
     key = int(work.keys[place]), int(work.sizes[place]), int(work.mtimes_ns[place])
     if done.pixels is not None:

@@ -27,6 +27,10 @@ class Progress:
     if self._now() - self._said >= self._interval:
       self._line()
 
+  def note(self, line):
+    """Says a line of its own."""
+    self._say(line)
+
   def end(self):
     """Says how it went, if it took long enough for a line before."""
     if self._said != self._started:
