@@ -35,8 +35,15 @@ def assert_same(found, expected):
     np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('count', [2, 4])
-@pytest.mark.parametrize('kind', replicas.KINDS)
+# Four replicas sum as two do: the others of these are slow tests.
+AT_FOUR = ('uda', 'soft')
+
+
+@pytest.mark.parametrize(
+  'kind, count',
+  [(kind, 2) for kind in replicas.KINDS]
+  + [pytest.param(kind, 4, marks=() if kind in AT_FOUR else pytest.mark.slow) for kind in replicas.KINDS],
+)
 def test_devices_train_what_one_trains(alone, kind, count):
   strategy = devices.create_mirrored([f'CPU:{index}' for index in range(count)])
   assert_same(replicas.train(strategy, kind), alone[kind])
