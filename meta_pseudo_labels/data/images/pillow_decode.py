@@ -48,7 +48,7 @@ _TURNS = {
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _DEEP_MODES = ('I', 'F', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 _DEEP_COLORS = 'it has {} bits per color, of which only the upper 8 can be read; save it as a PNG'
-_NO_RANGE = 'its values are {}, with no range from black to white; save it with 8 or 16 bits'
+_NO_RANGE = 'its values are {}, with no known range; save it with 8 or 16 bits'
 
 
 def decode(content, side=None, background=facts.WHITE, depth=facts.HIGH_BITS):
