@@ -167,7 +167,7 @@ def test_predict_is_a_ratio_to_the_bare_network(capsys):
 def test_augment_compares_the_views(capsys):
   augment.main(['--seconds=0.1', '--rounds=1'])
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0].startswith(('ours', 'tensorflow-addons is not installed'))
+  assert lines[0].startswith(('ours', 'tensorflow-addons: not installed'))
   assert lines[-1].startswith('Pillow') and 'times as many' in lines[-1]
 
 

@@ -133,7 +133,10 @@ def test_a_folder_without_test_images_reports_on_validation(tmp_path, capsys):
   [
     (['--dataset_name=folder'], '--dataset_name=folder: needs --data_dir; say where the data are'),
     (['--dataset_name=folder', '--data_dir=/no/such'], '--data_dir=/no/such: not a folder'),
-    (['--dataset_name=npz', '--data_dir=/no/such.npz'], 'cannot read /no/such.npz as a .npz file'),
+    (
+      ['--dataset_name=npz', '--data_dir=/no/such.npz'],
+      '/no/such.npz: the file cannot be read (No such file',
+    ),
     (['--dataset_name=imagenet_10_percent_mpl', '--data_dir=/no/such'], 'there is no folder'),
     (
       ['--dataset_name=digits_40', '--views=resized_crop'],
