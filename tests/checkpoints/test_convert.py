@@ -124,5 +124,5 @@ def test_the_command_refuses_in_one_line(tmp_path, finished, capsys):
     assert words in error and len(error.strip().splitlines()) == 1
   shutil.copy(finished / 'hparams.json', tmp_path)
   assert main.run(['main', '--task_mode=convert', f'--output_dir={tmp_path}', '--output=x']) == 2
-  assert 'no checkpoint in its ckpt_last' in capsys.readouterr().err
+  assert 'no checkpoint there, which --task_mode=convert needs' in capsys.readouterr().err
   assert not os.path.exists('x.index')
