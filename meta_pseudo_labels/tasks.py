@@ -200,7 +200,13 @@ def _trained(config, progress, problem=None):
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   newest = conversion.find_newest(config.output_dir, progress.say, config.task)
   serving = conversion.read_serving(newest) or Serving.of(problem or build.problem(config, progress.say))
-  phases = build.phases(config, serving.input_shape, len(serving.class_names))
+  phases = build.phases(
+    config,
+    serving.input_shape,
+    len(serving.class_names),
+    views=serving.views,
+    architectures=serving.architectures,
+  )
   phase = tf.Variable(0, trainable=False)
   checkpoints = saver.Checkpoints(
     config.output_dir,

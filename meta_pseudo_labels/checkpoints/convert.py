@@ -1,10 +1,12 @@
 """Task convert: writes a run's newest checkpoint in the official release's format."""
 
+import contextlib
 import json
 import os
 
 from meta_pseudo_labels.checkpoints import files, release_format
 from meta_pseudo_labels.data.serving import Serving
+from meta_pseudo_labels.distribution import workers
 from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
@@ -39,6 +41,14 @@ def read_serving(path):
     return Serving.from_json(tf.train.load_variable(path, SERVING).decode())
   except tf.errors.NotFoundError:
     return None
+
+
+def read_newest_serving(output_dir):
+  """Returns the Serving in a run's newest checkpoint that can be read; None if there is none."""
+  for path in files.listed_checkpoints(workers.path_in_run_folder(os.path.join(output_dir, 'ckpt_last'))):
+    with contextlib.suppress(tf.errors.OpError, ValueError):
+      return read_serving(path)
+  return None
 
 
 def read_class_names(path):

@@ -6,12 +6,13 @@ TensorFlow is not imported here. Nothing but this package and `main` touches abs
 from meta_pseudo_labels.config.command_line import parse, unread_note
 from meta_pseudo_labels.config.hparams import from_json, to_json
 from meta_pseudo_labels.config.sections import FLAGS_BY_NAME, Config
-from meta_pseudo_labels.config.validation import notes, validate
+from meta_pseudo_labels.config.validation import is_pretrained, notes, validate
 
 __all__ = [
   'FLAGS_BY_NAME',
   'Config',
   'from_json',
+  'is_pretrained',
   'notes',
   'parse',
   'to_json',

@@ -10,6 +10,18 @@ TASKS = (
 EFFICIENTNETS = (
     'bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
     'b6-mpl')  # fmt: skip
+# Of tf.keras.applications, called as their constructors are there.
+APPLICATIONS = (
+    'MobileNet', 'MobileNetV2', 'MobileNetV3Small', 'MobileNetV3Large',
+    *(f'EfficientNetB{number}' for number in range(8)),
+    *(f'EfficientNetV2{size}' for size in ('B0', 'B1', 'B2', 'B3', 'S', 'M', 'L')),
+    'ResNet50', 'ResNet101', 'ResNet152', 'ResNet50V2', 'ResNet101V2', 'ResNet152V2',
+    'DenseNet121', 'DenseNet169', 'DenseNet201', 'ConvNeXtTiny', 'ConvNeXtSmall', 'ConvNeXtBase',
+    *(f'RegNet{kind}{size}' for kind in 'XY'
+      for size in ('002', '004', '006', '008', '016', '032', '040', '064', '080')),
+    'NASNetMobile', 'InceptionV3', 'InceptionResNetV2', 'Xception', 'VGG16', 'VGG19')  # fmt: skip
+NETWORK_FILES = ('.h5', '.hdf5', '.keras')  # Endings of the files of Keras 2 models.
+INPUTS = ('0_255', '0_1', '-1_1', 'caffe', 'torch')
 RANGES = ('high_bits', 'data')
 VIEWS = ('pad_crop', 'resized_crop')
 # What RandAugment draws from in the release, and all that there is.

@@ -9,7 +9,7 @@ those that nothing reads, there or here, are in unread.py.
 import dataclasses
 from typing import Optional
 
-from meta_pseudo_labels.config.choices import AUGMENT_OPS, FEEDBACKS, RANGES, VIEWS
+from meta_pseudo_labels.config.choices import AUGMENT_OPS, FEEDBACKS, INPUTS, RANGES, VIEWS
 from meta_pseudo_labels.config.fields import (
   BELOW_ONE,
   CLASSES,
@@ -130,7 +130,45 @@ class ModelFlags:
   model_type: str = flag(
     'wrn-28-2',
     'Network of teacher and student: wrn-<depth 6n+4>-<width factor>, wrn-28-large, '
-    'resnet-50, efficientnet-<bs, b0-b8, l2, b5-mpl, b6-mpl>, mlp-<units>x<hidden layers>.',
+    'resnet-50, efficientnet-<bs, b0-b8, l2, b5-mpl, b6-mpl>, mlp-<units>x<hidden layers>; '
+    'pretrained: a network of tf.keras.applications such as MobileNetV2 or EfficientNetB0, or the path of '
+    'a Keras 2 model (.h5, .keras) or of a SavedModel of features.',
+  )
+  student_model_type: str = flag(
+    '',
+    'Network of the student, if it is another than the teacher (mpl, pseudo_labels, reduced_mpl; empty: '
+    'model_type).',
+  )
+  model_weights: str = flag(
+    '',
+    'Weights that a network of tf.keras.applications starts with: imagenet, none, or a file of that '
+    'network (empty: imagenet).',
+  )
+  student_model_weights: str = flag('', 'The same for student_model_type.')
+  model_inputs: str = flag(
+    '',
+    'Pixels that a network given by its path was trained on, where it does not scale them itself: 0 to '
+    "255, 0 to 1, -1 to 1, or normalized as Caffe's or PyTorch's networks have them (empty: as it says).",
+    ('',) + INPUTS,
+  )
+  freeze: str = flag(
+    'none',
+    'What of a pretrained network keeps its weights: none of it, all but the new last layer, or all but '
+    'that and so many of its last blocks (a number).',
+  )
+  train_batch_norm: bool = flag(
+    False,
+    "Let batch norms of a pretrained network use and move the batch's statistics, instead of keeping "
+    'those that they come with.',
+  )
+  backbone_lr_scale: float = flag(
+    0.1, "Factor of the learning rate for a pretrained network's own weights.", NON_NEGATIVE
+  )
+  layer_decay: float = flag(
+    1.0, 'Factor of that rate from each block of a pretrained network to the one before it.', POSITIVE
+  )
+  head_steps: int = flag(
+    0, "Steps in which a pretrained network's new last layer learns alone.", NON_NEGATIVE
   )
   batch_norm_decay: float = flag(0.99, 'Decay per step of the moving batch statistics.', FRACTION)
   batch_norm_epsilon: float = flag(1e-3, 'Added to the variance in batch norm.', POSITIVE)

@@ -8,7 +8,7 @@ import re
 import struct
 from typing import List, Tuple
 
-from meta_pseudo_labels.config.choices import EFFICIENTNETS
+from meta_pseudo_labels.config.choices import APPLICATIONS, EFFICIENTNETS, NETWORK_FILES
 from meta_pseudo_labels.config.fields import LARGEST, SEED, Flag, Names, Rule
 from meta_pseudo_labels.config.sections import FLAGS_BY_NAME, Config
 from meta_pseudo_labels.errors import UserError, did_you_mean
@@ -64,7 +64,7 @@ def validate(config: Config) -> None:
       raise UserError(
         f'--num_seeds={config.num_seeds}: counts --{name}={value} up beyond 2147483647; give a smaller one'
       )
-  _validate_model_type(config.model_type)
+  _validate_networks(config)
   _validate_predictions(config)
   _validate_cores(config)
   if config.reset_output_dir and config.task not in ('train', 'finetune'):
@@ -170,7 +170,42 @@ def _validate_float32(flag: Flag, value) -> None:
     )
 
 
-def _validate_model_type(model_type: str) -> None:
+def is_pretrained(model_type: str) -> bool:
+  """Returns whether a network is one of tf.keras.applications, or given by its path."""
+  return model_type in APPLICATIONS or '/' in model_type or model_type.endswith(NETWORK_FILES)
+
+
+def _validate_networks(config: Config) -> None:
+  """Raises UserError unless both networks are known, and the flags about pretrained ones fit them."""
+  _validate_model_type('model_type', config.model_type)
+  if config.student_model_type:
+    _validate_model_type('student_model_type', config.student_model_type)
+  for flag, network, name in (
+    ('model_weights', 'model_type', config.model_type),
+    ('student_model_weights', 'student_model_type', config.student_model_type),
+  ):
+    weights = getattr(config, flag)
+    if weights and name not in APPLICATIONS:
+      raise UserError(
+        f'--{flag}={weights}: is for networks of tf.keras.applications, and --{network}={name} is none; '
+        'leave it out'
+      )
+  if config.freeze not in ('none', 'all') and not re.fullmatch(r'[1-9][0-9]{0,3}', config.freeze):
+    raise UserError(f'--freeze={config.freeze}: must be none, all, or a number of blocks above 0')
+  networks = (config.model_type, config.student_model_type)
+  stated = [
+    f'--{name}={getattr(config, name)}'
+    for name in ('freeze', 'train_batch_norm', 'model_inputs', 'head_steps', 'layer_decay')
+    if getattr(config, name) != FLAGS_BY_NAME[name].default
+  ]
+  if stated and not any(map(is_pretrained, networks)):
+    raise UserError(
+      f'{stated[0]}: is for pretrained networks, and --model_type={config.model_type} is '
+      'none; leave it out'
+    )
+
+
+def _validate_model_type(flag: str, model_type: str) -> None:
   """Raises UserError unless the name follows one of the known patterns, with sizes in reason."""
   names = ['wrn-28-2', 'wrn-28-10', 'wrn-28-large', 'resnet-50', 'mlp-8x2']
   names += ['efficientnet-' + variant for variant in EFFICIENTNETS]
@@ -179,17 +214,17 @@ def _validate_model_type(model_type: str) -> None:
   if wide:
     depth = int(wide.group(1))
     if depth < 10 or depth % 6 != 4:
-      raise UserError(f'--model_type={model_type}: the depth {depth} must be 6n+4, such as 10, 16, 22, 28')
-  elif model_type not in names and not mlp:
+      raise UserError(f'--{flag}={model_type}: the depth {depth} must be 6n+4, such as 10, 16, 22, 28')
+  elif model_type not in names and not mlp and not is_pretrained(model_type):
     raise UserError(
-      f'--model_type={model_type}: unknown model{did_you_mean(model_type, names)}; use '
-      'wrn-<depth>-<width>, wrn-28-large, resnet-50, efficientnet-<variant> or '
-      'mlp-<units>x<layers>'
+      f'--{flag}={model_type}: unknown model{did_you_mean(model_type, (*names, *APPLICATIONS))}; use '
+      'wrn-<depth>-<width>, wrn-28-large, resnet-50, efficientnet-<variant>, mlp-<units>x<layers>, a '
+      'network of tf.keras.applications such as MobileNetV2, or the path of a Keras model'
     )
   for match, limits in ((wide, (1000, 100)), (mlp, (65536, 100))):
     if match and any(int(size) > limit for size, limit in zip(match.groups(), limits)):
       raise UserError(
-        f'--model_type={model_type}: too large; the numbers go up to {limits[0]} and {limits[1]}'
+        f'--{flag}={model_type}: too large; the numbers go up to {limits[0]} and {limits[1]}'
       )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from meta_pseudo_labels.data.augment import crops, views
 from meta_pseudo_labels.data.images.decoding import Decoding
@@ -23,6 +23,7 @@ class Serving:
     views: one of data/augment/views.py; its `plain` is what evaluation does.
     fit: how images come to be of one size: 'center' or 'stretch'.
     decoding: Decoding of one's own image files, or None: files are decoded at their full size.
+    architectures: {network's path: its description}, see `models.pretrained.describe`.
   """
 
   class_names: Tuple[str, ...]
@@ -30,16 +31,18 @@ class Serving:
   views: Any
   fit: str = 'center'
   decoding: Optional[Decoding] = None
+  architectures: Dict[str, str] = dataclasses.field(default_factory=dict)
 
   @classmethod
-  def of(cls, problem):
-    """Returns the Serving of a Problem."""
+  def of(cls, problem, architectures=None):
+    """Returns the Serving of a Problem, with the `architectures` of networks that came as files."""
     return cls(
       tuple(problem.info.class_names),
       tuple(problem.input_shape),
       problem.views,
       problem.info.fit,
       problem.decoding,
+      architectures or {},
     )
 
   def fitted(self, image):
@@ -72,4 +75,5 @@ class Serving:
       kind(dtype=dtype, **found),
       values['fit'],
       decoding,
+      values.get('architectures', {}),
     )

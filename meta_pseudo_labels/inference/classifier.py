@@ -10,6 +10,7 @@ from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.data.augment.views import Points, ResizedCrop
 from meta_pseudo_labels.data.images import tf_decode
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.models.saved_features import SavedFeatures
 
 import tensorflow as tf
 
@@ -84,6 +85,7 @@ class Classifier(tf.Module):
     # The variables, not the model: Keras would write each of its layers down as well, with
     # functions of their own.
     self.weights = list(model.variables)
+    self.loaded = [layer.loaded for layer in model.layers if isinstance(layer, SavedFeatures)]
 
     def network(inputs):
       return tf.cast(model(inputs, training=False), tf.float32)

@@ -4,7 +4,8 @@ import contextlib
 import sys
 
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.models import efficientnet, mlp, resnet, wide_resnet
+from meta_pseudo_labels.models import efficientnet, mlp, pretrained, resnet, wide_resnet
+from meta_pseudo_labels.models.pretrained import Pretrained as Pretrained  # Public from here, too.
 
 
 def build(
@@ -19,14 +20,17 @@ def build(
   stochastic_depth=0.0,
   small_images=False,
   seed=0,
+  use=None,
+  architecture=None,
 ):
   """Builds a Keras model by `--model_type`: inputs `[N, *input_shape]` -> logits `[N, num_classes]`.
 
-  Its variables are in the release's order, under the release's names without their scope.
+  The variables of the release's networks are in its order, under its names without their scope.
 
   Args:
     name: `wrn-<6n+4>-<k>`, `wrn-28-large`, `resnet-50`, a key of `efficientnet.SIZES`,
-      `mlp-<width>x<hidden layers>`.
+      `mlp-<width>x<hidden layers>`; a network of tf.keras.applications, or the path of one that was
+      saved (`pretrained.build`).
     num_classes: int.
     input_shape: (H, W, C) for images, (D,) for vectors.
     dropout: rate before the last dense layer.
@@ -34,6 +38,8 @@ def build(
     stochastic_depth: EfficientNets only, the drop rate at the end of the network.
     small_images: EfficientNets only, fewer strides.
     seed: int; two models of one seed start with the same weights.
+    use: Pretrained, for networks of tf.keras.applications and paths; None: its defaults.
+    architecture: see `pretrained.build`.
 
   Raises:
     UserError: there is no such model, or it does not fit the data.
@@ -43,23 +49,16 @@ def build(
     input_shape=tuple(input_shape),
     dropout=dropout,
     bn_decay=bn_decay,
-    bn_epsilon=bn_epsilon,
     bn_batch_size=bn_batch_size,
     seed=seed,
   )
+  if pretrained.is_known(name):
+    return pretrained.build(name, use or Pretrained(), architecture=architecture, **kwargs)
+  kwargs.update(bn_epsilon=bn_epsilon)
+  builder = _builder(name)
   if name in efficientnet.SIZES:
-    builder, rank = efficientnet.efficientnet, 3
     kwargs.update(stochastic_depth=stochastic_depth, small_images=small_images)
-  elif name in resnet.NAMES:
-    builder, rank = resnet.resnet, 3
-  elif wide_resnet.NAME.match(name) or name == 'wrn-28-large':
-    builder, rank = wide_resnet.wide_resnet, 3
-  elif mlp.NAME.match(name):
-    builder, rank = mlp.mlp, len(input_shape)  # It flattens inputs of any rank.
-  else:
-    known = ', '.join(('wrn-<6n+4>-<k>', 'wrn-28-large', *resnet.NAMES, *efficientnet.SIZES))
-    raise UserError(f'--model_type={name}: no such model; use {known} or mlp-<width>x<hidden layers>')
-  if len(input_shape) != rank:
+  if len(input_shape) != 3 and builder is not mlp.mlp:  # That one flattens inputs of any rank.
     raise UserError(
       f'--model_type={name}: needs images, but the data have the shape '
       f'{tuple(input_shape)}; use mlp-<width>x<hidden layers>'
@@ -67,6 +66,23 @@ def build(
   # Keras goes through a network by recursion, a call per layer: EfficientNet-L2 has over 900.
   with _recursion_limit(5000):
     return builder(name, **kwargs)
+
+
+def _builder(name):
+  """Returns the function that builds a network of the release or the paper."""
+  if name in efficientnet.SIZES:
+    return efficientnet.efficientnet
+  if name in resnet.NAMES:
+    return resnet.resnet
+  if wide_resnet.NAME.match(name) or name == 'wrn-28-large':
+    return wide_resnet.wide_resnet
+  if mlp.NAME.match(name):
+    return mlp.mlp
+  known = ', '.join(('wrn-<6n+4>-<k>', 'wrn-28-large', *resnet.NAMES, *efficientnet.SIZES))
+  raise UserError(
+    f'--model_type={name}: no such model; use {known}, mlp-<width>x<hidden layers>, a network of '
+    'tf.keras.applications such as MobileNetV2, or the path of a Keras model'
+  )
 
 
 @contextlib.contextmanager

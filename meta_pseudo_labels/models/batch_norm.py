@@ -170,7 +170,7 @@ def group_size(replicas, examples, batch_size=None):
 
 
 class BatchNorm(tf.keras.layers.Layer):
-  """Batch normalization over `[N, H, W, C]`, with statistics over the global batch.
+  """Batch normalization over `[N, H, W, C]` (or `[N, C]`), with statistics over the global batch.
 
   As in the release:
     It is always computed in float32.
@@ -180,11 +180,34 @@ class BatchNorm(tf.keras.layers.Layer):
     Moving averages are updated by m += (1 - decay) * (statistic - m). They start at 0 and 1.
   """
 
-  def __init__(self, name=None, decay=0.99, epsilon=1e-3, batch_size=None, **kwargs):
+  def __init__(
+    self,
+    name=None,
+    decay=0.99,
+    epsilon=1e-3,
+    batch_size=None,
+    inference=False,
+    scale=True,
+    center=True,
+    **kwargs,
+  ):
+    """Creates the layer.
+
+    Args:
+      name, **kwargs: as of every Keras layer.
+      decay, epsilon: floats, see above.
+      batch_size: see `group_size`.
+      inference: bool, whether it normalizes by its moving averages in training too, and does not move
+        them. Then examples do not depend on one another.
+      scale, center: bools, whether it has gamma and beta; networks made elsewhere may have none.
+    """
     super().__init__(name=name, **kwargs)
     self.decay = decay
     self.epsilon = epsilon
     self.batch_size = batch_size
+    self.inference = inference
+    self.scale = scale
+    self.center = center
 
   def build(self, input_shape):
     shape = [input_shape[-1]]
@@ -198,8 +221,10 @@ class BatchNorm(tf.keras.layers.Layer):
       synchronization=tf.VariableSynchronization.ON_READ,
       aggregation=tf.VariableAggregation.MEAN,
     )
-    self.gamma = self.add_weight('gamma', shape, initializer='ones', **exact)
-    self.beta = self.add_weight('beta', shape, initializer='zeros', **exact)
+    if self.scale:
+      self.gamma = self.add_weight('gamma', shape, initializer='ones', **exact)
+    if self.center:
+      self.beta = self.add_weight('beta', shape, initializer='zeros', **exact)
     self.moving_mean = self.add_weight('moving_mean', shape, initializer='zeros', **local)
     self.moving_variance = self.add_weight('moving_variance', shape, initializer='ones', **local)
     super().build(input_shape)
@@ -208,16 +233,25 @@ class BatchNorm(tf.keras.layers.Layer):
   def _statistics_dtype(dtype):
     return tf.float64 if dtype == tf.float64 else tf.float32
 
+  def _scale_and_center(self):
+    """Returns gamma and beta `[C]`, ones and zeros where there are none."""
+    ones = tf.ones_like(self.moving_mean)
+    gamma = tf.convert_to_tensor(self.gamma) if self.scale else ones
+    beta = tf.convert_to_tensor(self.beta) if self.center else tf.zeros_like(ones)
+    return gamma, beta
+
   def call(self, inputs, training=False):
     """Normalizes `[N, H, W, C]` of the compute dtype, in training by the statistics of the batch."""
-    fused = inputs.dtype != tf.float64  # The fused op has no float64.
-    if not training:
-      if not fused:
-        return self._normalize(inputs, self.moving_mean, self.moving_variance)
+    gamma, beta = self._scale_and_center()
+    # The fused op has no float64, and takes images alone.
+    fused = inputs.dtype != tf.float64 and inputs.shape.rank == 4
+    if not training or self.inference:
+      if not fused or self.inference and training:
+        return self._normalize(inputs, gamma, beta, self.moving_mean, self.moving_variance)
       outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
         inputs,
-        self.gamma,
-        self.beta,
+        gamma,
+        beta,
         self.moving_mean,
         self.moving_variance,
         epsilon=self.epsilon,
@@ -228,8 +262,8 @@ class BatchNorm(tf.keras.layers.Layer):
     if context.num_replicas_in_sync == 1 and fused:
       outputs, statistics = fused_batch_norm(
         inputs,
-        tf.convert_to_tensor(self.gamma),
-        tf.convert_to_tensor(self.beta),
+        gamma,
+        beta,
         self.epsilon,
         known=(_AGAIN.get() or {}).get(self.name),
       )
@@ -239,7 +273,7 @@ class BatchNorm(tf.keras.layers.Layer):
     else:
       # [groups, C] each; this replica uses the row of its own group.
       means, variances, group = self._statistics(inputs)
-      outputs = self._normalize(inputs, means[group], variances[group])
+      outputs = self._normalize(inputs, gamma, beta, means[group], variances[group])
       mean, variance = tf.reduce_mean(means, axis=0), tf.reduce_mean(variances, axis=0)
     self._move(self.moving_mean, mean)
     self._move(self.moving_variance, variance)
@@ -251,10 +285,8 @@ class BatchNorm(tf.keras.layers.Layer):
     Returns:
       (means `[G, C]`, biased variances `[G, C]`, index of this replica's group: int32 scalar).
     """
-    values = tf.cast(inputs, self.gamma.dtype)
-    moments = tf.stack(
-      [tf.reduce_mean(values, axis=[0, 1, 2]), tf.reduce_mean(tf.square(values), axis=[0, 1, 2])]
-    )
+    values, axes = tf.cast(inputs, self.moving_mean.dtype), list(range(inputs.shape.rank - 1))
+    moments = tf.stack([tf.reduce_mean(values, axis=axes), tf.reduce_mean(tf.square(values), axis=axes)])
     context = tf.distribute.get_replica_context()
     replicas, group = context.num_replicas_in_sync, tf.constant(0)
     size, moments = group_size(replicas, inputs.shape[0], self.batch_size), moments[tf.newaxis]
@@ -268,10 +300,10 @@ class BatchNorm(tf.keras.layers.Layer):
     means, mean_squares = tf.unstack(moments, axis=1)
     return means, mean_squares - tf.square(means), group
 
-  def _normalize(self, inputs, mean, variance):
+  def _normalize(self, inputs, gamma, beta, mean, variance):
     """Returns `inputs` normalized by `[C]` statistics."""
-    scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
-    values = tf.cast(inputs, self.gamma.dtype) * scale + (self.beta - mean * scale)
+    scale = gamma * tf.math.rsqrt(variance + self.epsilon)
+    values = tf.cast(inputs, gamma.dtype) * scale + (beta - mean * scale)
     return tf.cast(values, inputs.dtype)
 
   def _move(self, average, statistic):
@@ -288,4 +320,7 @@ class BatchNorm(tf.keras.layers.Layer):
       'decay': self.decay,
       'epsilon': self.epsilon,
       'batch_size': self.batch_size,
+      'inference': self.inference,
+      'scale': self.scale,
+      'center': self.center,
     }

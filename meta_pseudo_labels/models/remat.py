@@ -4,7 +4,7 @@ The activations inside each block are computed again when the gradient needs the
 (Chen et al. 2016, "Training deep nets with sublinear memory cost").
 """
 
-from meta_pseudo_labels.models import batch_norm, layers
+from meta_pseudo_labels.models import batch_norm, blocks, layers
 
 import tensorflow as tf
 
@@ -22,28 +22,26 @@ def find_boundaries(model):
   """Returns the tensors between the blocks of a functional Keras model, in order: KerasTensors.
 
   A block ends at a layer if the next layer's name is of another block and the layers that follow
-  depend only on this layer's output.
+  depend only on this layer's output. In a model whose names name no blocks it ends as `blocks.block_ends`
+  says.
 
   Args:
     model: from `models.build`.
 
   Raises:
-    ValueError: the names of its layers do not name blocks.
+    ValueError: it has no blocks.
   """
-  found, made, inputs = [], {id(model.input)}, lambda layer: {id(t) for t in tf.nest.flatten(layer.input)}
-  layers_left = [layer for layer in model.layers if not isinstance(layer, tf.keras.layers.InputLayer)]
-  while len(layers_left) > 1:
-    layer, *layers_left = layers_left
-    made.add(id(layer.output))
-    block = get_block(layer.name)
-    if block is None or block == get_block(layers_left[0].name):
-      continue
-    if made & set().union(*map(inputs, layers_left)) == {id(layer.output)}:
-      found.append(layer.output)
+  cuts = {id(layer) for layer in blocks.find_cuts(model)}
+  order = [layer for layer in model.layers if not isinstance(layer, tf.keras.layers.InputLayer)]
+  found = [
+    layer.output
+    for layer, following in zip(order, order[1:])
+    if id(layer) in cuts and get_block(layer.name) not in (None, get_block(following.name))
+  ]
+  if len(found) < 2:  # A network made elsewhere.
+    found = [layer.output for layer in blocks.block_ends(model)]
   if len(found) < 2:
-    raise ValueError(
-      f'remat: the layers of {model.name} are not named by blocks; use a model of models.build'
-    )
+    raise ValueError(f'remat: {model.name} has no blocks between which it could be cut')
   return found
 
 

@@ -50,6 +50,21 @@ class Optimizer(tf.Module):
     super().__init__(name=name)
     self.learning_rate = learning_rate
     self.slots = None
+    self._scales, self._wait = {}, 0
+
+  def scale_rates(self, scales: Dict[str, float], wait: int = 0) -> 'Optimizer':
+    """Multiplies the rate of some variables, such as those of a pretrained network, by factors.
+
+    Args:
+      scales: {variable's name: float}.
+      wait: int, the step before which these variables' rate is 0. Their slots move before, so that the
+        first step after it is no larger than the next ones.
+
+    Returns:
+      the optimizer itself.
+    """
+    self._scales, self._wait = dict(scales), wait
+    return self
 
   def build(self, variables: Sequence[tf.Variable]) -> None:
     """Creates the slots on the first call; call it under the strategy's scope."""
@@ -97,13 +112,19 @@ class Optimizer(tf.Module):
     new_values, new_slots, rate = [], {slot: [] for slot in slots}, self.rate(step)
     for index, (gradient, value) in enumerate(zip(gradients, values)):
       own = {slot: tensors[index] for slot, tensors in slots.items()}
-      new_value, new_own = self.update_one(
-        gradient, value, tf.cast(rate, value.dtype), step, self.names[index], **own
-      )
+      scaled = tf.cast(self._scaled(rate, step, self.names[index]), value.dtype)
+      new_value, new_own = self.update_one(gradient, value, scaled, step, self.names[index], **own)
       new_values.append(new_value)
       for slot, tensor in new_own.items():
         new_slots[slot].append(tensor)
     return new_values, new_slots
+
+  def _scaled(self, rate, step, name):
+    """Returns the rate of one variable; see `scale_rates`."""
+    if name not in self._scales:
+      return rate
+    rate *= self._scales[name]
+    return tf.where(step < self._wait, tf.zeros_like(rate), rate) if self._wait else rate
 
   def assign_slots(self, new_slots: Slots) -> None:
     """Stores the slots that `update` returned; all replicas must call it with the same values."""
@@ -240,8 +261,38 @@ class Adam(Optimizer):
     return value - rate * m / (root + self.epsilon), {'m': m, 'v': v}
 
 
+class AdamW(Adam):
+  """Adam with decoupled weight decay (Loshchilov and Hutter 2019): w <- w - rate * (adam + decay * w).
+
+  The decay is not part of the gradient that the method clips. So give the method a weight_decay of 0.
+  Variables whose names contain one of `skip` have none.
+  """
+
+  skip = (*NORM_WORDS, 'gamma', 'beta', 'bias')
+
+  def __init__(
+    self,
+    learning_rate: Rate,
+    weight_decay: float = 0.004,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    skip: Optional[Sequence[str]] = None,
+    name: Optional[str] = None,
+  ):
+    super().__init__(learning_rate, beta_1, beta_2, epsilon, name)
+    self.weight_decay = weight_decay
+    self.skip = self.skip if skip is None else tuple(skip)
+
+  def update_one(self, gradient, value, rate, step, name, m, v):
+    new_value, slots = super().update_one(gradient, value, rate, step, name, m, v)
+    if not any(word in name for word in self.skip):
+      new_value -= rate * self.weight_decay * value
+    return new_value, slots
+
+
 def get(optimizer: Any) -> Optimizer:
-  """Returns an `Optimizer` unchanged, or the `Optimizer` that corresponds to a Keras SGD or Adam.
+  """Returns an `Optimizer` unchanged, or the one that corresponds to a Keras SGD, Adam or AdamW.
 
   The learning rate is still read from the Keras optimizer: from its schedule, or from its variable,
   which Keras callbacks may set.
@@ -253,9 +304,10 @@ def get(optimizer: Any) -> Optimizer:
     return optimizer
   if not hasattr(optimizer, 'get_config') or not hasattr(optimizer, 'apply_gradients'):
     raise TypeError(
-      f'{optimizer!r}: not an optimizer; use meta_pseudo_labels.optimizers or a Keras SGD or Adam'
+      f'{optimizer!r}: not an optimizer; use meta_pseudo_labels.optimizers or a Keras SGD, Adam or AdamW'
     )
-  settings = optimizer.get_config()
+  settings, kind = optimizer.get_config(), type(optimizer).__name__
+  decay = settings.pop('weight_decay', None) if kind == 'AdamW' else None
   for taken in ('clipnorm', 'clipvalue', 'global_clipnorm', 'weight_decay'):
     if settings.get(taken):
       raise TypeError(
@@ -268,14 +320,19 @@ def get(optimizer: Any) -> Optimizer:
     is_schedule = isinstance(schedule, tf.keras.optimizers.schedules.LearningRateSchedule)
     return schedule(step) if is_schedule else tf.convert_to_tensor(optimizer.learning_rate)
 
-  kind = type(optimizer).__name__
+  if kind == 'AdamW' and not settings.get('amsgrad'):
+    # Keras decays every variable, unless it was told names to leave out.
+    skip = getattr(optimizer, '_exclude_from_weight_decay_names', None) or ()
+    return AdamW(rate, decay or 0.0, settings['beta_1'], settings['beta_2'], settings['epsilon'], skip)
   if kind == 'SGD' and not settings['momentum']:
     return SGD(rate)
   if kind == 'SGD':
     return Momentum(rate, settings['momentum'], settings['nesterov'], rate_inside=True)
   if kind == 'Adam' and not settings.get('amsgrad'):
     return Adam(rate, settings['beta_1'], settings['beta_2'], settings['epsilon'])
-  raise TypeError(f'{kind}: not supported; use meta_pseudo_labels.optimizers or a Keras SGD or Adam')
+  raise TypeError(
+    f'{kind}: not supported; use meta_pseudo_labels.optimizers or a Keras SGD, Adam or AdamW'
+  )
 
 
 def build(
@@ -287,7 +344,7 @@ def build(
   rmsprop_epsilon: float = 1e-3,
   weight_decay: float = 0.0,
 ) -> Optimizer:
-  """Builds an optimizer by `--optim_type`: sgd, momentum (0.9, Nesterov), rmsprop or lars.
+  """Builds an optimizer by `--optim_type`: sgd, momentum (0.9, Nesterov), rmsprop, lars or adamw.
 
   Raises:
     ValueError: there is no such optimizer.
@@ -300,4 +357,8 @@ def build(
     return RMSProp(learning_rate, rmsprop_rho, rmsprop_momentum, rmsprop_epsilon)
   if optim_type == 'lars':
     return LARS(learning_rate, weight_decay=weight_decay)
-  raise ValueError(f'optim_type={optim_type}: no such optimizer; use sgd, momentum, rmsprop or lars')
+  if optim_type == 'adamw':
+    return AdamW(learning_rate, weight_decay)
+  raise ValueError(
+    f'optim_type={optim_type}: no such optimizer; use sgd, momentum, rmsprop, lars or adamw'
+  )

@@ -7,6 +7,7 @@ import os
 import signal
 
 from meta_pseudo_labels import build
+from meta_pseudo_labels.checkpoints import convert as conversion
 from meta_pseudo_labels.checkpoints import release_format, run_folder, saver
 from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.distribution import devices, spatial, workers
@@ -53,8 +54,15 @@ class Run:
     ):
       devices.divide_batch(getattr(config, name), self.replicas, name)
     spatial.check_sizes(strategy, problem.image_sizes)
+    known = conversion.read_newest_serving(config.output_dir)
     with strategy.scope():
-      self.phases = build.phases(config, problem.input_shape, problem.num_classes)
+      self.phases = build.phases(
+        config,
+        problem.input_shape,
+        problem.num_classes,
+        views=problem.views,
+        architectures=known and known.architectures,
+      )
     # The loop's own, on the host.
     self.phase = tf.Variable(0, trainable=False, name='phase')
     self.best = tf.Variable(-1.0, trainable=False, name='best')
@@ -64,7 +72,8 @@ class Run:
       problem if config.method_name == 'reduced_mpl' else dataclasses.replace(problem, predictions=None)
     ).identity
     self.identity = tf.Variable(identity, trainable=False, name='identity')
-    self.serving = tf.Variable(Serving.of(problem).to_json(), trainable=False, name='serving')
+    serving = Serving.of(problem, known.architectures if known else build.architectures(config))
+    self.serving = tf.Variable(serving.to_json(), trainable=False, name='serving')
     self.checkpoints = saver.Checkpoints(
       config.output_dir,
       config.keep_checkpoints,

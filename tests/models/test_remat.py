@@ -118,5 +118,5 @@ def test_reduced_mpl_rematerializes_its_one_large_network():
 def test_a_model_without_blocks_is_refused():
   inputs = tf.keras.Input([4])
   model = tf.keras.Model(inputs, tf.keras.layers.Dense(2)(inputs))
-  with pytest.raises(ValueError, match='not named by blocks'):
+  with pytest.raises(ValueError, match='no blocks between which'):
     methods.Supervised(model, remat=True)

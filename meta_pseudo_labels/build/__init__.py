@@ -1,0 +1,10 @@
+"""From a Config to what it describes: the problem, the networks, the method, the phases.
+
+The only place that reads many of Config's fields; what it makes takes plain arguments.
+"""
+
+from meta_pseudo_labels.build.data import problem
+from meta_pseudo_labels.build.networks import architectures, model
+from meta_pseudo_labels.build.phases import Phase, method, phases
+
+__all__ = ['Phase', 'architectures', 'method', 'model', 'phases', 'problem']
