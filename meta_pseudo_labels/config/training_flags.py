@@ -218,7 +218,9 @@ class OptimizationFlags:
   lr_decay_rate: float = flag(0.97, 'Factor of each exponential decay.', POSITIVE)
   num_decay_steps: int = flag(750, 'Steps between exponential decays.', COUNT)
   optim_type: str = flag(
-    'momentum', "Optimizer; momentum is Nesterov's with 0.9.", ('sgd', 'momentum', 'rmsprop', 'lars')
+    'momentum',
+    "Optimizer; momentum is Nesterov's with 0.9; adamw has its weight decay apart from the gradient.",
+    ('sgd', 'momentum', 'rmsprop', 'lars', 'adamw'),
   )
   rmsprop_rho: float = flag(0.9, 'Decay per step of the mean square.', BELOW_ONE)
   rmsprop_momentum: float = flag(0.9, 'Momentum of rmsprop.', BELOW_ONE)

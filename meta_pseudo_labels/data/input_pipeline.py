@@ -183,14 +183,16 @@ def _batch_maker(
     key = rng.key(seed, step)
     offset = tf.cast(replica, tf.int32) * share
     chosen = tf.ensure_shape(chosen[offset : offset + share], [share])
-    result = views.labeled(read(chosen), key, offset, batch_size), tf.gather(labels, chosen)
+    view = views.labeled(read(chosen), key, offset, batch_size)
+    result = _of_count(view, share), tf.gather(labels, chosen)
     if chosen_unlabeled is None:
       return result
     offset *= uda_data
     chosen_unlabeled = tf.ensure_shape(
       chosen_unlabeled[offset : offset + share * uda_data], [share * uda_data]
     )
-    result += views.unlabeled(read_unlabeled(chosen_unlabeled), key, offset, batch_size * uda_data)
+    both = views.unlabeled(read_unlabeled(chosen_unlabeled), key, offset, batch_size * uda_data)
+    result += tuple(_of_count(view, share * uda_data) for view in both)
     if truth is not None:
       result += (tf.gather(truth, chosen_unlabeled),)
     if stored is not None:
@@ -198,6 +200,11 @@ def _batch_maker(
     return result
 
   return batch
+
+
+def _of_count(view, count):
+  """Returns a view with its static batch size: TensorFlow loses one of 1, and dropout needs it."""
+  return tf.ensure_shape(view, [count, *view.shape[1:]])
 
 
 def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica=0, local_replicas=None):

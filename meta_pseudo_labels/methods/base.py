@@ -111,7 +111,7 @@ class Method(tf.keras.Model):
     self.accuracy = tf.keras.metrics.SparseCategoricalAccuracy(name='accuracy')
 
   def compile(self, student_optimizer: Any, **kwargs: Any) -> None:
-    """Compiles the model with the student's optimizer: one of `optimizers`, or a Keras SGD or Adam.
+    """Compiles the model with the student's optimizer: one of `optimizers`, or a Keras SGD, Adam or AdamW.
 
     Raises:
       TypeError: the optimizer is of another kind.

@@ -116,6 +116,13 @@ def test_replicas_share_the_batch_of_one(replicas):
       np.testing.assert_array_equal(np.concatenate([part[index] for part in mine]), whole[step][index])
 
 
+@pytest.mark.parametrize('replicas', [1, 8])
+def test_the_number_of_examples_is_known_to_the_graph(replicas):
+  settings = dict(views=PadCrop(magnitude=8), batch_size=8, uda_data=1, seed=3, replicas=replicas)
+  dataset = input_pipeline.train_batches(IMAGES[:20], LABELS[:20], IMAGES, **settings)
+  assert {spec.shape[0] for spec in dataset.element_spec} == {8 // replicas}
+
+
 def test_a_worker_feeds_its_own_replicas():
   whole = batches(8, replicas=4)
   second = batches(4, replicas=4, first_replica=2, local_replicas=2)

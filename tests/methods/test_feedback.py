@@ -31,12 +31,15 @@ def small_model(seed, batch_norm):
   images = tf.keras.Input([3, 3, 1])
   x = tf.keras.layers.Conv2D(2, 2, name=f'conv_{seed}')(images)
   if batch_norm:
-    x = BatchNorm(f'batch_norm_{seed}')(x)
+    x = BatchNorm(f'batch_norm_{seed}', inference=batch_norm == 'frozen')(x)
   x = tf.keras.layers.Flatten()(tf.keras.activations.tanh(x))
   model = tf.keras.Model(images, tf.keras.layers.Dense(CLASSES, name=f'dense_{seed}')(x))
   rng = np.random.RandomState(seed)
   for variable in model.trainable_variables:
     variable.assign(rng.standard_normal(variable.shape) * 0.7)
+  if batch_norm == 'frozen':  # As a pretrained network whose first layers and statistics do not move.
+    model.get_layer(f'conv_{seed}').trainable = False
+    model.get_layer(f'batch_norm_{seed}').moving_variance.assign(rng.uniform(0.5, 2, [2]))
   return model
 
 
@@ -160,6 +163,8 @@ OPTIMIZERS = {
   'rmsprop': lambda: optimizers.RMSProp(0.1),
   'lars': lambda: optimizers.LARS(30.0, weight_decay=0.01),
   'adam': lambda: optimizers.Adam(0.05),
+  'adamw': lambda: optimizers.AdamW(0.05, 0.3),
+  'scaled': lambda: optimizers.Momentum(0.7, 0.9).scale_rates({'batch_norm_2/gamma:0': 0.1}),
 }
 
 
@@ -175,6 +180,9 @@ OPTIMIZERS = {
     ('rmsprop', False, {}),
     ('lars', False, {}),
     ('adam', False, {}),
+    ('adamw', False, {}),
+    ('adamw', 'frozen', {'label_smoothing': 0.15}),
+    ('scaled', 'frozen', {'weight_decay': 0.1}),
     ('sgd', False, {'reduced': True}),
     ('nesterov', True, {'reduced': True, 'weight_decay': 0.1, 'label_smoothing': 0.15}),
   ],

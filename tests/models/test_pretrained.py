@@ -96,7 +96,9 @@ def test_a_network_computes_what_keras_computes(name, tmp_path, monkeypatch):
 
 def check_export(model, size, pixels, tmp_path):
   """Compares a SavedModel of a network with the network, on the picture."""
-  serving = Serving(tuple('abcd'), (size, size, 3), ResizedCrop(mean=MEAN, std=STD, size=size, eval_size=size))
+  serving = Serving(
+    tuple('abcd'), (size, size, 3), ResizedCrop(mean=MEAN, std=STD, size=size, eval_size=size)
+  )
   folder = str(tmp_path / 'saved')
   whole = classifier.Classifier(model, serving)
   saved_model.write(whole, folder)
@@ -253,7 +255,9 @@ def test_a_network_without_its_download_says_which_file_to_bring(monkeypatch):
 
   module = sys.modules[applications._constructor('MobileNetV2').__module__]
   monkeypatch.setattr(module.data_utils, 'get_file', fail)
-  with pytest.raises(UserError, match=r'bring mobilenet_v2_weights\S+_no_top\.h5 \(from https://\S+/\)') as error:
+  with pytest.raises(
+    UserError, match=r'bring mobilenet_v2_weights\S+_no_top\.h5 \(from https://\S+/\)'
+  ) as error:
     models.build('MobileNetV2', num_classes=4, input_shape=(32, 32, 3))
   assert os.path.join('.keras', 'models') in str(error.value) and '\n' not in str(error.value)
 

@@ -82,6 +82,20 @@ def test_rmsprop_starts_its_mean_square_at_one():
   np.testing.assert_allclose(found, [1 - first, 1 - first - second], rtol=1e-6)
 
 
+def test_adamw_decays_by_the_rate_apart_from_the_gradient():
+  # The first step of Adam is the rate whatever the gradient; 1 - 0.1 * (1 + 0.5 * 1) = 0.85.
+  found = steps(optimizers.AdamW(0.1, 0.5), [3.0, 3.0])
+  np.testing.assert_allclose(found, [0.85, 0.85 - 0.1 * (1 + 0.5 * 0.85)], rtol=1e-5)
+  np.testing.assert_allclose(steps(optimizers.AdamW(0.1, 0.5), [3.0], name='dense/bias'), [0.9], rtol=1e-5)
+
+
+def test_rates_are_scaled_by_variable_and_wait():
+  optimizer = lambda: optimizers.Momentum(0.1, 0.5, nesterov=False).scale_rates({'kernel:0': 0.5}, wait=2)
+  # The accumulator goes 1, 1.5, 1.75 from the start.
+  np.testing.assert_allclose(steps(optimizer(), [1.0] * 3), [1, 1, 1 - 0.05 * 1.75], rtol=1e-6)
+  np.testing.assert_allclose(steps(optimizer(), [1.0] * 2, name='other'), [0.9, 0.9 - 0.15], rtol=1e-6)
+
+
 def test_lars_scales_by_the_ratio_of_norms_and_skips_biases():
   # trust = .1 * 2 / (4 + .5 * 2) = .04; g = .04 * (4 + .5 * 2) = .2; w -= .2 + .9 * .2.
   optimizer = lambda: optimizers.LARS(1.0, weight_decay=0.5, eeta=0.1)
@@ -96,6 +110,7 @@ def test_lars_scales_by_the_ratio_of_norms_and_skips_biases():
     lambda: tf.keras.optimizers.SGD(0.1, 0.9),
     lambda: tf.keras.optimizers.SGD(0.1, 0.9, nesterov=True),
     lambda: tf.keras.optimizers.Adam(0.1),
+    lambda: tf.keras.optimizers.AdamW(0.1, weight_decay=0.3),
     lambda: tf.keras.optimizers.SGD(tf.keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
   ],
 )
