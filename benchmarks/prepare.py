@@ -1,14 +1,15 @@
 """What preparing a folder of images costs, what later starts take, and what the store costs a step.
 
-  python benchmarks/prepare.py [--files=51500] [--million] [--steps]
+  python benchmarks/prepare.py [--files=51500] [--image_sizes=32,96,224] [--million] [--steps]
 
 Makes a folder of JPEG files of 320 to 800 pixels and about 26 KB (500 labeled, 1,000 test, the others
 unlabeled), and prints in one run:
 
-  preparing    its speed against a bare tf.data loop that decodes scaled and resizes the same files and
-               writes nothing, in turns; by the clock and by CPU seconds, for machines that others use too
+  preparing    for each image size its speed against a bare tf.data loop that decodes scaled and resizes
+               the same files and writes nothing, in turns; by the clock and by CPU seconds, for machines
+               that others use too
   before       the speed of the version before the store: every file decoded in full, a file per thread,
-               at every start; and the same with each image brought to 32 pixels
+               at every start, and below 96 pixels brought to its size
   first start  seconds for all files
   next start   seconds from the command to the first line of the training, when all is prepared
   --million    listing and finding a million tiny files, with the peak of its resident memory
@@ -18,6 +19,7 @@ unlabeled), and prints in one run:
 import argparse
 import concurrent.futures
 import io
+import math
 import os
 import resource
 import shutil
@@ -30,6 +32,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
 from meta_pseudo_labels import build
+from meta_pseudo_labels.build.data import RESIZED_CROP_FROM, STORED_SIDE
 from meta_pseudo_labels.config import parse
 from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.data.images import decoding
@@ -42,7 +45,6 @@ import tensorflow as tf
 from PIL import Image
 
 CHECKOUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
-SIDE = 258  # Of --image_size=224.
 DISTINCT = 200  # Pictures; the files are these with a comment of their own each.
 FEW = 500  # Files per turn that are decoded as before.
 
@@ -82,27 +84,37 @@ def _picture(generator):
   return best
 
 
-def scaled(content):
-  """Decodes a JPEG by a scaled DCT and brings its shorter side to SIDE: uint8 [h, w, 3]."""
+def scaled(content, side):
+  """Decodes a JPEG by a scaled DCT and brings its shorter side to `side`: uint8 [h, w, 3]."""
   shape = tf.io.extract_jpeg_shape(content)[:2]
   shorter = tf.reduce_min(shape)
 
   def at(ratio):
     return lambda: tf.io.decode_jpeg(content, channels=3, ratio=ratio, dct_method='INTEGER_ACCURATE')
 
-  index = sum(tf.cast(shorter >= ratio * SIDE, tf.int32) for ratio in (2, 4, 8))
+  index = sum(tf.cast(shorter >= ratio * side, tf.int32) for ratio in (2, 4, 8))
   image = tf.switch_case(index, [at(1), at(2), at(4), at(8)])
   sides = tf.cast(tf.shape(image)[:2], tf.float32)
-  target = tf.cast(tf.round(sides * SIDE / tf.reduce_min(sides)), tf.int32)
+  target = tf.cast(tf.round(sides * side / tf.reduce_min(sides)), tf.int32)
   resized = tf.image.resize(image, target, antialias=True)
   return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def in_store():
-  """Returns (the Decoding, its Decoders): what training at SIDE pixels uses."""
-  how = decoding.Decoding(SIDE)
+def stored_side(image_size):
+  """Returns the shorter side of the images in the store of a training at this size."""
+  return math.ceil(STORED_SIDE * image_size)
+
+
+def in_store(side):
+  """Returns (the Decoding, its Decoders) of images whose shorter side is `side`."""
+  how = decoding.Decoding(side)
   return how, prepare.Decoders(
-    how.in_graph, how.in_python, decoding.claimed_pixels, decoding.takes_in_graph
+    how.in_graph,
+    how.in_python,
+    decoding.claimed_pixels,
+    decoding.takes_in_graph,
+    decoding.is_plain_jpeg,
+    how.plain_in_graph,
   )
 
 
@@ -122,25 +134,25 @@ def before(paths, size=None):
       pass
 
 
-def bare(paths):
+def bare(paths, side):
   """The loop that preparing is measured against."""
   options = tf.data.Options()
   options.autotune.enabled = False
   options.deterministic = False
   for _ in (
     tf.data.Dataset.from_tensor_slices(paths)
-    .map(lambda path: scaled(tf.io.read_file(path)), num_parallel_calls=os.cpu_count())
+    .map(lambda path: scaled(tf.io.read_file(path), side), num_parallel_calls=os.cpu_count())
     .prefetch(8 * os.cpu_count())
     .with_options(options)
   ):
     pass
 
 
-def prepared(top, names, stats, cache):
+def prepared(top, names, stats, cache, side):
   """Prepares files into an empty store."""
   shutil.rmtree(cache, ignore_errors=True)
   paths = [os.path.join(top, name) for name in names]
-  how, decoders = in_store()
+  how, decoders = in_store(side)
   return prepare.prepare(paths, stats, cache, how.parameters, decoders, names=names)
 
 
@@ -151,40 +163,42 @@ def measured(function, count):
   return (time.perf_counter() - start[0]) / count, (time.process_time() - start[1]) / count
 
 
-def one_turn(top, found, part, cache, backwards):
+def one_turn(top, found, part, cache, image_size, backwards):
   """Measures each on some of the files: {what: seconds as above}."""
   names = found.names[part]
   paths = [os.path.join(top, name) for name in names]
   stats = found.sizes[part], found.mtimes_ns[part]
+  side, fitted = stored_side(image_size), image_size if image_size < RESIZED_CROP_FROM else None
   runs = {
-    'bare': (lambda: bare(paths), len(paths)),
-    'preparing': (lambda: prepared(top, names, stats, cache), len(paths)),
-    'before': (lambda: before(paths[:FEW]), len(paths[:FEW])),
-    'before at 32': (lambda: before(paths[:FEW], 32), len(paths[:FEW])),
+    'bare': (lambda: bare(paths, side), len(paths)),
+    'preparing': (lambda: prepared(top, names, stats, cache, side), len(paths)),
+    'before': (lambda: before(paths[:FEW], fitted), len(paths[:FEW])),
   }
   return {what: measured(*runs[what]) for what in (sorted(runs)[::-1] if backwards else sorted(runs))}
 
 
-def compare(top, cache, turns, sample):
+def compare(top, cache, turns, sample, image_size):
   """Prints preparing and the version before against the bare loop, in turns over parts of the files."""
   found = listing.listing(top)
   times = []
   for turn in range(turns + 1):
     first = turn * sample % max(len(found) - sample + 1, 1)
-    times.append(one_turn(top, found, slice(first, first + sample), cache, turn % 2))
+    part = slice(first, first + sample)
+    times.append(one_turn(top, found, part, cache, image_size, turn % 2))
   values = {what: np.array([turn[what] for turn in times[1:]]) for what in times[0]}  # The first warms up.
-  for what in times[0]:
+  for what in sorted(times[0]):
     ratios = values['bare'] / values[what]
     middle, low, high = np.median(ratios, 0), ratios.min(0), ratios.max(0)
     print(
-      f'{what:15}{1 / np.median(values[what][:, 0]):6.0f} images a second; speed against the bare '
-      f'loop {middle[0]:.2f} ({low[0]:.2f} to {high[0]:.2f}), by CPU seconds {middle[1]:.2f} '
-      f'({low[1]:.2f} to {high[1]:.2f})'
+      f'{image_size:4} {what:10}{1 / np.median(values[what][:, 0]):6.0f} images a second; speed against '
+      f'the bare loop {middle[0]:.2f} ({low[0]:.2f} to {high[0]:.2f}), by CPU seconds {middle[1]:.2f} '
+      f'({low[1]:.2f} to {high[1]:.2f})',
+      flush=True,
     )
 
 
 def command(top, cache, *flags):
-  """Returns the command line of a training on the folder at 224 pixels, for SIDE."""
+  """Returns the command line of a training on the folder at 224 pixels."""
   return [
     *(sys.executable, '-m', 'meta_pseudo_labels.main', '--dataset_name=folder_uda'),
     *(f'--data_dir={top}', f'--cache_dir={cache}', '--image_size=224', '--model_type=wrn-10-1'),
@@ -214,7 +228,7 @@ def million(top, cache):
   began = time.perf_counter()
   found = listing.listing(top)
   paths = [f'{top}/{name}' for name in found.names]
-  how, decoders = in_store()
+  how, decoders = in_store(stored_side(224))
   outcome = prepare.prepare(
     paths, (found.sizes, found.mtimes_ns), cache, how.parameters, decoders, names=found.names
   )
@@ -258,7 +272,7 @@ def make_million(top, cache, count):
       file.write(b'%d' % number)
   found = listing.listing(top)
   os.makedirs(cache, exist_ok=True)
-  parameters = in_store()[0].parameters
+  parameters = in_store(stored_side(224))[0].parameters
   store = stores.Store(cache, parameters, print)
   pixel = np.zeros((1, 1, 3), np.uint8)
   keys = hashes.of_strings(found.names).tolist()
@@ -275,7 +289,8 @@ def main():
   )
   parser.add_argument('--files', type=int, default=51500)
   parser.add_argument('--turns', type=int, default=3)
-  parser.add_argument('--sample', type=int, default=3000, help='files a turn')
+  parser.add_argument('--sample', type=int, default=6000, help='files a turn')
+  parser.add_argument('--image_sizes', default='32,96,224')
   parser.add_argument('--folder', help='where to keep the files; default: a temporary folder')
   parser.add_argument('--million', action='store_true', help='also many tiny files')
   parser.add_argument('--tiny', type=int, default=1_000_000, help='how many those are')
@@ -289,7 +304,8 @@ def main():
     base = flags.folder or temporary
     top, cache = os.path.join(base, 'images'), os.path.join(base, 'cache')
     make_files(top, flags.files)
-    compare(top, os.path.join(base, 'turns'), flags.turns, min(flags.sample, flags.files))
+    for size in map(int, flags.image_sizes.split(',')):
+      compare(top, os.path.join(base, 'turns'), flags.turns, min(flags.sample, flags.files), size)
     shutil.rmtree(cache, ignore_errors=True)
     start(top, cache, 'first start')
     start(top, cache, 'next start')

@@ -96,6 +96,18 @@ train
 --model_type=wrn-27-2
 --model_type=resnet50
 --model_type=resnet-50 --dataset_name=two_moons_6
+--model_type=MobilNetV2
+--model_type=none.h5
+--model_type=MobileNetV2 --model_weights=none --dataset_name=two_moons_6
+--model_type=MobileNetV2 --model_weights=none --image_size=8
+--student_model_type=wrn-9-1
+--model_weights=imagenet
+--student_model_weights=none
+--model_inputs=0_256 --model_type=MobileNetV2
+--freeze=all
+--freeze=0 --model_type=MobileNetV2
+--head_steps=10
+--backbone_lr_scale=-1
 --dataset_name=
 --output_dir=
 --dataset_name=digits_0_mpl

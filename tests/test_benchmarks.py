@@ -243,6 +243,7 @@ def test_the_profile_in_words():
   )
 
 
+@pytest.mark.slow
 def test_scaling_measures_replicas(monkeypatch):
   monkeypatch.setattr(scaling, 'SECONDS', 0.0)
   assert scaling.measure('uda', 4, [*SMALL, '--train_batch_size=4']) > 0

@@ -55,7 +55,10 @@ def make_folder(root, test=True):
 
 @pytest.mark.parametrize(
   'flags',
-  [['--image_size=8', '--model_type=wrn-10-1'], ['--image_size=12', '--views=resized_crop', '--cache']],
+  [
+    pytest.param(['--image_size=8', '--model_type=wrn-10-1'], marks=pytest.mark.slow),
+    ['--image_size=12', '--views=resized_crop', '--cache'],
+  ],
 )
 def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, monkeypatch, flags):
   make_folder(tmp_path / 'images')
@@ -263,6 +266,7 @@ def test_task_prepare_decodes_and_says_what_there_is(tmp_path, capsys):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_all_listed_before_training_starts(tmp_path, capsys):
   make_folder(tmp_path / 'images')
   odd = os.fsencode(tmp_path / 'images' / 'unlabeled') + b'/\xff.png'  # No text can hold its name.

@@ -49,6 +49,7 @@ def reduced(folder, stored, *flags):
   return tiny(folder, f'--teacher_predictions={stored}', *flags, '--dataset_name=two_moons_6_reduced_mpl')
 
 
+@pytest.mark.slow
 def test_from_a_teacher_of_digits_to_an_exported_student(tmp_path, capsys):
   teacher, student = tmp_path / 'teacher', tmp_path / 'student'
   assert (
@@ -182,6 +183,7 @@ def test_a_run_does_not_go_on_with_other_predictions(tmp_path, stored, capsys):
   assert '(teacher predictions differ)' in error and len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_in_one_table_with_another_method(tmp_path, stored):
   """As a baseline, and with one; whose batches have the predictions too, and do not look at them."""
   path = f'--teacher_predictions={stored}'
@@ -219,6 +221,7 @@ def test_a_disk_that_cannot_be_written(tmp_path):
     teacher_predictions.write(os.path.join(tmp_path, 'no', 'such.npz'), found, {})
 
 
+@pytest.mark.slow
 def test_a_reduced_baseline_may_come_and_go(stored, tmp_path):
   """Its predictions are no part of what the main method learns from."""
   flags = ['--label_seed=1', '--mpl_feedback=soft']

@@ -100,6 +100,7 @@ def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
     np.testing.assert_allclose(value, expected[name], rtol=2e-2, atol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_workers_select_finetune_go_on_and_report(tmp_path):
   """Images, batch norm, a baseline, a selection, a finetune; then the finished run again."""
   flags = [

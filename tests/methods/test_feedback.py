@@ -221,8 +221,8 @@ def student_pass(name, shape):
   [
     ('mlp-8x2', (2,)),
     ('wrn-10-1', (8, 8, 3)),
-    ('resnet-50', (32, 32, 3)),
-    ('efficientnet-bs', (32, 32, 3)),
+    pytest.param('resnet-50', (32, 32, 3), marks=pytest.mark.slow),
+    pytest.param('efficientnet-bs', (32, 32, 3), marks=pytest.mark.slow),
   ],
 )
 def test_the_student_s_change_along_a_direction_in_every_model(name, shape):

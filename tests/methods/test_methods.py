@@ -99,6 +99,7 @@ def train(name, replicas, steps=3, data=None):
   return logs, {f'{i} {v.name}': v.numpy() for i, v in enumerate(method.variables)}
 
 
+@pytest.mark.slow
 def test_replicas_make_no_difference_to_reduced():
   """Losses, weights, averages of reduced MPL; of the others: tests/test_replicas.py."""
   # Rounding has grown to a ten-thousandth of the gradient at the third step.

@@ -52,7 +52,7 @@ def train(method, model_type, size, steps, **options):
   'method, feedback, model_type, size',
   [
     ('supervised', 'release', 'wrn-10-1', 8),
-    ('uda', 'release', 'efficientnet-bs', 32),
+    pytest.param('uda', 'release', 'efficientnet-bs', 32, marks=pytest.mark.slow),
     ('pseudo_labels', 'release', 'mlp-8x2', 4),
     ('mpl', 'release', 'wrn-10-1', 8),
     ('mpl', 'soft', 'wrn-10-1', 8),

@@ -240,6 +240,7 @@ def test_eval_reports_the_checkpoint_as_the_run_did(tmp_path):
   assert found['step'] == 6
 
 
+@pytest.mark.slow
 def test_a_finetune_can_be_added_to_a_run_that_had_none_planned(tmp_path):
   flags = ['--num_validation=200', '--select=validation']
   assert main.run(tiny(tmp_path, *flags)) == 0
@@ -263,6 +264,7 @@ def test_a_finetune_can_be_added_to_a_run_that_had_none_planned(tmp_path):
   ] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_several_replicas_train_what_one_trains(tmp_path):
   accuracy, loss = [], []
   for strategy in ('one_device', 'mirrored'):

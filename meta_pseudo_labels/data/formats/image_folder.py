@@ -243,7 +243,14 @@ def _prepared(data_dir, groups, decoding, cache_dir, own_range, say):
       os.path.expanduser(cache_dir), {**how.parameters, 'root': os.path.abspath(data_dir)}
     ),
     how.parameters,
-    prepare.Decoders(how.in_graph, how.in_python, decodings.claimed_pixels, decodings.takes_in_graph),
+    prepare.Decoders(
+      how.in_graph,
+      how.in_python,
+      decodings.claimed_pixels,
+      decodings.takes_in_graph,
+      decodings.is_plain_jpeg,
+      how.plain_in_graph,
+    ),
     names=names,
     side=how.fixed_side,
     say=say,

@@ -53,7 +53,13 @@ class Decoding:
 
   def in_graph(self, content):
     """Returns (pixels uint8 [h, w, 3], int64 [4] as store.layout.FACTS) of a string []; as `tf_decode`."""
-    pixels, notes = tf_decode.decode_with_notes(content, self.side, self.background, self.depth)
+    return self._noted(*tf_decode.decode_with_notes(content, self.side, self.background, self.depth))
+
+  def plain_in_graph(self, content):
+    """Returns what `in_graph` does, of a file of which `is_plain_jpeg` holds."""
+    return self._noted(*tf_decode.plain_jpeg(content, self.side))
+
+  def _noted(self, pixels, notes):
     flags = layout.ALPHA * notes[3] + layout.TURNED * tf.cast(notes[2] != 1, tf.int32)
     found = tf.stack([notes[0], notes[1], flags, tf.zeros_like(flags)])
     return self._cut(pixels), tf.cast(found, tf.int64)
@@ -108,6 +114,41 @@ def takes_in_graph(head):
   if kind == 'png':
     return len(head) > 24 and head[24] <= 8 and b'acTL' not in head[:4096]
   return kind == 'jpeg'
+
+
+def is_plain_jpeg(head):
+  """Returns whether a file that starts with these bytes is a JPEG that is not turned, as far as they tell.
+
+  It is one whose frame header is among them, without EXIF data or with an orientation of 1 before it.
+  """
+  if not head.startswith(b'\xff\xd8\xff'):
+    return False
+  position = 2
+  while position + 10 <= len(head) and head[position] == 0xFF:
+    marker, (length,) = head[position + 1], struct.unpack_from('>H', head, position + 2)
+    if marker in _FRAMES:
+      return True
+    if marker == 0xE1 and head[position + 4 : position + 10] == b'Exif\0\0':
+      if position + 2 + length > len(head) or not _is_upright(head[position + 10 : position + 2 + length]):
+        return False
+    position += 2 + length
+  return False
+
+
+def _is_upright(tiff):
+  """Returns whether EXIF data, without their mark, have an orientation of 1 or none."""
+  order = {b'II*\0': '<', b'MM\0*': '>'}.get(tiff[:4])
+  if order is None:
+    return True
+  try:
+    (place,) = struct.unpack_from(order + 'I', tiff, 4)
+    (count,) = struct.unpack_from(order + 'H', tiff, place)
+    for entry in range(place + 2, place + 2 + 12 * count, 12):
+      if struct.unpack_from(order + 'H', tiff, entry)[0] == 0x0112:
+        return struct.unpack_from(order + 'H', tiff, entry + 8)[0] == 1
+  except struct.error:
+    return False  # Whoever looks closer decides.
+  return True
 
 
 def claimed_pixels(head):

@@ -15,10 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 HUGE_PIXELS = 20_000_000
-_HEAD = 65536  # Bytes; of most files all that says how large the image is.
+_HEAD, _MORE = 4096, 65536  # Bytes; most files say in the first ones how large the image is.
 _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG'
+_ALL_BITS = 2**64 - 1
 _AT_ONCE = 64  # Files that Python looks at between two hand-overs to tf.data.
 _AHEAD = 512  # Files that are known to be for tf.data before they are decoded.
+_BATCH_BYTES = (
+  1 << 22
+)  # Of pixels that tf.data hands over at once: hand-overs cost more than small images.
 
 
 @dataclasses.dataclass
@@ -30,6 +34,7 @@ class Decoded:
     pixels: uint8 [h, w, 3], an array or its buffer, or None.
     facts: ints [4] as layout.FACTS, or None.
     file_hash: int in [0, 2**64), the fingerprint of the file's bytes, or None if it cannot be read.
+    pixel_hash: int in [0, 2**64), that of the pixels; None: not known yet.
     reason: str, why it cannot be decoded or read; '' if it can.
   """
 
@@ -37,14 +42,15 @@ class Decoded:
   pixels: Optional[object] = None
   facts: Optional[tuple] = None
   file_hash: Optional[int] = None
+  pixel_hash: Optional[int] = None
   reason: str = ''
 
 
-def head(path):
+def head(path, count=_MORE):
   """Returns a file's first bytes; b'' if it cannot be read."""
   try:
     with _open(path) as file:
-      return file.read(_HEAD)
+      return file.read(count)
   except (OSError, tf.errors.OpError):
     return b''
 
@@ -58,21 +64,26 @@ def _content(path):
     return file.read()
 
 
-def _is_jpeg_or_png(start):
+def is_jpeg_or_png(start):
+  """Returns whether a file that starts with these bytes is a JPEG or PNG."""
   return start.startswith((_JPEG, _PNG))
 
 
-def in_graph(work, positions, rest, huge):
+def in_graph(work, positions, stage, rest, huge):
   """Yields a `Decoded` of each file that tf.data decodes, in any order.
 
   Args:
     work: see above.
     positions: int64 [n], the files.
-    rest: a list; the positions that are left to Python are added to it, the last of them at the end.
+    stage: (function of a file's first bytes -> whether it is decoded here, function that decodes it, as
+      `prepare.Decoders.in_graph`).
+    rest: a list; the positions that are left to others are added to it, the last of them at the end.
     huge: a list; the positions of images of more than HUGE_PIXELS are added to it.
   """
+  if not len(positions):
+    return  # Building the graph takes as long as decoding a thousand small images.
   left = set()
-  takes = work.decoders.takes or _is_jpeg_or_png
+  takes, decode = stage
 
   def sort():
     """Yields batches of positions and paths for tf.data, and puts the others where they belong."""
@@ -80,7 +91,7 @@ def in_graph(work, positions, rest, huge):
       chosen = []
       for position in positions[first : first + _AT_ONCE].tolist():
         path = work.paths[position]
-        start = head(path)
+        start = head(path, _HEAD)
         if _pixels(work, path, start) > HUGE_PIXELS:
           huge.append(position)
         elif takes(start):
@@ -95,21 +106,30 @@ def in_graph(work, positions, rest, huge):
   options.autotune.enabled = False
   options.deterministic = False
   sorted_out = tf.data.Dataset.from_generator(sort, output_signature=signature).unbatch()
+  # What fails is left out here, and is among those left at the end. So is what has no pixels.
   elements = (
     sorted_out.prefetch(_AHEAD)
-    .map(_element(work), num_parallel_calls=work.cores)
-    .prefetch(8 * work.cores)
+    .map(_element(work, decode), num_parallel_calls=work.cores)
+    .ignore_errors()
+    .padded_batch(_images_at_once(work.side_at_most))
+    .prefetch(2)
     .with_options(options)
   )
-  # What fails is left out here, and is among those left at the end. So is what has no
-  # pixels. (A tensor's buffer is not a copy.)
-  for pixels, numbers in elements.ignore_errors():
-    position, file_hash, *facts = numbers.numpy().tolist()
-    buffer = memoryview(pixels)
-    if buffer.nbytes:
-      left.discard(position)
-      yield Decoded(position, buffer, facts, file_hash & (2**64 - 1))
+  for pixels, numbers in elements:
+    values, length = memoryview(pixels).cast('B'), pixels.shape[1]  # Not a copy.
+    for row, of_image in enumerate(numbers.numpy().tolist()):
+      position, file_hash, pixel_hash, height, width, *facts = of_image
+      if height * width:
+        left.discard(position)
+        first = row * length
+        image = values[first : first + height * width * 3].cast('B', (height, width, 3))
+        yield Decoded(position, image, facts, file_hash & _ALL_BITS, pixel_hash & _ALL_BITS)
   rest.extend(sorted(left))
+
+
+def _images_at_once(side):
+  """Returns how many images tf.data hands over together: int; `side`: their shorter side, or None."""
+  return 1 if side is None else max(1, min(64, _BATCH_BYTES // (4 * side * side)))
 
 
 def _bytes(path):
@@ -119,6 +139,8 @@ def _bytes(path):
 def _pixels(work, path, start):
   """How many pixels a file claims; a JPEG can say so behind more than the first bytes."""
   count = work.decoders.claimed_pixels(start)
+  if not count and len(start) == _HEAD:
+    count = work.decoders.claimed_pixels(head(path))
   if not count and len(start) == _HEAD and start.startswith(_JPEG):
     try:
       return work.decoders.claimed_pixels(_content(path))
@@ -127,16 +149,21 @@ def _pixels(work, path, start):
   return count
 
 
-def _element(work):
-  """A function (position, path) -> (pixels, int64 [6]: position, fingerprint of the file, facts)."""
+def _element(work, decode):
+  """A function (position, path) -> (flat pixels, int64 [9]).
+
+  The numbers are the position, the fingerprints of file and pixels, height, width, the facts.
+  """
 
   @tf.autograph.experimental.do_not_convert
   def element(position, path):
     content = tf.io.read_file(path)
-    decoded = work.decoders.in_graph(content)
+    decoded = decode(content)
     pixels, facts = decoded if isinstance(decoded, tuple) else (decoded, _sizes_in_graph(content))
     pixels = tf.ensure_shape(pixels, [work.side, work.side, 3])
-    return pixels, tf.concat([[position, hashes.in_graph(content)], facts], 0)
+    flat = tf.reshape(pixels, [-1])
+    found = [position, hashes.in_graph(content), hashes.in_graph(flat)]
+    return flat, tf.concat([found, tf.shape(pixels, tf.int64)[:2], facts], 0)
 
   return element
 

@@ -27,7 +27,7 @@ from meta_pseudo_labels.files import atomic_write
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 HEADER = 65536  # A mapping may have to start at a multiple of this, on machines with large pages.
 ALIGN = 64  # What TensorFlow wants of a tensor's address; then a slice is not copied.
 SHARD_BYTES = 2 << 30

@@ -32,12 +32,23 @@ class Decoders:
     claimed_pixels: function of a file's first bytes -> int, height * width before decoding; 0 if they do
       not say. Raises nothing.
     takes: function of a file's first bytes -> whether `in_graph` is tried; None: of all JPEG and PNG.
+    takes_plain: the same of `plain_in_graph`, which is tried before; None: of no file. It gets the first
+      4096 bytes.
+    plain_in_graph: as `in_graph`, for the files that are most, in fewer operations; or None.
   """
 
   in_graph: Callable
   in_python: Callable
   claimed_pixels: Callable
   takes: Optional[Callable] = None
+  takes_plain: Optional[Callable] = None
+  plain_in_graph: Optional[Callable] = None
+
+  @property
+  def stages(self):
+    """Pairs (which files, function) of those that decode in TensorFlow, in the order they are tried."""
+    general = self.takes or decoding.is_jpeg_or_png, self.in_graph
+    return (general,) if self.takes_plain is None else ((self.takes_plain, self.plain_in_graph), general)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +104,8 @@ def prepare(
   names = paths if names is None else names
   keys = hashes.of_strings(names)
   sizes, mtimes_ns = (np.asarray(values, np.int64) for values in stats)
-  work = _Work(paths, names, keys, sizes, mtimes_ns, decoders, side, cores or os.cpu_count())
+  most = side or parameters.get('side')
+  work = _Work(paths, names, keys, sizes, mtimes_ns, decoders, side, most, cores or os.cpu_count())
   with layout.locked(folder, say), contextlib.ExitStack() as at_end:
     store = stores.Store(folder, parameters, say)
     at_end.callback(store.close)
@@ -111,6 +123,7 @@ class _Work:
   mtimes_ns: np.ndarray
   decoders: Decoders
   side: Optional[int]
+  side_at_most: Optional[int]  # Of the shorter sides.
   cores: int
 
   def found_in(self, store):
@@ -179,8 +192,12 @@ def _add(store, work, missing, progress):
   Returns:
     {position: reason} of those that cannot be read, which may pass.
   """
-  passing, rest, huge = {}, [], []
-  in_graph = decoding.in_graph(work, missing, rest, huge)
+  passing, rest, huge = {}, missing.tolist(), []
+
+  def in_graph():
+    for stage in work.decoders.stages:
+      positions, rest[:] = np.array(rest, np.int64), []
+      yield from decoding.in_graph(work, positions, stage, rest, huge)
 
   def in_python():  # The lists are complete when the first part has ended.
     yield from decoding.in_python(work, rest, work.cores)
@@ -188,11 +205,11 @@ def _add(store, work, missing, progress):
       progress.note(f'{len(huge)} images of more than 20 megapixels are decoded last, one at a time')
     yield from decoding.in_python(work, huge, 1)
 
-  for done in itertools.chain(in_graph, in_python()):
+  for done in itertools.chain(in_graph(), in_python()):
     place = done.position
     key = int(work.keys[place]), int(work.sizes[place]), int(work.mtimes_ns[place])
     if done.pixels is not None:
-      store.append(*key, done.pixels, done.facts, done.file_hash)
+      store.append(*key, done.pixels, done.facts, done.file_hash, done.pixel_hash)
     elif done.file_hash is not None:
       store.add_reason(*key, done.file_hash, done.reason)
     else:

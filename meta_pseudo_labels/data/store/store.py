@@ -113,7 +113,7 @@ class Store:
     same = (entries['key'] == keys) & (entries['size'] == sizes) & (entries['mtime_ns'] == mtimes_ns)
     return np.where(same, found, -1)
 
-  def append(self, key, size, mtime_ns, pixels, facts, file_hash):
+  def append(self, key, size, mtime_ns, pixels, facts, file_hash, pixel_hash=None):
     """Adds an image; it counts from the next `commit` on.
 
     Args:
@@ -121,6 +121,7 @@ class Store:
       pixels: uint8 [h, w, 3], anything with a buffer.
       facts: ints [4], as layout.FACTS.
       file_hash: int in [0, 2**64), the fingerprint of the file's bytes.
+      pixel_hash: that of the pixels; None: it is computed here.
 
     Raises:
       OSError: no room.
@@ -130,7 +131,8 @@ class Store:
     room = layout.stride(height, width)
     if self._file is None or self._written and self._written + room > layout.SHARD_BYTES:
       self._open_shard()
-    pixel_hash = hashes.of_pixels(view)
+    if pixel_hash is None:
+      pixel_hash = hashes.of_pixels(view)
     self._file.write(view.cast('B'))
     self._file.write(bytes(room - view.nbytes))
     self._pending.append(
@@ -298,7 +300,7 @@ class Store:
         height, width = int(entry['height']), int(entry['width'])
         pixels = np.frombuffer(mapped[begin : begin + height * width * 3], np.uint8)
         values = entry.item()
-        self.append(*values[:3], pixels.reshape(height, width, 3), values[7:11], values[11])
+        self.append(*values[:3], pixels.reshape(height, width, 3), values[7:11], *values[11:13])
 
 
 def _save(file, path, entries, reasons):
