@@ -12,6 +12,8 @@ examples in a step (methods/*.py):
 
     supervised     3 B              forward and backward
     uda            3 (B + 2 u)      one pass over labeled, original and augmented views
+      separate     - 2 u            without a backward pass of the original views: --original_view=separate,
+                                    and networks without batch norm (mpl's teacher too)
     pseudo_labels  3 B, then        the teacher, then
                    u + 3 (B + u)    its labels, and the student on augmented and labeled images
     mpl            3 (B + 2 u)      the teacher, as in UDA; its gradient includes the feedback
@@ -51,6 +53,7 @@ from meta_pseudo_labels.config import parse as parse_flags
 from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.models.batch_norm import couples_examples
 from meta_pseudo_labels.optim import optimizers
 
 import tensorflow as tf
@@ -104,12 +107,14 @@ class Network:
     variables: int, the same with batch norm's averages.
     flops: int, of the forward pass of one image.
     activations: int, number of elements of all layers' outputs for one image.
+    couples_examples: bool, see `batch_norm.couples_examples`.
   """
 
   parameters: int
   variables: int
   flops: int
   activations: int
+  couples_examples: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +174,7 @@ def measure_network(model_type, shape, classes, small_images=False):
       size(model.variables),
       sum(map(count_flops, model.layers)),
       sum(math.prod(layer.output_shape[1:]) for layer in model.layers if _is_stored(layer)),
+      couples_examples(model),
     )
 
 
@@ -182,8 +188,13 @@ def get_input_shape(config):
   return (config.image_size, config.image_size, channels), classes
 
 
-def count_passes(config):
+def count_passes(config, together=True):
   """Counts a step of the main phase in images.
+
+  Args:
+    config: Config.
+    together: whether the network that learns from UDA has the original views in one batch with the others,
+      and so in its backward pass.
 
   Returns:
     (equivalent forward passes, images whose activations are in memory at the same time).
@@ -191,17 +202,19 @@ def count_passes(config):
   labeled, unlabeled = config.train_batch_size, config.train_batch_size * config.uda_data
   if config.method_name == 'supervised':
     return 3 * labeled, labeled
+  originals = unlabeled if together else 0  # In the backward pass.
   if config.method_name == 'uda':
-    return 3 * (labeled + 2 * unlabeled), labeled + 2 * unlabeled
+    return 3 * (labeled + unlabeled) + unlabeled + 2 * originals, labeled + unlabeled + originals
   if config.method_name == 'pseudo_labels':
     return unlabeled + 3 * (labeled + unlabeled), labeled + unlabeled
-  worth, kept = 6 * labeled + 9 * unlabeled, 2 * labeled + 3 * unlabeled
+  worth = 6 * labeled + 7 * unlabeled + 2 * originals
+  kept = 2 * (labeled + unlabeled) + originals
   if config.method_name == 'reduced_mpl':  # Its teacher's network is negligible.
     worth, kept = 3 * (labeled + unlabeled), labeled + unlabeled
   if config.mpl_feedback in BY_DERIVATIVE:
     return worth + 3 * labeled + 2 * (labeled + unlabeled), kept + labeled
   if config.mpl_feedback == 'release':  # Its teacher is finished before the student starts.
-    return worth + labeled, min(kept, labeled + 2 * unlabeled)
+    return worth + labeled, labeled + unlabeled + originals
   return worth + 2 * labeled, kept
 
 
@@ -228,7 +241,7 @@ def estimate(config):
   shape, classes = get_input_shape(config)
   small_images = any(word in config.dataset_name.lower() for word in SMALL_IMAGES)
   net = measure_network(config.model_type, tuple(shape), classes, small_images)
-  worth, kept = count_passes(config)
+  worth, kept = count_passes(config, config.original_view == 'together' and net.couples_examples)
   images = worth * config.num_train_steps
   if config.method_name == 'pseudo_labels':  # Its teacher, which is trained before.
     images += 3 * config.train_batch_size * config.num_train_steps

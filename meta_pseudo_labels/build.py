@@ -268,6 +268,7 @@ def method(config, *, student, teacher=None):
     uda_threshold=config.uda_threshold,
     uda_weight=config.uda_weight,
     uda_steps=config.uda_steps,
+    original_view=config.original_view,
   )
   if config.method_name in ('mpl', 'reduced_mpl'):
     kind = MetaPseudoLabels if config.method_name == 'mpl' else ReducedMetaPseudoLabels

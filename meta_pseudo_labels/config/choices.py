@@ -11,6 +11,7 @@ EFFICIENTNETS = (
     'bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
     'b6-mpl')  # fmt: skip
 RANGES = ('high_bits', 'data')
+ORIGINAL_VIEWS = ('together', 'separate')
 VIEWS = ('pad_crop', 'resized_crop')
 # What RandAugment draws from in the release, and all that there is.
 RELEASE_OPS = (

@@ -169,6 +169,27 @@ def group_size(replicas, examples, batch_size=None):
   return size
 
 
+def couples_examples(model):
+  """Returns whether a training pass of `model` mixes its examples: whether a batch norm takes statistics.
+
+  Otherwise what the model says about an example does not depend on the others in its batch: bool. A layer
+  that mixes examples in another way is not recognized.
+
+  Args:
+    model: Keras model, with batch norms of this file, or Keras' own (which take no statistics once they
+      are not trainable).
+  """
+  return any(map(_takes_statistics, model.submodules))
+
+
+def _takes_statistics(layer):
+  """Returns whether a layer is a batch norm that normalizes by the batch in training: bool."""
+  if isinstance(layer, BatchNorm):
+    return not getattr(layer, 'inference', False)
+  names = [kind.__name__ for kind in type(layer).__mro__]
+  return any('BatchNormalization' in name for name in names) and layer.trainable
+
+
 class BatchNorm(tf.keras.layers.Layer):
   """Batch normalization over `[N, H, W, C]`, with statistics over the global batch.
 
