@@ -12,8 +12,8 @@ examples in a step (methods/*.py):
 
     supervised     3 B              forward and backward
     uda            3 (B + 2 u)      one pass over labeled, original and augmented views
-      separate     - 2 u            without a backward pass of the original views: --original_view=separate,
-                                    and networks without batch norm (mpl's teacher too)
+      separate     - 2 u            no backward pass of the original views: with --original_view=separate,
+                                    and for networks without batch norm; mpl's teacher too
     pseudo_labels  3 B, then        the teacher, then
                    u + 3 (B + u)    its labels, and the student on augmented and labeled images
     mpl            3 (B + 2 u)      the teacher, as in UDA; its gradient includes the feedback

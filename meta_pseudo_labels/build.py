@@ -262,6 +262,7 @@ def method(config, *, student, teacher=None):
     seed=config.seed,
     remat=config.remat,
     loss_scaling=config.use_float16,
+    micro_batches=config.micro_batches,
   )
   consistency = dict(
     uda_temp=config.uda_temp,
@@ -378,6 +379,7 @@ def _finetune(config, student):
     num_train_steps=config.finetune_steps,
     remat=config.remat,
     loss_scaling=config.use_float16,
+    micro_batches=config.micro_batches,
   )
   method.set_optimizers(optimizers.SGD(config.finetune_lr))
   return Phase(

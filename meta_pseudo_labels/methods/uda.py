@@ -127,22 +127,28 @@ class UDA(ConsistencyMethod):
       The release's logs: {name: float32 scalar}.
     """
     weight = self.consistency_weight()
-    with tf.GradientTape() as tape:
-      out = self.uda_pass(self.student, Batch.of(data))
-      loss = out.cross_entropy_l + tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
-    gradients = self.gradient(tape, loss, self.student.trainable_variables)
+
+    def one_pass(part):
+      with tf.GradientTape() as tape:
+        out = self.uda_pass(self.student, part)
+        loss = out.cross_entropy_l + tf.cast(weight, out.labels.dtype) * out.cross_entropy_u
+      shares = {
+        'loss/total': loss,
+        'loss/cross_entropy': out.cross_entropy_l,
+        'uda/cross_entropy': out.cross_entropy_u,
+        'uda/u_ratio': self.global_mean(out.mask_u),
+        'uda/l_ratio': self.global_mean(out.mask_l),
+      }
+      return (shares, self.gradient(tape, loss, self.student.trainable_variables)), ()
+
+    (shares, gradients), _ = self.in_parts(one_pass, Batch.of(data))
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.count_step(update)
     self.average.update(self.step)
+    shares['loss/total'] += decay * self.weight_decay / self.replicas
     return self.logs(
-      {
-        'loss/total': loss + decay * self.weight_decay / self.replicas,
-        'loss/cross_entropy': out.cross_entropy_l,
-        'uda/cross_entropy': out.cross_entropy_u,
-        'uda/u_ratio': self.global_mean(out.mask_u),
-        'uda/l_ratio': self.global_mean(out.mask_l),
-      },
+      shares,
       {'loss/lr': rate, 'loss/grad_norm': update.norm, 'loss/weight_dec': decay, 'uda/weight': weight},
     )
