@@ -24,13 +24,16 @@ examples in a step (methods/*.py):
                  + 2 (B + u)        the derivative along that gradient, the transpose of the student's
                                     backward pass: two products per layer, as in the pass itself
     reduced_mpl    as mpl, without the teacher's 3 (B + 2 u)
+    --micro_batches  the same, and for mpl, whose passes are made again instead of kept:
+      sampled      + B + 2 u        the teacher forward (B + u where the original views are alone)
+      soft         + that + B + u   and the student forward, for the derivative (sampled_dot too)
     finetune       3 n              n: its own batch
 
 Memory: float32 networks with their statistics, moving averages, optimizer slots and gradients ("fixed",
 on every device), and the activations: the outputs of all layers of the passes that are in memory at the
-same time, in the precision of the run. That is an upper estimate for the backward passes. It does not
-include the working memory of the passes themselves, baselines, evaluations, other seeds and the input
-pipeline.
+same time, in the precision of the run; with --micro_batches those of one pass over one part. That is an
+upper estimate for the backward passes. It does not include the working memory of the passes themselves,
+baselines, evaluations, other seeds and the input pipeline.
 
 Hours: FLOPs / (peak of the devices * --utilization). The utilization is an ASSUMPTION, 0.35 of the peak
 by default. Small networks reach less, and communication is not included. A device's peak is its vendor's
@@ -126,7 +129,7 @@ class Estimate:
     step_flops: of a step of the main phase.
     run_flops: of the run.
     fixed_bytes: of networks, averages, slots and gradients.
-    activation_bytes: of a step's activations, for the whole batch.
+    activation_bytes: of a step's activations, for all devices together.
     batch: int, the labeled batch.
     bfloat16: bool.
     cores_per_replica: int.
@@ -208,14 +211,19 @@ def count_passes(config, together=True):
   if config.method_name == 'pseudo_labels':
     return unlabeled + 3 * (labeled + unlabeled), labeled + unlabeled
   worth = 6 * labeled + 7 * unlabeled + 2 * originals
-  kept = 2 * (labeled + unlabeled) + originals
+  kept, again = 2 * (labeled + unlabeled) + originals, labeled + unlabeled + originals
   if config.method_name == 'reduced_mpl':  # Its teacher's network is negligible.
-    worth, kept = 3 * (labeled + unlabeled), labeled + unlabeled
-  if config.mpl_feedback in BY_DERIVATIVE:
-    return worth + 3 * labeled + 2 * (labeled + unlabeled), kept + labeled
-  if config.mpl_feedback == 'release':  # Its teacher is finished before the student starts.
-    return worth + labeled, labeled + unlabeled + originals
-  return worth + 2 * labeled, kept
+    worth, kept, again, originals = 3 * (labeled + unlabeled), labeled + unlabeled, 0, 0
+  by_derivative, release = config.mpl_feedback in BY_DERIVATIVE, config.mpl_feedback == 'release'
+  if by_derivative:
+    worth, kept = worth + 3 * labeled + 2 * (labeled + unlabeled), kept + labeled
+  else:
+    worth += labeled if release else 2 * labeled
+  if release or config.micro_batches > 1:  # One network is finished before the other one starts.
+    kept = labeled + unlabeled + originals
+  if config.micro_batches > 1:
+    worth += (0 if release else again) + (labeled + unlabeled if by_derivative else 0)
+  return worth, kept
 
 
 def count_copies(config):
@@ -252,7 +260,7 @@ def estimate(config):
     worth * net.flops,
     images * net.flops,
     4 * (whole * net.variables + trainable * net.parameters),
-    kept * net.activations * (2 if config.use_bfloat16 else 4),
+    kept * net.activations * (2 if config.use_bfloat16 else 4) / config.micro_batches,
     config.train_batch_size,
     config.use_bfloat16,
     config.num_cores_per_replica,
