@@ -9,15 +9,15 @@ Every combination runs in a process of its own. In each round that process measu
 matrix products in the precision of the run (the peak) and the step on a constant batch. The share is
 the step's operations per second divided by the peak of the same round. benchmarks/estimate.py counts the
 operations: convolutions and dense layers, without those that --remat repeats. Memory is the maximum
-resident memory of the process; the memory before the network was built is shown too, and how much a step
-takes above what is held between steps: the activations. Time and the step's memory are also shown as
-ratios to the first combination's, which ran before; `benchmarks/step_cost.py` compares times in turn.
-`first step` is the time from there to the end of the first step in seconds, mostly for tracing. With
---profile the operations take turns, each on all cores, and the time of a step is shown by their kinds.
+resident memory of the process; the memory before the network was built is shown too, and how much the
+tensors of a step take at most, as TensorFlow counts them: the activations. Time and the memory of a step
+are also shown as ratios to the first combination. They run one after the other;
+`benchmarks/step_cost.py` compares times in turn. `first step` is the time from there to the end of the
+first step in seconds, mostly for tracing. With --profile the operations take turns, each on all cores,
+and the time of a step is shown by their kinds.
 """
 
 import argparse
-import ctypes
 import itertools
 import os
 import resource
@@ -42,15 +42,14 @@ def get_memory():
 
 
 def measure_memory(function):
-  """Measures the memory that a call takes above what is resident before and after it, in GB."""
-  ctypes.CDLL(None).malloc_trim(0)  # What earlier calls have freed goes back to the system first.
-  before = get_memory()[0]
-  with open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
-    file.write('5')  # The maximum starts anew.
+  """Measures the tensors that a call holds at most, above those that are there before it, in GB."""
+  import tensorflow as tf
+
+  device = 'GPU:0' if tf.config.list_physical_devices('GPU') else 'CPU:0'
+  tf.config.experimental.reset_memory_stats(device)
+  before = tf.config.experimental.get_memory_info(device)['current']
   function()
-  with open('/proc/self/status', encoding='ascii') as file:
-    (most,) = [line for line in file if line.startswith('VmHWM')]
-  return int(most.split()[1]) * 1024 / 1e9 - before
+  return (tf.config.experimental.get_memory_info(device)['peak'] - before) / 1e9
 
 
 def time_calls(function, seconds=SECONDS):
