@@ -12,6 +12,8 @@ examples in a step (methods/*.py):
 
     supervised     3 B              forward and backward
     uda            3 (B + 2 u)      one pass over labeled, original and augmented views
+      separate     - 2 u            no backward pass of the original views: with --original_view=separate,
+                                    and for networks without batch norm; mpl's teacher too
     pseudo_labels  3 B, then        the teacher, then
                    u + 3 (B + u)    its labels, and the student on augmented and labeled images
     mpl            3 (B + 2 u)      the teacher, as in UDA; its gradient includes the feedback
@@ -22,17 +24,18 @@ examples in a step (methods/*.py):
                  + 2 (B + u)        the derivative along that gradient, the transpose of the student's
                                     backward pass: two products per layer, as in the pass itself
     reduced_mpl    as mpl, without the teacher's 3 (B + 2 u)
+    --micro_batches  the same, and for mpl, whose passes are made again instead of kept:
+      sampled      + B + 2 u        the teacher forward (B + u where the original views are alone)
+      soft         + that + B + u   and the student forward, for the derivative (sampled_dot too)
     finetune       3 n              n: its own batch
 
 Memory: float32 networks with their statistics, moving averages, optimizer slots and gradients ("fixed",
 on every device), and the activations: the outputs of all layers of the passes that are in memory at the
-same time, in the precision of the run. That is an upper estimate for the backward passes. It does not
-include the working memory of the passes themselves, baselines, evaluations, other seeds and the input
-pipeline.
+same time, in the precision of the run; with --micro_batches those of one pass over one part. That is an
+upper estimate for the backward passes, without their working memory and the input pipeline.
 
-Hours: FLOPs / (peak of the devices * --utilization). The utilization is an ASSUMPTION, 0.35 of the peak
-by default. Small networks reach less, and communication is not included. A device's peak is its vendor's
-number.
+Hours: FLOPs / (peak of the devices, by their vendors, * --utilization). The utilization is an ASSUMPTION,
+0.35 of the peak by default. Small networks reach less, and communication is not included.
 """
 
 import argparse
@@ -46,11 +49,12 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import models
-from meta_pseudo_labels.build import SMALL_IMAGES
+from meta_pseudo_labels.build.networks import SMALL_IMAGES
 from meta_pseudo_labels.config import parse as parse_flags
 from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.models.batch_norm import couples_examples
 from meta_pseudo_labels.optim import optimizers
 
 import tensorflow as tf
@@ -104,12 +108,14 @@ class Network:
     variables: int, the same with batch norm's averages.
     flops: int, of the forward pass of one image.
     activations: int, number of elements of all layers' outputs for one image.
+    couples_examples: bool, see `batch_norm.couples_examples`.
   """
 
   parameters: int
   variables: int
   flops: int
   activations: int
+  couples_examples: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +127,7 @@ class Estimate:
     step_flops: of a step of the main phase.
     run_flops: of the run.
     fixed_bytes: of networks, averages, slots and gradients.
-    activation_bytes: of a step's activations, for the whole batch.
+    activation_bytes: of a step's activations, for all devices together.
     batch: int, the labeled batch.
     bfloat16: bool.
     cores_per_replica: int.
@@ -169,6 +175,7 @@ def measure_network(model_type, shape, classes, small_images=False):
       size(model.variables),
       sum(map(count_flops, model.layers)),
       sum(math.prod(layer.output_shape[1:]) for layer in model.layers if _is_stored(layer)),
+      couples_examples(model),
     )
 
 
@@ -182,8 +189,13 @@ def get_input_shape(config):
   return (config.image_size, config.image_size, channels), classes
 
 
-def count_passes(config):
+def count_passes(config, together=True):
   """Counts a step of the main phase in images.
+
+  Args:
+    config: Config.
+    together: whether the network that learns from UDA has the original views in one batch with the others,
+      and so in its backward pass.
 
   Returns:
     (equivalent forward passes, images whose activations are in memory at the same time).
@@ -191,18 +203,25 @@ def count_passes(config):
   labeled, unlabeled = config.train_batch_size, config.train_batch_size * config.uda_data
   if config.method_name == 'supervised':
     return 3 * labeled, labeled
+  originals = unlabeled if together else 0  # In the backward pass.
   if config.method_name == 'uda':
-    return 3 * (labeled + 2 * unlabeled), labeled + 2 * unlabeled
+    return 3 * (labeled + unlabeled) + unlabeled + 2 * originals, labeled + unlabeled + originals
   if config.method_name == 'pseudo_labels':
     return unlabeled + 3 * (labeled + unlabeled), labeled + unlabeled
-  worth, kept = 6 * labeled + 9 * unlabeled, 2 * labeled + 3 * unlabeled
+  worth = 6 * labeled + 7 * unlabeled + 2 * originals
+  kept, again = 2 * (labeled + unlabeled) + originals, labeled + unlabeled + originals
   if config.method_name == 'reduced_mpl':  # Its teacher's network is negligible.
-    worth, kept = 3 * (labeled + unlabeled), labeled + unlabeled
-  if config.mpl_feedback in BY_DERIVATIVE:
-    return worth + 3 * labeled + 2 * (labeled + unlabeled), kept + labeled
-  if config.mpl_feedback == 'release':  # Its teacher is finished before the student starts.
-    return worth + labeled, min(kept, labeled + 2 * unlabeled)
-  return worth + 2 * labeled, kept
+    worth, kept, again, originals = 3 * (labeled + unlabeled), labeled + unlabeled, 0, 0
+  by_derivative, release = config.mpl_feedback in BY_DERIVATIVE, config.mpl_feedback == 'release'
+  if by_derivative:
+    worth, kept = worth + 3 * labeled + 2 * (labeled + unlabeled), kept + labeled
+  else:
+    worth += labeled if release else 2 * labeled
+  if release or config.micro_batches > 1:  # One network is finished before the other one starts.
+    kept = labeled + unlabeled + originals
+  if config.micro_batches > 1:
+    worth += (0 if release else again) + (labeled + unlabeled if by_derivative else 0)
+  return worth, kept
 
 
 def count_copies(config):
@@ -228,7 +247,7 @@ def estimate(config):
   shape, classes = get_input_shape(config)
   small_images = any(word in config.dataset_name.lower() for word in SMALL_IMAGES)
   net = measure_network(config.model_type, tuple(shape), classes, small_images)
-  worth, kept = count_passes(config)
+  worth, kept = count_passes(config, config.original_view == 'together' and net.couples_examples)
   images = worth * config.num_train_steps
   if config.method_name == 'pseudo_labels':  # Its teacher, which is trained before.
     images += 3 * config.train_batch_size * config.num_train_steps
@@ -239,7 +258,7 @@ def estimate(config):
     worth * net.flops,
     images * net.flops,
     4 * (whole * net.variables + trainable * net.parameters),
-    kept * net.activations * (2 if config.use_bfloat16 else 4),
+    kept * net.activations * (2 if config.use_bfloat16 else 4) / config.micro_batches,
     config.train_batch_size,
     config.use_bfloat16,
     config.num_cores_per_replica,

@@ -1,16 +1,20 @@
 """Measures a training step's time, share of the processor's matmul peak, and memory.
 
     python benchmarks/step.py [--model=wrn-28-2] [--image_size=32] [--batch=16] [--uda_data=7]
-        [--methods=release,...] [--precisions=float32,bfloat16] [--remat=false,true] [--rounds=5]
-        [--profile] [--flag=value ...]
+        [--methods=release,...] [--precisions=float32,bfloat16] [--remat=false,true]
+        [--micro_batches=1,8] [--original_view=together,separate] [--rounds=5] [--profile]
+        [--flag=value ...]
 
 Every combination runs in a process of its own. In each round that process measures, in turn, large
 matrix products in the precision of the run (the peak) and the step on a constant batch. The share is
 the step's operations per second divided by the peak of the same round. benchmarks/estimate.py counts the
 operations: convolutions and dense layers, without those that --remat repeats. Memory is the maximum
-resident memory of the process; the memory before the network was built is shown too. `first step` is
-the time from there to the end of the first step in seconds, mostly for tracing. With --profile the
-operations take turns, each on all cores, and the time of a step is shown by their kinds.
+resident memory of the process; the memory before the network was built is shown too, and how much the
+tensors of a step take at most, as TensorFlow counts them: the activations. Time and the memory of a step
+are also shown as ratios to the first combination. They run one after the other;
+`benchmarks/step_cost.py` compares times in turn. `first step` is the time from there to the end of the
+first step in seconds, mostly for tracing. With --profile the operations take turns, each on all cores,
+and the time of a step is shown by their kinds.
 """
 
 import argparse
@@ -27,6 +31,7 @@ from meta_pseudo_labels.config import parse, validate
 import alone
 
 PEAK_SIZES, SECONDS = (2048, 4096), 3.0
+OWN = {'remat': 'false', 'micro_batches': '1', 'original_view': 'together'}  # Flags and their defaults.
 
 
 def get_memory():
@@ -34,6 +39,17 @@ def get_memory():
   with open('/proc/self/statm', encoding='ascii') as file:
     now = int(file.read().split()[1]) * resource.getpagesize()
   return now / 1e9, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def measure_memory(function):
+  """Measures the tensors that a call holds at most, above those that are there before it, in GB."""
+  import tensorflow as tf
+
+  device = 'GPU:0' if tf.config.list_physical_devices('GPU') else 'CPU:0'
+  tf.config.experimental.reset_memory_stats(device)
+  before = tf.config.experimental.get_memory_info(device)['current']
+  function()
+  return (tf.config.experimental.get_memory_info(device)['peak'] - before) / 1e9
 
 
 def time_calls(function, seconds=SECONDS):
@@ -81,6 +97,7 @@ def measure(name, rounds, profile, flags):
   first = time.perf_counter() - began
   time_calls(run, 0.0)
   most = get_memory()[1]  # Measured before the matrices of the peak are allocated.
+  step_memory = measure_memory(run)
   multiply = build_products(tf.bfloat16 if config.use_bfloat16 else tf.float32)
   seconds, peaks = [], []
   for _ in range(rounds):
@@ -93,6 +110,7 @@ def measure(name, rounds, profile, flags):
     'first': first,
     'before': before,
     'most': most,
+    'step_memory': step_memory,
     'kinds': op_times.measure_by_kind(run) if profile else {},
   }
 
@@ -102,8 +120,8 @@ def find_median(values):
   return sorted(values)[len(values) // 2]
 
 
-def format_line(numbers):
-  """Formats the measurement as a line of text."""
+def format_line(numbers, first):
+  """Formats a measurement as a line of text, with its ratios to the first one."""
   shares = sorted(
     numbers['operations'] / second / peak for second, peak in zip(numbers['seconds'], numbers['peaks'])
   )
@@ -111,7 +129,10 @@ def format_line(numbers):
     f'{find_median(numbers["seconds"]):6.3f} s for {numbers["operations"] / 1e9:.0f} GFLOP: '
     f'{100 * find_median(shares):.0f} % of {find_median(numbers["peaks"]) / 1e9:.0f} GFLOP/s '
     f'({100 * shares[0]:.0f} to {100 * shares[-1]:.0f}); {numbers["most"]:.2f} GB '
-    f'({numbers["before"]:.2f} before); first step {numbers["first"]:.1f} s'
+    f'({numbers["before"]:.2f} before, {numbers["step_memory"]:.2f} by a step); '
+    f'first step {numbers["first"]:.1f} s; '
+    f'{find_median(numbers["seconds"]) / find_median(first["seconds"]):.3f} of the time, '
+    f'{numbers["step_memory"] / first["step_memory"]:.3f} of the memory'
   )
 
 
@@ -140,7 +161,7 @@ def main(argv):
     ('uda_data', '7'),
     ('methods', 'release'),
     ('precisions', 'float32,bfloat16'),
-    ('remat', 'false'),
+    *OWN.items(),
   ):
     parser.add_argument(f'--{name}', default=default)
   parser.add_argument('--rounds', type=alone.parse_numbers, default=[5])
@@ -157,15 +178,18 @@ def main(argv):
     f'{given.model}, {given.image_size} pixels, batch {given.batch}, U {given.uda_data}, '
     f'{os.cpu_count()} cores, {given.rounds[0]} rounds'
   )
-  for method, precision, remat in itertools.product(
-    given.methods.split(','), given.precisions.split(','), given.remat.split(',')
+  first = None
+  for method, precision, *own in itertools.product(
+    given.methods.split(','),
+    given.precisions.split(','),
+    *(getattr(given, name).split(',') for name in OWN),
   ):
-    own = [f'--use_{precision}'] if precision != 'float32' else []
-    name = f'{method}, {precision}' + (', remat' if remat == 'true' else '')
-    numbers = alone.measure(
-      __file__, f'{method},{given.rounds[0]},{given.profile}', [*flags, *own, f'--remat={remat}']
-    )
-    print(f'{name:26} {format_line(numbers)}', flush=True)
+    own = [f'--{flag}={value}' for flag, value in zip(OWN, own) if value != OWN[flag]]
+    name = ', '.join([method, precision, *(flag.lstrip('-') for flag in own)])
+    own += [f'--use_{precision}'] if precision != 'float32' else []
+    numbers = alone.measure(__file__, f'{method},{given.rounds[0]},{given.profile}', [*flags, *own])
+    first = first or numbers
+    print(f'{name:26} {format_line(numbers, first)}', flush=True)
     if given.profile:
       print(f'{"":26} {format_profile(numbers)}', flush=True)
 

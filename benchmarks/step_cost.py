@@ -3,7 +3,8 @@
     python benchmarks/step_cost.py [--model_type=wrn-28-2] [--image_size=32] [--train_batch_size=16]
         [--uda_data=7] [--rounds=5] [--methods=release,soft,...] [--flag=value ...]
 
-It uses a constant batch and one device. A method written as `release+input` reads from the input
+It uses a constant batch and one device. A method may have flags of its own: `release/micro_batches=8`,
+`release/original_view=separate/remat=true`. A method written as `release+input` reads from the input
 pipeline instead: 50,000 shuffled images in memory, and both views of CIFAR's recipe for each. The methods
 take turns in every round, so that other load on the machine affects all equally. Absolute times are
 meaningless on a shared machine. The results are the ratios and their spread over the rounds.
@@ -50,12 +51,25 @@ def build_input(config, supervised):
   )
 
 
+def with_flags(config, settings):
+  """Returns a Config with some flags changed; `settings`: list of `name=value`. Raises UserError."""
+  known, changes = parse(['step_cost', *(f'--{setting}' for setting in settings)]), {}
+  for setting in settings:
+    flag = setting.partition('=')[0]
+    changes[flag] = getattr(known, flag)
+  changed = config.replace(**changes)
+  validate(changed)
+  return changed
+
+
 def build_step(config, name):
-  """Builds a compiled step of `name`, a feedback or a method.
+  """Builds a compiled step of `name`, a feedback or a method, with its flags behind it.
 
   It uses a constant batch, or with `<name>+input` the batches of the input pipeline.
   """
+  name, *own = name.split('/')
   name, _, fed = name.partition('+')
+  config = with_flags(config, own)
   config = (
     config.replace(method='mpl', mpl_feedback=name) if name in FEEDBACKS else config.replace(method=name)
   )
@@ -113,7 +127,7 @@ def main(argv):
   names = own['methods'].split(',')
   try:
     for name in names:
-      if name not in KNOWN and name.replace('+input', '', 1) not in KNOWN:
+      if name.split('/')[0].replace('+input', '', 1) not in KNOWN:
         raise UserError(
           f'--methods={name}: unknown; use some of {", ".join(KNOWN)}, or one with +input appended'
         )
@@ -121,6 +135,8 @@ def main(argv):
       raise UserError(f'--rounds={own["rounds"]}: not a positive integer; give 1 or more')
     config = parse(flags)
     validate(config)
+    for name in names:
+      with_flags(config, name.split('/')[1:])
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

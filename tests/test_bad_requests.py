@@ -87,6 +87,8 @@ train
 --strategy=mirror
 --eval_split=train
 --views=sideways
+--original_view=alone
+--micro_batches=0
 --baselines=uda,suprvised
 --augment_ops=Cutout,rotate
 --noflip --dataset_name=two_moons_6
@@ -128,6 +130,7 @@ SETTINGS = """
 --views=resized_crop
 --strategy=mirrored --train_batch_size=6 --eval_batch_size=8
 --strategy=mirrored --train_batch_size=8 --eval_batch_size=6
+--train_batch_size=6 --micro_batches=5
 --strategy=tpu
 --strategy=multi_worker
 --use_xla_sharding --num_cores_per_replica=16

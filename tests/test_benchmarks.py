@@ -206,8 +206,10 @@ def test_a_step_s_share_of_the_peak(monkeypatch):
   assert len(found['seconds']) == len(found['peaks']) == 3 and found['first'] > 0
   assert 0 < found['before'] <= found['most'] < 100
   # 12.5, 50 and 25 % of the peaks of their rounds; 25 % is the middle.
-  text = step.format_line(dict(found, operations=1e9, seconds=[4.0, 1.0, 2.0], peaks=[2e9, 2e9, 2e9]))
+  numbers = dict(found, operations=1e9, seconds=[4.0, 1.0, 2.0], peaks=[2e9, 2e9, 2e9], step_memory=1.0)
+  text = step.format_line(numbers, dict(numbers, seconds=[8.0, 8.0, 8.0], step_memory=4.0))
   assert '2.000 s for 1 GFLOP: 25 % of 2 GFLOP/s (12 to 50)' in text
+  assert text.endswith('0.250 of the time, 0.250 of the memory')
 
 
 def test_where_a_step_s_time_goes():

@@ -71,16 +71,21 @@ def products(function):
   return total
 
 
+STEPS = ('supervised', 'uda', 'pseudo_labels', 'release', 'sampled', 'argmax', 'soft', 'sampled_dot')
+
+
 @pytest.mark.parametrize(
-  'name', ['supervised', 'uda', 'pseudo_labels', 'release', 'sampled', 'argmax', 'soft', 'sampled_dot']
+  'name, original_view',
+  [(name, 'together') for name in STEPS] + [('uda', 'separate'), ('soft', 'separate')],
 )
-def test_a_steps_count_is_that_of_its_graph(name):
+def test_a_steps_count_is_that_of_its_graph(name, original_view):
   config = Config(
     dataset_name='cifar10',
     model_type='wrn-10-1',
     image_size=8,
     train_batch_size=6,
     uda_data=1,
+    original_view=original_view,
     method=name if name in ('supervised', 'uda', 'pseudo_labels') else 'mpl',
   )
   if config.method == 'mpl':

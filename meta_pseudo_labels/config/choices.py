@@ -23,6 +23,7 @@ APPLICATIONS = (
 NETWORK_FILES = ('.h5', '.hdf5', '.keras')  # Endings of the files of Keras 2 models.
 INPUTS = ('0_255', '0_1', '-1_1', 'caffe', 'torch')
 RANGES = ('high_bits', 'data')
+ORIGINAL_VIEWS = ('together', 'separate')
 VIEWS = ('pad_crop', 'resized_crop')
 # What RandAugment draws from in the release, and all that there is.
 RELEASE_OPS = (

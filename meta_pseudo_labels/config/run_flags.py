@@ -109,6 +109,13 @@ class HardwareFlags:
     'slower, same results.',
     may_change=True,
   )
+  micro_batches: int = flag(
+    1,
+    "Parts of a step's batch on each device that are processed one after the other, with one update at "
+    'the end: less memory. Batch norms take their statistics over a part; otherwise the results are the '
+    'same. Must divide the unlabeled examples of a device.',
+    COUNT,
+  )
   deterministic: bool = flag(False, 'Slower, bit-identical order of operations.')
   intra_op_threads: int = flag(
     0,

@@ -250,6 +250,11 @@ def notes(config: Config) -> List[str]:
       f'(--mpl_student_lr_wait_steps), and there are {config.num_train_steps}: it learns '
       'nothing'
     )
+  if config.micro_batches > 1 and not config.model_type.startswith('mlp-'):
+    lines.append(
+      f'--micro_batches={config.micro_batches}: batch norms take their statistics over a part of a '
+      "device's batch, and their averages move once for each part (docs/scaling.md)"
+    )
   if config.ema_decay == 0:
     lines.append('ema_decay 0: the averaged student is a plain copy of the student')
   return lines

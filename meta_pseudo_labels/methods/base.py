@@ -6,7 +6,8 @@ from typing import Any, Callable, Optional
 
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.distribution import collectives, spatial
-from meta_pseudo_labels.models import layers
+from meta_pseudo_labels.methods import parts
+from meta_pseudo_labels.models import batch_norm, layers
 from meta_pseudo_labels.models.remat import Rematerialized
 from meta_pseudo_labels.optim import ema, loss_scale, optimizers
 
@@ -64,6 +65,7 @@ class Method(tf.keras.Model):
     seed: int = 0,
     remat: bool = False,
     loss_scaling: bool = False,
+    micro_batches: int = 1,
     name: Optional[str] = None,
   ):
     """Wraps a built Keras classifier.
@@ -78,6 +80,8 @@ class Method(tf.keras.Model):
       seed: int; with the step it determines every random draw.
       remat: bool, whether to recompute activations in the backward pass (models/remat.py).
       loss_scaling: bool, for networks that compute in float16, see `loss_scale.LossScale`.
+      micro_batches: int, the parts of a replica's batch that are processed one after the other; see
+        methods/parts.py.
       name: str, of this Keras model.
 
     Raises:
@@ -92,18 +96,13 @@ class Method(tf.keras.Model):
     self.label_smoothing = label_smoothing
     self.num_train_steps = num_train_steps
     self.seed = seed
+    self.micro_batches = micro_batches
     self._passes = Passes(remat)
     self._passes.prepare(student)
-    self.step = tf.Variable(
-      0,
-      trainable=False,
-      dtype=tf.int64,
-      name='global_step',
-      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
     counter = lambda name: tf.Variable(
       0, trainable=False, dtype=tf.int64, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
     )
+    self.step = counter('global_step')
     self.skipped = counter('skipped')
     self.skipped_in_a_row = counter('skipped_in_a_row')
     self.loss_scale = loss_scale.LossScale() if loss_scaling else None
@@ -165,7 +164,7 @@ class Method(tf.keras.Model):
     sizes = [inputs.shape[0] for inputs in views.values()]
     inputs = list(views.values())
     inputs = inputs[0] if len(inputs) == 1 else tf.concat(inputs, axis=0)
-    sections = [(f'{role}/{view}', size) for view, size in zip(views, sizes)]
+    sections = [parts.section(f'{role}/{view}', view, size) for view, size in zip(views, sizes)]
     with layers.noise(rng.key(self.seed, self.step), sections):
       logits = self._passes(model, inputs)
     if logits.dtype != tf.float64:
@@ -205,12 +204,35 @@ class Method(tf.keras.Model):
       collectives.assign(variables, before)
 
   def global_size(self, values):
-    """Returns the number of rows of `values` over all replicas: int."""
-    return values.shape[0] * self.replicas
+    """Returns the number of rows of `values` over all replicas and parts: int."""
+    return values.shape[0] * self.replicas * parts.count()
 
   def global_mean(self, values):
-    """Returns this replica's share of the mean of `values` `[n]` over the global batch: scalar."""
+    """Returns this replica's share of the mean of `values` `[n]` over the global batch: scalar.
+
+    Of a part's values it is the part's share.
+    """
     return tf.reduce_sum(values) / self.global_size(values)
+
+  def in_parts(self, function, batch, *rows, most=None):
+    """Adds up a function over the parts of a batch, with `micro_batches` 1 over the whole batch.
+
+    Args:
+      function, batch, *rows: see `parts.add_up`.
+      most: int, the rows that a part of labeled examples alone may have; None: as `micro_batches` says.
+
+    Returns:
+      See `parts.add_up`.
+
+    Raises:
+      UserError: `micro_batches` does not divide the unlabeled examples.
+    """
+    count, labeled = self.micro_batches, batch.labeled.shape[0]
+    if batch.augmented is not None:
+      parts.check(count, batch.augmented.shape[0])
+    else:
+      count = parts.fewest(labeled, most or -(-labeled // count))
+    return parts.add_up(function, batch, count, *rows)
 
   @property
   def steps_made(self):
@@ -232,6 +254,8 @@ class Method(tf.keras.Model):
       Update. Its `vjp(cotangents)` maps a gradient with respect to the new weights to one with respect
       to the summed gradients. It is the transposed derivative of the whole update.
     """
+    if self.micro_batches > 1:
+      batch_norm.average_over_replicas(model)
     variables = model.trainable_variables
     names = [v.name for v in variables]
     gradients = collectives.sum_over_replicas(gradients)

@@ -44,8 +44,8 @@ def get_last_layer(variables):
   return variables[last:]
 
 
-def measure_gradients(gradient, variables, **losses):
-  """Measures the gradients of the teacher's losses, and the feedback's direction relative to the others.
+def flatten_gradients(gradient, variables, **losses):
+  """Computes the gradients of the teacher's losses, each as one vector.
 
   They are those of the model's last layer. There a gradient costs one small product and no backward
   pass through the network, so every step can log it.
@@ -57,9 +57,7 @@ def measure_gradients(gradient, variables, **losses):
     **losses: name=(tensor, output gradient or None), one of them `feedback`; this replica's shares.
 
   Returns:
-    {log name: scalar}, equal on all replicas: the norms `teacher_grad/<name>`, and the cosines of the
-    feedback with the others, `teacher_grad/cosine_feedback_<name>`. A cosine is 0 if the feedback's norm
-    is rounding noise, as with `release`.
+    {name: float32 vector}, this replica's shares; of several batches they may be added.
   """
   layer = get_last_layer(variables)
   flat = {}
@@ -68,6 +66,20 @@ def measure_gradients(gradient, variables, **losses):
       [tensor], layer, [tf.ones_like(tensor) if output_gradient is None else output_gradient]
     )
     flat[name] = tf.concat([tf.cast(tf.reshape(p, [-1]), tf.float32) for p in parts], axis=0)
+  return flat
+
+
+def compare_gradients(flat):
+  """Measures gradients, and the feedback's direction relative to the others.
+
+  Args:
+    flat: of `flatten_gradients`.
+
+  Returns:
+    {log name: scalar}, equal on all replicas: the norms `teacher_grad/<name>`, and the cosines of the
+    feedback with the others, `teacher_grad/cosine_feedback_<name>`. A cosine is 0 if the feedback's norm
+    is rounding noise, as with `release`.
+  """
   flat = dict(zip(flat, tf.unstack(collectives.sum_over_replicas(tf.stack(list(flat.values()))))))
   norms = {name: tf.norm(vector) for name, vector in flat.items()}
   logs = {f'teacher_grad/{name}': norm for name, norm in norms.items()}

@@ -49,7 +49,8 @@ def drawn_labels(log_probs, key, replica, replicas):
   # The largest of log p + Gumbel noise is a draw from p.
   draw = rng.uniform(key, 'pseudo_labels', [count * replicas, classes], minval=1e-20)
   gumbel = -tf.math.log(-tf.math.log(rng.rows(draw, replica * count, count)))
-  return tf.one_hot(tf.argmax(log_probs + gumbel, axis=-1), classes)
+  chosen = tf.argmax(log_probs + tf.cast(gumbel, log_probs.dtype), axis=-1)
+  return tf.one_hot(chosen, classes, dtype=log_probs.dtype)
 
 
 def release(*, h, log_probs, total):
@@ -129,18 +130,20 @@ class Estimator:
   Attributes:
     moves_teacher_statistics: whether the teacher's batch-norm averages follow its batches. In the
       release they never move, so that its accuracy in inference mode would be chance.
+    teacher_waits: whether the teacher's gradient depends on the feedback. If not, `begin` takes it.
     released_dot_product: whether the moving average of the dot product is the release's quantity,
       which its checkpoints hold.
   """
 
   moves_teacher_statistics = True
+  teacher_waits = True
   released_dot_product = False
 
   def begin(self, teacher, batch):
     """Returns the batch that the student passes over.
 
     Args:
-      teacher: `mpl.TeacherPass` of this step.
+      teacher: `passes.TeacherPass` of this step.
       batch: Batch.
     """
     del teacher
@@ -155,7 +158,7 @@ class Estimator:
 
     Args:
       method: `mpl.MetaPseudoLabels`.
-      student: `mpl.StudentPass` of this step.
+      student: `passes.StudentPass` of this step.
       batch: Batch.
     """
     del method, student, batch
@@ -225,6 +228,7 @@ class Release(ByDifference):
   """
 
   moves_teacher_statistics = False
+  teacher_waits = False
   released_dot_product = True
 
   def begin(self, teacher, batch):
@@ -235,7 +239,7 @@ class Release(ByDifference):
     return tf.exp(log_probs)
 
   def loss_before(self, method, student, batch):
-    return method.labeled_loss(student.labeled_logits, batch.labels)
+    return sum_over_replicas(student.labeled_loss)
 
   def feedback(self, method, teacher, student, update, batch, before):
     loss = method.labeled_loss_now(batch)
@@ -275,7 +279,7 @@ class Argmax(ByDifference):
   """The student learns from the most probable class, as in the PyTorch port; no identity behind it."""
 
   def targets(self, log_probs, key, replica, replicas):
-    return tf.one_hot(tf.argmax(log_probs, axis=-1), log_probs.shape[-1])
+    return tf.one_hot(tf.argmax(log_probs, axis=-1), log_probs.shape[-1], dtype=log_probs.dtype)
 
 
 ESTIMATORS = {  # By `--mpl_feedback`.

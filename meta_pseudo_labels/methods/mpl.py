@@ -1,87 +1,14 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021): the teacher learns from the student's progress."""
 
-import dataclasses
-import functools
 from typing import Any, Callable, Union
 
 from meta_pseudo_labels import losses, rng
 from meta_pseudo_labels.distribution.collectives import sum_over_replicas
-from meta_pseudo_labels.methods import diagnostics, uda
+from meta_pseudo_labels.methods import diagnostics, passes, uda
 from meta_pseudo_labels.methods.batch import Batch
 from meta_pseudo_labels.methods.feedback import ESTIMATORS, Estimator
 
 import tensorflow as tf
-
-
-class TeacherPass:
-  """The teacher's pass over a batch, and its gradient once the feedback is known.
-
-  Attributes:
-    out: `uda.Pass`.
-    log_probs: `[n, C]` float32, of the augmented views.
-    weight: scalar, of the unlabeled loss at this step.
-    loss, loss_u: scalars, the whole loss and the weighted unlabeled loss; this replica's shares.
-  """
-
-  def __init__(self, method, batch):
-    """Makes the pass; `method` is a MetaPseudoLabels."""
-    self.variables, self.weight = method.teacher.trainable_variables, method.consistency_weight()
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-      tape.watch(self.variables)
-      self.out = method.teacher_pass(batch)
-      self.loss_u = tf.cast(self.weight, self.out.labels.dtype) * self.out.cross_entropy_u
-      self.loss = self.out.cross_entropy_l + self.loss_u
-      self.log_probs = tf.nn.log_softmax(self.out.logits['augmented'])
-    self.gradient = functools.partial(method.gradient, tape)
-    self._finished = None
-
-  def finish(self):
-    """Returns the gradients of the teacher's own losses; `gradients` adds no feedback then."""
-    self._finished = self.gradient([self.loss], self.variables, [tf.ones_like(self.loss)])
-    return self._finished
-
-  def gradients(self, by_log_prob):
-    """Returns the gradients of its own losses and of the feedback F `[n, C]` on `log_probs`."""
-    if self._finished is not None:
-      return self._finished
-    return self.gradient(
-      [self.loss, self.log_probs], self.variables, [tf.ones_like(self.loss), by_log_prob]
-    )
-
-  def pulls(self, by_log_prob):
-    """Returns how strongly each loss pulls: the logs of `diagnostics.measure_gradients`."""
-    return diagnostics.measure_gradients(
-      self.gradient,
-      self.variables,
-      feedback=(self.log_probs, by_log_prob),
-      labeled=(self.out.cross_entropy_l, None),
-      unlabeled=(self.loss_u, None),
-    )
-
-
-@dataclasses.dataclass
-class StudentPass:
-  """What the student's pass over the augmented views leaves behind.
-
-  Attributes:
-    targets: `[n, C]`, what it learns from.
-    logits: `[n, C]` on the augmented views.
-    labeled_logits: `[b, C]` of the labeled examples, which were in its batch.
-    loss: scalar, this replica's share of its loss on the pseudo labels.
-    gradients: of it, by the student's variables; this replica's share.
-    jvp: function of a direction, one tensor per variable: the change `[n, C]` of the log
-      probabilities on the augmented views along it. The gradients are a linear function of the
-      loss's derivative by the log probabilities; the transpose of that function is the
-      derivative along a direction. Taken through the backward pass it reuses the forward pass,
-      and goes over sums over replicas, which tf.autodiff.ForwardAccumulator takes for constants.
-  """
-
-  targets: tf.Tensor
-  logits: tf.Tensor
-  labeled_logits: tf.Tensor
-  loss: tf.Tensor
-  gradients: list
-  jvp: Callable
 
 
 class MetaPseudoLabels(uda.ConsistencyMethod):
@@ -164,7 +91,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     batch, rates = Batch.of(data), self.rates()
 
     # 1. The teacher sees all views, and labels the augmented ones.
-    teacher = TeacherPass(self, batch)
+    teacher = self.teacher_passes(batch)
     targets = self.pseudo_labels(teacher.log_probs)
     batch = self.estimator.begin(teacher, batch)
 
@@ -182,7 +109,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     # 5. The teacher moves by its own losses and by the feedback.
     gradients = teacher.gradients(feedback.by_log_prob)
     # Before the update: a rematerialized pass is made with the weights as they are then.
-    pulls = teacher.pulls(feedback.by_log_prob)
+    pulls = diagnostics.compare_gradients(teacher.pulls(feedback.by_log_prob))
     teacher_update = self.apply_update(self.teacher, self.teacher_optimizer, gradients)
     self.count_step(update, teacher_update)
 
@@ -210,18 +137,18 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
 
   def shares(self, teacher, student, truth):
     """Returns what is logged of the passes: {name: scalar}, this replica's shares of global values."""
-    out = teacher.out
     return {
       'cross_entropy/student_on_u': student.loss,
-      'cross_entropy/teacher_on_u': out.cross_entropy_u,
-      'cross_entropy/teacher_on_l': out.cross_entropy_l,
-      'uda/u_ratio': self.global_mean(out.mask_u),
-      'uda/l_ratio': self.global_mean(out.mask_l),
+      **teacher.shares,
       **diagnostics.measure_pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas),
     }
 
+  def teacher_passes(self, batch):
+    """Makes the teacher's pass over a batch, whole or in parts: a `passes.TeacherPass`."""
+    return (passes.TeacherPass if self.micro_batches == 1 else passes.TeacherInParts)(self, batch)
+
   def teacher_pass(self, batch):
-    """Makes the teacher's pass over a batch, with its losses on its own: a `uda.Pass`."""
+    """Makes the teacher's pass over a batch or a part of one, with its own losses: a `uda.Pass`."""
     if self.estimator.moves_teacher_statistics:
       return self.uda_pass(self.teacher, batch)
     with self.frozen_statistics(self.teacher):
@@ -235,66 +162,48 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     )
 
   def student_pass(self, batch, targets):
-    """Makes the student's pass over augmented and labeled examples, and its gradients on the former.
+    """Makes the student's pass over a Batch with targets `[n, C]`, constants: a `passes.StudentPass`."""
+    whole = self.micro_batches == 1
+    return (passes.pass_student if whole else passes.pass_student_in_parts)(self, batch, targets)
+
+  def labeled_share(self, logits, labels):
+    """Returns this replica's share of the labeled cross entropy, without smoothing: scalar."""
+    labels = self.one_hot(labels, logits)
+    return self.global_mean(losses.cross_entropy(labels=labels, logits=logits))
+
+  def labeled_pass(self, batch, with_gradients):
+    """Makes the student's pass over the labeled examples alone, with its present weights.
 
     Args:
       batch: Batch.
-      targets: `[n, C]`, constants.
+      with_gradients: bool.
 
     Returns:
-      StudentPass.
+      (this replica's share of `labeled_share`, list of its gradients by the student's variables or None).
     """
-    variables = self.student.trainable_variables
-    labels = losses.smooth(targets, self.label_smoothing)
-    # By the log probabilities: a constant, of which the gradients are a linear function.
-    cotangents = -labels / self.global_size(targets)
-    with tf.GradientTape(watch_accessed_variables=False) as linear_tape:
+
+    def one_pass(part):
       with tf.GradientTape() as tape:
-        logits = self.forward(
-          self.student, 'student', {'augmented': batch.augmented, 'labeled': batch.labeled}
-        )
-        log_probs = tf.nn.log_softmax(logits['augmented'])
-      linear_tape.watch(cotangents)
-      gradients = self.gradient(tape, [log_probs], variables, [cotangents])
+        logits = self.forward(self.student, 'student', {'labeled': part.labeled})['labeled']
+        share = self.labeled_share(logits, part.labels)
+      return (share, self.gradient(tape, share, variables) if with_gradients else ()), ()
 
-    def jvp(direction):
-      # What comes back is as small as a gradient is.
-      factor = 1.0 if self.loss_scale is None else tf.convert_to_tensor(self.loss_scale.factor) ** 2
-      return linear_tape.gradient(
-        gradients, cotangents, output_gradients=[d * tf.cast(factor, d.dtype) for d in direction]
-      ) / tf.cast(factor, cotangents.dtype)
+    variables, labeled = self.student.trainable_variables, Batch(batch.labeled, batch.labels)
+    with self.frozen_statistics(self.student):
+      return self.in_parts(one_pass, labeled, most=self.rows_of_student(batch))[0]
 
-    return StudentPass(
-      targets,
-      logits['augmented'],
-      logits['labeled'],
-      tf.reduce_sum(cotangents * log_probs),
-      gradients,
-      jvp,
-    )
-
-  def labeled_loss(self, logits, labels):
-    """Returns the cross entropy on the global labeled batch, without smoothing: scalar."""
-    labels = self.one_hot(labels, logits)
-    return sum_over_replicas(self.global_mean(losses.cross_entropy(labels=labels, logits=logits)))
+  def rows_of_student(self, batch):
+    """Returns the largest number of labeled examples that pass together: those of a part, or all."""
+    return max(1, (batch.labeled.shape[0] + batch.augmented.shape[0]) // self.micro_batches)
 
   def labeled_loss_now(self, batch):
-    """Returns it from a pass over the labeled examples alone, with the student's present weights."""
-    with self.frozen_statistics(self.student):
-      logits = self.forward(self.student, 'student', {'labeled': batch.labeled})['labeled']
-    return self.labeled_loss(logits, batch.labels)
+    """Returns the student's global labeled cross entropy, with its present weights: scalar."""
+    return sum_over_replicas(self.labeled_pass(batch, with_gradients=False)[0])
 
   def labeled_gradients(self, batch):
     """Returns (`labeled_loss_now`, its gradients by the student's variables, summed over replicas)."""
-    variables = self.student.trainable_variables
-    with self.frozen_statistics(self.student):
-      with tf.GradientTape() as tape:
-        logits = self.forward(self.student, 'student', {'labeled': batch.labeled})['labeled']
-        share = self.global_mean(
-          losses.cross_entropy(labels=self.one_hot(batch.labels, logits), logits=logits)
-        )
-    gradients = sum_over_replicas(self.gradient(tape, share, variables))
-    return sum_over_replicas(share), gradients
+    share, gradients = self.labeled_pass(batch, with_gradients=True)
+    return sum_over_replicas(share), sum_over_replicas(gradients)
 
   def above_average(self, dot_product):
     """Moves the average of the dot product by a hundredth, and compares with it.

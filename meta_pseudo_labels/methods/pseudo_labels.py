@@ -34,29 +34,30 @@ class PseudoLabels(base.Method):
 
     The teacher labels the original views in inference mode. The student sees the augmented views.
     """
-    batch = Batch.of(data)
-    pseudo_labels = tf.argmax(self.teacher(batch.original, training=False), axis=-1)
-    with tf.GradientTape() as tape:
-      logits = self.forward(
-        self.student, 'student', {'augmented': batch.augmented, 'labeled': batch.labeled}
-      )
-      loss_l, loss_u = (
-        self.global_mean(
-          losses.cross_entropy(
-            labels=self.one_hot(labels, logits[view]),
-            logits=logits[view],
-            label_smoothing=self.label_smoothing,
-          )
+
+    def one_pass(part):
+      pseudo_labels = tf.argmax(self.teacher(part.original, training=False), axis=-1)
+      with tf.GradientTape() as tape:
+        logits = self.forward(
+          self.student, 'student', {'augmented': part.augmented, 'labeled': part.labeled}
         )
-        for labels, view in ((batch.labels, 'labeled'), (pseudo_labels, 'augmented'))
-      )
-      loss = loss_l + self.pseudo_weight * loss_u
-    gradients = self.gradient(tape, loss, self.student.trainable_variables)
+        loss_l, loss_u = (
+          self.global_mean(
+            losses.cross_entropy(
+              labels=self.one_hot(labels, logits[view]),
+              logits=logits[view],
+              label_smoothing=self.label_smoothing,
+            )
+          )
+          for labels, view in ((part.labels, 'labeled'), (pseudo_labels, 'augmented'))
+        )
+        loss = loss_l + self.pseudo_weight * loss_u
+      shares = {'loss/total': loss, 'loss/cross_entropy': loss_l, 'pseudo_labels/loss': loss_u}
+      return (shares, self.gradient(tape, loss, self.student.trainable_variables)), ()
+
+    (shares, gradients), _ = self.in_parts(one_pass, Batch.of(data))
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.count_step(update)
     self.average.update(self.step)
-    return self.logs(
-      {'loss/total': loss, 'loss/cross_entropy': loss_l, 'pseudo_labels/loss': loss_u},
-      {'loss/lr': rate, 'loss/grad_norm': update.norm},
-    )
+    return self.logs(shares, {'loss/lr': rate, 'loss/grad_norm': update.norm})

@@ -20,15 +20,19 @@ class Supervised(base.Method):
     Returns:
       The release's logs: {name: float32 scalar}.
     """
-    batch = Batch.of(data)
-    with tf.GradientTape() as tape:
-      logits = self.forward(self.student, 'student', {'labeled': batch.labeled})['labeled']
-      cross_entropy = self.global_mean(
-        losses.cross_entropy(
-          labels=self.one_hot(batch.labels, logits), logits=logits, label_smoothing=self.label_smoothing
+
+    def one_pass(part):
+      with tf.GradientTape() as tape:
+        logits = self.forward(self.student, 'student', {'labeled': part.labeled})['labeled']
+        cross_entropy = self.global_mean(
+          losses.cross_entropy(
+            labels=self.one_hot(part.labels, logits), logits=logits, label_smoothing=self.label_smoothing
+          )
         )
-      )
-    gradients = self.gradient(tape, cross_entropy, self.student.trainable_variables)
+      return (cross_entropy, self.gradient(tape, cross_entropy, self.student.trainable_variables)), ()
+
+    batch = Batch.of(data)
+    (cross_entropy, gradients), _ = self.in_parts(one_pass, Batch(batch.labeled, batch.labels))
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)

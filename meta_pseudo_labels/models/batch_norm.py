@@ -12,6 +12,7 @@ import tensorflow as tf
 # {batch norm's name: Statistics}: a first pass fills it, and the second pass reads it.
 _KEPT = contextvars.ContextVar('kept', default=None)
 _AGAIN = contextvars.ContextVar('again', default=None)
+_OWN = contextvars.ContextVar('own', default=False)
 
 
 @contextlib.contextmanager
@@ -37,6 +38,34 @@ def reuse_statistics(kept):
     yield
   finally:
     _AGAIN.reset(token)
+
+
+def repeated():
+  """Returns a context in which the moving averages do not move, as in a pass that was made before."""
+  return reuse_statistics({})
+
+
+@contextlib.contextmanager
+def own_statistics():
+  """Makes each replica normalize by the statistics of its own batch in this context."""
+  token = _OWN.set(True)
+  try:
+    yield
+  finally:
+    _OWN.reset(token)
+
+
+def average_over_replicas(model):
+  """Averages the moving statistics of a model over replicas, after passes under `own_statistics`.
+
+  Then all replicas hold the same values again. Call it in replica context.
+  """
+  replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+  moving = [
+    v for v in model.non_trainable_variables if v.synchronization == tf.VariableSynchronization.ON_READ
+  ]
+  if replicas > 1 and moving:
+    collectives.assign(moving, collectives.sum_over_replicas([v / replicas for v in moving]))
 
 
 class Statistics(NamedTuple):
@@ -169,6 +198,32 @@ def group_size(replicas, examples, batch_size=None):
   return size
 
 
+def couples_examples(model):
+  """Returns whether a training pass of `model` mixes its examples: whether a batch norm takes statistics.
+
+  Otherwise what the model says about an example does not depend on the others in its batch: bool. A layer
+  that mixes examples in another way is not recognized.
+
+  Args:
+    model: Keras model, with batch norms of this file, or Keras' own (which take no statistics once they
+      are not trainable).
+  """
+  return any(map(_takes_statistics, model.submodules))
+
+
+def _takes_statistics(layer):
+  """Returns whether a layer is a batch norm that normalizes by the batch in training: bool."""
+  if isinstance(layer, BatchNorm):
+    return not layer.inference
+  names = [kind.__name__ for kind in type(layer).__mro__]
+  return any('BatchNormalization' in name for name in names) and layer.trainable
+
+
+def _replicas():
+  """Returns how many replicas share their statistics here, in one group or several: int."""
+  return 1 if _OWN.get() else tf.distribute.get_replica_context().num_replicas_in_sync
+
+
 class BatchNorm(tf.keras.layers.Layer):
   """Batch normalization over `[N, H, W, C]` (or `[N, C]`), with statistics over the global batch.
 
@@ -258,8 +313,7 @@ class BatchNorm(tf.keras.layers.Layer):
         is_training=False,
       )
       return outputs
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1 and fused:
+    if _replicas() == 1 and fused:
       outputs, statistics = fused_batch_norm(
         inputs,
         gamma,
@@ -288,7 +342,7 @@ class BatchNorm(tf.keras.layers.Layer):
     values, axes = tf.cast(inputs, self.moving_mean.dtype), list(range(inputs.shape.rank - 1))
     moments = tf.stack([tf.reduce_mean(values, axis=axes), tf.reduce_mean(tf.square(values), axis=axes)])
     context = tf.distribute.get_replica_context()
-    replicas, group = context.num_replicas_in_sync, tf.constant(0)
+    replicas, group = _replicas(), tf.constant(0)
     size, moments = group_size(replicas, inputs.shape[0], self.batch_size), moments[tf.newaxis]
     if size < replicas:
       # Each replica puts its moments into its group's row; the sum over all replicas gives all groups.

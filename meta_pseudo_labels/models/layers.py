@@ -9,6 +9,7 @@ import contextvars
 import dataclasses
 import math
 import zlib
+from typing import NamedTuple, Optional, Union
 
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.distribution import devices
@@ -19,13 +20,30 @@ import tensorflow as tf
 _NOISE = contextvars.ContextVar('noise', default=None)
 
 
+class Section(NamedTuple):
+  """Consecutive examples of one replica in a forward pass, of one purpose.
+
+  Attributes:
+    purpose: str.
+    count: int, how many they are.
+    first: int, or int32 scalar: the position of the first one in the replica's whole batch, of which the
+      pass may be a part.
+    whole: int, the size of that batch; None: these are all.
+  """
+
+  purpose: str
+  count: int
+  first: Union[int, tf.Tensor] = 0
+  whole: Optional[int] = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Noise:
   """Source of the random numbers for the layers of one forward pass.
 
   Attributes:
     key: int32 `[2]`, the step's key (`rng.key`).
-    sections: ((purpose, n), ...), the consecutive groups of examples in this replica's batch. An
+    sections: tuple of `Section`, or of (purpose, count): the groups of examples in this pass. An
       example's numbers depend only on its purpose and its position in the GLOBAL batch. So they are
       the same on one replica and on many, and in two passes over the same examples.
     replica: int32 scalar, this replica's index.
@@ -38,11 +56,17 @@ class Noise:
   replicas: int
 
   def uniform(self, layer, features):
-    """Returns uniform draws in [0, 1), float32 `[sum of n, features]`, for the layer of this name."""
+    """Returns uniform draws in [0, 1), float32 `[sum of counts, features]`, for the layer of this name."""
     parts = []
-    for purpose, count in self.sections:
-      draw = rng.uniform(self.key, f'{layer}/{purpose}', [count * self.replicas, features])
-      parts.append(rng.rows(draw, self.replica * count, count) if self.replicas > 1 else draw)
+    for section in self.sections:
+      purpose, count, first, whole = Section(*section)
+      size = count if whole is None else whole
+      draw = rng.uniform(self.key, f'{layer}/{purpose}', [size * self.replicas, features])
+      if whole is not None:
+        draw = tf.slice(draw, [self.replica * size + first, 0], [count, features])
+      elif self.replicas > 1:
+        draw = rng.rows(draw, self.replica * count, count)
+      parts.append(draw)
     return tf.concat(parts, axis=0)
 
 

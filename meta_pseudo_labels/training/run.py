@@ -13,6 +13,7 @@ from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.distribution import devices, spatial, workers
 from meta_pseudo_labels.errors import Failure, UserError
 from meta_pseudo_labels.files import read_json, write_json
+from meta_pseudo_labels.methods import parts
 from meta_pseudo_labels.training import device_loop, evaluate, interrupts, selection, view_samples
 from meta_pseudo_labels.training.logs import Progress, Records
 
@@ -53,6 +54,8 @@ class Run:
       ('finetune_batch_size',) if config.finetune_steps else ()
     ):
       devices.divide_batch(getattr(config, name), self.replicas, name)
+    if config.method_name != 'supervised':
+      parts.check(config.micro_batches, config.train_batch_size // self.replicas * config.uda_data)
     spatial.check_sizes(strategy, problem.image_sizes)
     known = conversion.read_newest_serving(config.output_dir)
     with strategy.scope():

@@ -317,6 +317,9 @@ def test_notes():
   ]
   for changes in (dict(mpl_student_lr_wait_steps=299), dict(method='uda')):
     assert notes(late.replace(**changes)) == []
+  (parts,) = notes(quiet.replace(micro_batches=8))
+  assert parts.startswith('--micro_batches=8: batch norms take their statistics over a part')
+  assert notes(quiet.replace(micro_batches=8, model_type='mlp-8x2')) == []
   assert notes(quiet.replace(ema_decay=0.0)) == [
     'ema_decay 0: the averaged student is a plain copy of the student'
   ]

@@ -27,13 +27,13 @@ SHAPE = (6, 6, 2)
 KINDS = ('supervised', 'pseudo_labels', 'uda', *FEEDBACKS)
 
 
-def model(number):
-  """A network with batch norm and dropout, its weights by `number`."""
+def model(number, norm=lambda name: batch_norm.BatchNorm(name, decay=0.9)):
+  """A network with dropout and layers made by `norm`, its weights by `number`."""
   inputs = tf.keras.Input(SHAPE)
   x = layers.conv2d(6, 3, 'conv_1', seed=number)(inputs)
-  x = tf.nn.relu(batch_norm.BatchNorm('one/batch_norm', decay=0.9)(x))
+  x = tf.nn.relu(norm('one/batch_norm')(x))
   x = layers.conv2d(8, 3, 'conv_2', strides=2, seed=number)(x)
-  x = tf.nn.relu(batch_norm.BatchNorm('two/batch_norm', decay=0.9)(x))
+  x = tf.nn.relu(norm('two/batch_norm')(x))
   x = layers.Dropout(0.3, name='dropout')(tf.keras.layers.GlobalAveragePooling2D()(x))
   return tf.keras.Model(inputs, layers.dense(CLASSES, 'dense', seed=number)(x))
 

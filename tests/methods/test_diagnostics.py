@@ -41,12 +41,14 @@ def test_gradients_at_the_last_layer_by_hand():
   gradient = lambda targets, sources, outputs: tape.gradient(
     targets, sources, output_gradients=outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
   )
-  logs = diagnostics.measure_gradients(
-    gradient,
-    [first, kernel, bias],
-    labeled=(a, None),
-    unlabeled=(c, None),
-    feedback=(b, tf.constant([-1.0, 2.0])),
+  logs = diagnostics.compare_gradients(
+    diagnostics.flatten_gradients(
+      gradient,
+      [first, kernel, bias],
+      labeled=(a, None),
+      unlabeled=(c, None),
+      feedback=(b, tf.constant([-1.0, 2.0])),
+    )
   )
   expected = {
     'teacher_grad/labeled': 5.0,

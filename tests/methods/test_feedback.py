@@ -184,6 +184,7 @@ OPTIMIZERS = {
     ('adamw', 'frozen', {'label_smoothing': 0.15}),
     ('scaled', 'frozen', {'weight_decay': 0.1}),
     ('sgd', False, {'reduced': True}),
+    ('nesterov', True, {'micro_batches': 2, 'weight_decay': 0.1, 'label_smoothing': 0.15}),
     ('nesterov', True, {'reduced': True, 'weight_decay': 0.1, 'label_smoothing': 0.15}),
   ],
 )
@@ -212,7 +213,7 @@ def student_pass(name, shape):
   rng = np.random.RandomState(0)
   views = [tf.constant(rng.standard_normal([n, *shape])) for n in (4, 3)]
   targets = tf.nn.softmax(tf.constant(rng.standard_normal([4, CLASSES])))
-  batch_ = methods.Batch(labeled=views[1], labels=None, augmented=views[0])
+  batch_ = methods.Batch(labeled=views[1], labels=tf.range(3), augmented=views[0])
   return student, lambda: method.student_pass(batch_, targets)
 
 
@@ -258,7 +259,7 @@ def test_the_change_along_a_direction_in_bfloat16():
     direction = [
       tf.constant(rng.standard_normal(v.shape) * 0.1, tf.float32) for v in student.trainable_variables
     ]
-    batch_ = methods.Batch(labeled=images[1], labels=None, augmented=images[0])
+    batch_ = methods.Batch(labeled=images[1], labels=tf.zeros([8], tf.int32), augmented=images[0])
     found[policy] = method.student_pass(batch_, targets).jvp(direction).numpy()
   assert found['mixed_bfloat16'].dtype == np.float32
   assert 1e-6 < relative_error(found['mixed_bfloat16'], found['float32']) < 0.2

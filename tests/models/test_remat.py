@@ -49,19 +49,23 @@ def train(method, model_type, size, steps, **options):
 
 
 @pytest.mark.parametrize(
-  'method, feedback, model_type, size',
+  'method, feedback, model_type, size, options',
   [
-    ('supervised', 'release', 'wrn-10-1', 8),
-    pytest.param('uda', 'release', 'efficientnet-bs', 32, marks=pytest.mark.slow),
-    ('pseudo_labels', 'release', 'mlp-8x2', 4),
-    ('mpl', 'release', 'wrn-10-1', 8),
-    ('mpl', 'soft', 'wrn-10-1', 8),
+    ('supervised', 'release', 'wrn-10-1', 8, {}),
+    pytest.param('uda', 'release', 'efficientnet-bs', 32, {}, marks=pytest.mark.slow),
+    ('pseudo_labels', 'release', 'mlp-8x2', 4, {}),
+    ('mpl', 'release', 'wrn-10-1', 8, {}),
+    ('mpl', 'soft', 'wrn-10-1', 8, {}),
+    ('mpl', 'soft', 'wrn-10-1', 8, {'micro_batches': 4}),
+    ('mpl', 'release', 'wrn-10-1', 8, {'micro_batches': 2, 'original_view': 'separate'}),
   ],
 )
-def test_remat_changes_no_result(method, feedback, model_type, size):
+def test_remat_changes_no_result(method, feedback, model_type, size, options):
   steps = 1 if model_type.startswith('efficientnet') else 2
-  logs, values = train(method, model_type, size, steps, mpl_feedback=feedback)
-  again_logs, again_values = train(method, model_type, size, steps, mpl_feedback=feedback, remat=True)
+  logs, values = train(method, model_type, size, steps, mpl_feedback=feedback, **options)
+  again_logs, again_values = train(
+    method, model_type, size, steps, mpl_feedback=feedback, remat=True, **options
+  )
   for name, value in logs.items():
     np.testing.assert_allclose(again_logs[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
   assert len(values) == len(again_values)
