@@ -3,12 +3,10 @@
     python benchmarks/estimate.py flags/x.flags ... [--device=a100,v3-8] [--utilization=0.35]
         [--flag=value ...]
 
-Nothing is trained and nothing is measured. Each network is built in a graph that never runs. So its
-variables take no memory, but have the real shapes. The estimate includes:
+Nothing is trained or measured. Each network is built in a graph that never runs. The estimate includes:
 
-FLOPs: convolutions, depthwise convolutions and dense layers, 2 per multiply-add, and nothing else. A
-backward pass counts as two forward passes. In passes of one image, with B labeled and u unlabeled
-examples in a step (methods/*.py):
+FLOPs: convolutions, depthwise convolutions and dense layers, 2 per multiply-add. A backward pass counts
+as two forward passes. In passes of one image, with B labeled and u unlabeled examples in a step:
 
     supervised     3 B              forward and backward
     uda            3 (B + 2 u)      one pass over labeled, original and augmented views
