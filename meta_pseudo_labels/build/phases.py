@@ -1,0 +1,205 @@
+"""From a Config to its method, its optimizers and the phases of its training."""
+
+import dataclasses
+
+from meta_pseudo_labels.build import networks
+from meta_pseudo_labels.methods import (
+  UDA,
+  MetaPseudoLabels,
+  PseudoLabels,
+  ReducedMetaPseudoLabels,
+  Supervised,
+)
+from meta_pseudo_labels.optim import optimizers
+from meta_pseudo_labels.optim.schedules import LearningRate
+
+import tensorflow as tf
+
+
+
+def _optimizer(config, rate, model, number, *, num_warmup_steps, num_wait_steps=0):
+  """Returns the configuration's optimizer of a model, with the release's schedule for this rate."""
+  schedule = LearningRate(
+    rate,
+    batch_size=config.train_batch_size,
+    decay_type=config.lr_decay_type,
+    num_train_steps=config.num_train_steps,
+    num_warmup_steps=num_warmup_steps,
+    num_wait_steps=num_wait_steps,
+    num_decay_steps=config.num_decay_steps,
+    decay_rate=config.lr_decay_rate,
+  )
+  built = optimizers.build(
+    config.optim_type,
+    schedule,
+    rmsprop_rho=config.rmsprop_rho,
+    rmsprop_momentum=config.rmsprop_momentum,
+    rmsprop_epsilon=config.rmsprop_epsilon,
+    weight_decay=config.weight_decay,
+  )
+  return built.scale_rates(networks.rate_scales(config, model, number), config.head_steps)
+
+
+def method(config, *, student, teacher=None):
+  """Builds the method named by `config.method_name`, with its optimizers; in the strategy's scope.
+
+  Args:
+    config: Config.
+    student: Keras model.
+    teacher: Keras model, for mpl and reduced_mpl (trained with the student) and pseudo_labels
+      (trained before).
+  """
+  common = dict(
+    # AdamW has it apart from the gradient.
+    weight_decay=0.0 if config.optim_type == 'adamw' else config.weight_decay,
+    grad_bound=config.grad_bound,
+    label_smoothing=config.label_smoothing,
+    ema_decay=config.ema_decay,
+    ema_start=config.ema_start,
+    num_train_steps=config.num_train_steps,
+    seed=config.seed,
+    remat=config.remat,
+    loss_scaling=config.use_float16,
+    micro_batches=config.micro_batches,
+  )
+  consistency = dict(
+    uda_temp=config.uda_temp,
+    uda_threshold=config.uda_threshold,
+    uda_weight=config.uda_weight,
+    uda_steps=config.uda_steps,
+    original_view=config.original_view,
+  )
+  if config.method_name in ('mpl', 'reduced_mpl'):
+    kind = MetaPseudoLabels if config.method_name == 'mpl' else ReducedMetaPseudoLabels
+    built = kind(
+      teacher=teacher,
+      student=student,
+      mpl_feedback=config.mpl_feedback,
+      mpl_weight=config.mpl_weight,
+      **consistency,
+      **common,
+    )
+    built.set_optimizers(**_mpl_optimizers(config, teacher, student))
+    return built
+  if config.method_name == 'pseudo_labels':
+    built = PseudoLabels(teacher=teacher, student=student, pseudo_weight=config.uda_weight, **common)
+  elif config.method_name == 'uda':
+    built = UDA(student, **consistency, **common)
+  else:
+    built = Supervised(student, **common)
+  number = 0 if teacher is None else 1
+  built.set_optimizers(
+    _optimizer(config, config.lr, student, number, num_warmup_steps=config.num_warmup_steps)
+  )
+  return built
+
+
+def _mpl_optimizers(config, teacher, student):
+  """Returns both optimizers of Meta Pseudo Labels, by the names of `set_optimizers`."""
+  return dict(
+    teacher_optimizer=_optimizer(
+      config,
+      config.mpl_teacher_lr,
+      teacher,
+      0,
+      num_warmup_steps=config.mpl_teacher_lr_warmup_steps,
+    ),
+    student_optimizer=_optimizer(
+      config,
+      config.mpl_student_lr,
+      student,
+      1,
+      num_warmup_steps=config.mpl_student_lr_warmup_steps,
+      num_wait_steps=config.mpl_student_lr_wait_steps,
+    ),
+  )
+
+
+@dataclasses.dataclass
+class Phase:
+  """A stretch of training with one method.
+
+  Attributes:
+    name: teacher, train or finetune.
+    method: Method.
+    num_steps, batch_size (GLOBAL), uda_data (0: labeled batches alone): ints.
+    models: {name in tables: (Keras model, moving average to evaluate it with, or None)}.
+  """
+
+  name: str
+  method: tf.keras.Model
+  num_steps: int
+  batch_size: int
+  uda_data: int
+  models: dict
+
+
+def phases(config, input_shape, num_classes, *, views=None, architectures=None):
+  """Builds the phases of a configuration, with fresh models; in the strategy's scope.
+
+  Args:
+    config: Config.
+    input_shape: (H, W, C) or (D,) of what the models see.
+    num_classes: int.
+    views, architectures: as of `model`.
+
+  Returns:
+    list of Phase.
+  """
+  build = lambda number: networks.model(
+    config, number, input_shape, num_classes, views=views, architectures=architectures
+  )
+  # A teacher is the first network, as the only one of UDA and Supervised is: so they start alike,
+  # and a teacher that gets no feedback is the UDA baseline of the same seed, weight for weight.
+  if config.method_name in ('mpl', 'reduced_mpl', 'pseudo_labels'):
+    teacher, student = build(0), build(1)
+  else:
+    teacher, student = None, build(0)
+  found = []
+  if config.method_name == 'pseudo_labels':
+    # Fixed while the student trains: its moving average is copied into it in between.
+    before = method(config.replace(method='supervised'), student=teacher)
+    found.append(
+      Phase(
+        'teacher',
+        before,
+        config.num_train_steps,
+        config.train_batch_size,
+        0,
+        {'teacher': (teacher, before.average)},
+      )
+    )
+  main = method(config, teacher=teacher, student=student)
+  evaluated = {'student': (student, main.average), 'raw_student': (student, None)}
+  if main.evaluates_teacher:
+    evaluated['teacher'] = (teacher, None)
+  found.append(
+    Phase(
+      'train',
+      main,
+      config.num_train_steps,
+      config.train_batch_size,
+      0 if config.method_name == 'supervised' else config.uda_data,
+      evaluated,
+    )
+  )
+  if config.finetune_steps:
+    found.append(_finetune(config, student, 0 if teacher is None else 1))
+  return found
+
+
+def _finetune(config, student, number):
+  """Builds the Phase of the finetune; `number`: the student's, as of `model`."""
+  method = Supervised(
+    student,
+    seed=config.seed,
+    num_train_steps=config.finetune_steps,
+    remat=config.remat,
+    loss_scaling=config.use_float16,
+    micro_batches=config.micro_batches,
+  )
+  optimizer = optimizers.SGD(config.finetune_lr)
+  method.set_optimizers(optimizer.scale_rates(networks.rate_scales(config, student, number)))
+  return Phase(
+    'finetune', method, config.finetune_steps, config.finetune_batch_size, 0, {'student': (student, None)}
+  )
