@@ -1,7 +1,6 @@
 """Estimates a recipe's FLOPs, memory and hours from its networks' shapes and its flags.
 
-    python benchmarks/estimate.py flags/x.flags ... [--device=a100,v3-8] [--utilization=0.35]
-        [--flag=value ...]
+    python benchmarks/estimate.py flags/x.flags ... [--device=a100] [--utilization=0.35] [--flag=value ...]
 
 Nothing is trained or measured. Each network is built in a graph that never runs. The estimate includes:
 
@@ -33,7 +32,7 @@ same time, in the precision of the run; with --micro_batches those of one pass o
 upper estimate for the backward passes, without their working memory and the input pipeline.
 
 Hours: FLOPs / (peak of the devices, by their vendors, * --utilization). The utilization is an ASSUMPTION,
-0.35 of the peak by default. Small networks reach less, and communication is not included.
+0.35 of the peak by default. Small networks reach less.
 """
 
 import argparse
@@ -166,7 +165,8 @@ def _is_stored(layer):
 def measure_network(model_type, shape, classes, small_images=False):
   """Returns the Network of a model of `models.build` for inputs of this shape (tuple)."""
   with tf.Graph().as_default():
-    model = models.build(model_type, num_classes=classes, input_shape=shape, small_images=small_images)
+    settings = dict(small_images=small_images, architecture='')  # Weights are not loaded.
+    model = models.build(model_type, num_classes=classes, input_shape=shape, **settings)
     size = lambda variables: sum(v.shape.num_elements() for v in variables)
     return Network(
       size(model.trainable_variables),

@@ -277,7 +277,7 @@ def make_million(top, cache, count):
   pixel = np.zeros((1, 1, 3), np.uint8)
   keys = hashes.of_strings(found.names).tolist()
   for key, size, mtime in zip(keys, found.sizes.tolist(), found.mtimes_ns.tolist()):
-    store.append(key, size, mtime, pixel, (1, 1, 0, 0), 0)
+    store.append(key, size, mtime, pixel, (1, 1, 0, 0), 0, 0)
   store.finish()
   store.close()
 
