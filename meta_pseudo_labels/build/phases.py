@@ -16,7 +16,6 @@ from meta_pseudo_labels.optim.schedules import LearningRate
 import tensorflow as tf
 
 
-
 def _optimizer(config, rate, model, number, *, num_warmup_steps, num_wait_steps=0):
   """Returns the configuration's optimizer of a model, with the release's schedule for this rate."""
   schedule = LearningRate(

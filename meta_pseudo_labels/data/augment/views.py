@@ -12,6 +12,7 @@ from typing import Callable, NamedTuple
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.data.augment import crops, rand_augment
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -178,7 +179,11 @@ class ResizedCrop(Images):
     if not self.flip:
       return images
     draws = rng.rows(rng.uniform(key, purpose, [total]), offset, tf.shape(images)[0])
-    return tf.where(draws[:, None, None, None] < 0.5, tf.reverse(images, [2]), images)
+    # As rows of one image: TensorFlow reverses three channels of those several times as fast. `Select`
+    # takes whole examples; tf.where would spread the condition over all pixels.
+    rows = tf.reshape(images, [-1, self.size, crops.CHANNELS])
+    mirrored = tf.reshape(tf.reverse(rows, [1]), tf.shape(images))
+    return tf.raw_ops.Select(condition=draws < 0.5, x=mirrored, y=images)
 
   def _augmented(self, images, key, offset, total):
     """RandAugment of float32 images: as in the release cut off to uint8 and back."""
@@ -201,4 +206,9 @@ class ResizedCrop(Images):
 
   def normalized(self, images):
     """(images - mean) / std of float32 `[N, H, W, 3]`: of `dtype`, rounded once."""
-    return tf.cast((images - tf.constant(self.mean)) / tf.constant(self.std), self.dtype)
+    width = images.shape[2]
+    # A row of pixels at once: with three numbers at a time it takes five times as long.
+    rows = tf.reshape(images, [-1, width * crops.CHANNELS])
+    repeated = lambda values: tf.constant(np.tile(np.float32(values), width))
+    normalized = (rows - repeated(self.mean)) / repeated(self.std)
+    return tf.cast(tf.reshape(normalized, tf.shape(images)), self.dtype)
