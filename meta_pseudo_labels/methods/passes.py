@@ -29,8 +29,13 @@ class TeacherPass:
   def __init__(self, method, batch):
     """Makes the pass; `method` is a MetaPseudoLabels."""
     self.variables, self.weight = method.teacher.trainable_variables, method.consistency_weight()
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+    # `last` records the last layer alone: a loop of the graph would also run what nobody asks for.
+    with (
+      tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
+      tf.GradientTape(persistent=True, watch_accessed_variables=False) as last,
+    ):
       tape.watch(self.variables)
+      last.watch(diagnostics.get_last_layer(self.variables))
       out = method.teacher_pass(batch)
       self._loss_l, self._loss_u = (
         out.cross_entropy_l,
@@ -45,6 +50,7 @@ class TeacherPass:
       'uda/l_ratio': method.global_mean(out.mask_l),
     }
     self._gradient = functools.partial(method.gradient, tape)
+    self._gradient_of_last_layer = functools.partial(method.gradient, last)
     self._finished = None
 
   def finish(self):
@@ -63,7 +69,7 @@ class TeacherPass:
   def pulls(self, by_log_prob):
     """Returns how strongly each loss pulls: {name: vector}, see `diagnostics.flatten_gradients`."""
     return diagnostics.flatten_gradients(
-      self._gradient,
+      self._gradient_of_last_layer,
       self.variables,
       feedback=(self.log_probs, by_log_prob),
       labeled=(self._loss_l, None),
