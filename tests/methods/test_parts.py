@@ -187,6 +187,15 @@ def test_the_graph_does_not_grow_with_the_parts():
   assert few == many and len(graphs[0].get_operations()) == len(graphs[1].get_operations())
 
 
+@pytest.mark.parametrize('kind, passes', [('release', 1), ('soft', 2), ('argmax', 2)])
+def test_the_teacher_passes_again_only_where_its_gradient_waits(kind, passes):
+  method, calls = make(kind, 4), []
+  teacher_pass = method.teacher_pass
+  method.teacher_pass = lambda batch: calls.append(batch) or teacher_pass(batch)
+  tf.function(method.train_step, autograph=False).get_concrete_function(tuple(batch(4)))
+  assert [part.augmented.shape[0] for part in calls] == [UNLABELED // 4] * passes
+
+
 def test_parts_that_do_not_divide_the_batch_are_refused():
   with pytest.raises(UserError, match='--micro_batches=3: does not divide the 8 unlabeled examples'):
     make('uda', 3).train_step(batch(4))
