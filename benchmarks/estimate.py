@@ -9,8 +9,7 @@ as two forward passes. In passes of one image, with B labeled and u unlabeled ex
 
     supervised     3 B              forward and backward
     uda            3 (B + 2 u)      one pass over labeled, original and augmented views
-      separate     - 2 u            no backward pass of the original views: with --original_view=separate,
-                                    and for networks without batch norm; mpl's teacher too
+      separate     - 2 u            --original_view=separate, and without batch norm; mpl's teacher too
     pseudo_labels  3 B, then        the teacher, then
                    u + 3 (B + u)    its labels, and the student on augmented and labeled images
     mpl            3 (B + 2 u)      the teacher, as in UDA; its gradient includes the feedback
@@ -21,9 +20,7 @@ as two forward passes. In passes of one image, with B labeled and u unlabeled ex
                  + 2 (B + u)        the derivative along that gradient, the transpose of the student's
                                     backward pass: two products per layer, as in the pass itself
     reduced_mpl    as mpl, without the teacher's 3 (B + 2 u)
-    --micro_batches  the same, and for mpl, whose passes are made again instead of kept:
-      sampled      + B + 2 u        the teacher forward (B + u where the original views are alone)
-      soft         + that + B + u   and the student forward, for the derivative (sampled_dot too)
+      --micro_batches: + B + 2 u    (separate: B + u) the teacher again, not for release; soft: + B + u
     finetune       3 n              n: its own batch
 
 Memory: float32 networks with their statistics, moving averages, optimizer slots and gradients ("fixed",
@@ -192,8 +189,7 @@ def count_passes(config, together=True):
 
   Args:
     config: Config.
-    together: whether the network that learns from UDA has the original views in one batch with the others,
-      and so in its backward pass.
+    together: bool, whether the original views are in the backward pass of UDA's network.
 
   Returns:
     (equivalent forward passes, images whose activations are in memory at the same time).

@@ -80,8 +80,7 @@ class Method(tf.keras.Model):
       seed: int; with the step it determines every random draw.
       remat: bool, whether to recompute activations in the backward pass (models/remat.py).
       loss_scaling: bool, for networks that compute in float16, see `loss_scale.LossScale`.
-      micro_batches: int, the parts of a replica's batch that are processed one after the other; see
-        methods/parts.py.
+      micro_batches: int, parts of a replica's batch, one after the other (methods/parts.py).
       name: str, of this Keras model.
 
     Raises:
@@ -95,8 +94,7 @@ class Method(tf.keras.Model):
     self.grad_bound = grad_bound
     self.label_smoothing = label_smoothing
     self.num_train_steps = num_train_steps
-    self.seed = seed
-    self.micro_batches = micro_batches
+    self.seed, self.micro_batches = seed, micro_batches
     self._passes = Passes(remat)
     self._passes.prepare(student)
     counter = lambda name: tf.Variable(

@@ -56,6 +56,7 @@ OURS = dict(
     image_background='white', image_range='high_bits',
     unlabeled_manifest=None, select_per_class=1000, seed=0, data_dir=None, strategy='auto',
     num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, use_float16=False, remat=False,
+    micro_batches=1, original_view='together',
     finetune_steps=0, finetune_lr=1e-5,
     finetune_batch_size=512, baselines='', keep_checkpoints=3, save_retry_seconds=300,
     max_nonfinite_steps=10, max_restarts=3, augment_stddev=.1,
