@@ -32,7 +32,7 @@ def model(config, number, input_shape, num_classes, *, views=None, architectures
       seed=f'{config.seed}/{number}',
     )
   name, use = _network(config, number)
-  if views is not None and is_pretrained(name):
+  if hasattr(views, 'mean'):  # Points have none, and no such network takes them.
     use = dataclasses.replace(use, mean=tuple(views.mean), std=tuple(views.std))
   return models.build(
     name,

@@ -176,7 +176,10 @@ def _unknown_inputs(name):
 def _check_shape(name, input_shape):
   """Raises UserError unless a network takes inputs of this shape."""
   if len(input_shape) != 3:
-    raise UserError(f'--model_type={name}: needs images, but the data have the shape {tuple(input_shape)}')
+    raise UserError(
+      f'--model_type={name}: needs images, but the data have the shape {tuple(input_shape)}; use '
+      'mlp-<width>x<hidden layers>'
+    )
   least = applications.NETWORKS[name].least if name in applications.NETWORKS else 1
   side = input_shape[0]
   if side is not None and side < least:
