@@ -99,7 +99,10 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
       '--lr_decay_type=linear',
       '--lr_decay_type=linear: unknown value; use one of constant, exponential, cosine',
     ),
-    ('--optim_type=adam', '--optim_type=adam: unknown value; use one of sgd, momentum, rmsprop, lars'),
+    (
+      '--optim_type=adm',
+      '--optim_type=adm: unknown value; use one of sgd, momentum, rmsprop, lars, adamw',
+    ),
     ('--eval_split=train', '--eval_split=train: unknown value; use one of validation, test'),
     (
       '--task_mode=trian',
@@ -125,8 +128,8 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
     (
       '--model_type=resnet50',
       "--model_type=resnet50: unknown model (did you mean 'resnet-50'?); "
-      'use wrn-<depth>-<width>, wrn-28-large, resnet-50, efficientnet-<variant> or '
-      'mlp-<units>x<layers>',
+      'use wrn-<depth>-<width>, wrn-28-large, resnet-50, efficientnet-<variant>, mlp-<units>x<layers>, a '
+      'network of tf.keras.applications such as MobileNetV2, or the path of a Keras model',
     ),
     # What is missing.
     ('--dataset_name=', '--dataset_name: not given; --task_mode=train needs --dataset_name=...'),
