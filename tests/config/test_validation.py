@@ -100,8 +100,8 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
       '--lr_decay_type=linear: unknown value; use one of constant, exponential, cosine',
     ),
     (
-      '--optim_type=adm',
-      '--optim_type=adm: unknown value; use one of sgd, momentum, rmsprop, lars, adamw',
+      '--optim_type=zzz',
+      '--optim_type=zzz: unknown value; use one of sgd, momentum, rmsprop, lars, adamw',
     ),
     ('--eval_split=train', '--eval_split=train: unknown value; use one of validation, test'),
     (
