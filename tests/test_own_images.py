@@ -266,7 +266,6 @@ def test_task_prepare_decodes_and_says_what_there_is(tmp_path, capsys):
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.slow
 def test_unreadable_images_are_all_listed_before_training_starts(tmp_path, capsys):
   make_folder(tmp_path / 'images')
   odd = os.fsencode(tmp_path / 'images' / 'unlabeled') + b'/\xff.png'  # No text can hold its name.

@@ -123,7 +123,6 @@ def start_again(process):
   return start(process.args, process.cluster)
 
 
-@pytest.mark.slow
 def test_worker_processes_train_what_one_trains(alone, tmp_path):
   path = tmp_path / 'workers.npz'
   processes = start_workers([sys.executable, 'tests/distribution/replicas.py', str(path)])
