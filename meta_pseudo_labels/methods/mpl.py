@@ -194,7 +194,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
 
   def rows_of_student(self, batch):
     """Returns the largest number of labeled examples that pass together: those of a part, or all."""
-    return max(1, (batch.labeled.shape[0] + batch.augmented.shape[0]) // self.micro_batches)
+    views = [view for view in (batch.labeled, batch.augmented) if view is not None]
+    return max(1, sum(view.shape[0] for view in views) // self.micro_batches)
 
   def labeled_loss_now(self, batch):
     """Returns the student's global labeled cross entropy, with its present weights: scalar."""
