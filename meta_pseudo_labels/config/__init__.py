@@ -3,10 +3,11 @@
 TensorFlow is not imported here. Nothing but this package and `main` touches absl's flags.
 """
 
+from meta_pseudo_labels.config.choices import is_pretrained
 from meta_pseudo_labels.config.command_line import parse, unread_note
 from meta_pseudo_labels.config.hparams import from_json, to_json
 from meta_pseudo_labels.config.sections import FLAGS_BY_NAME, Config
-from meta_pseudo_labels.config.validation import is_pretrained, notes, validate
+from meta_pseudo_labels.config.validation import notes, validate
 
 __all__ = [
   'FLAGS_BY_NAME',

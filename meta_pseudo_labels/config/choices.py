@@ -21,6 +21,18 @@ APPLICATIONS = (
       for size in ('002', '004', '006', '008', '016', '032', '040', '064', '080')),
     'NASNetMobile', 'InceptionV3', 'InceptionResNetV2', 'Xception', 'VGG16', 'VGG19')  # fmt: skip
 NETWORK_FILES = ('.h5', '.hdf5', '.keras')  # Endings of the files of Keras 2 models.
+
+
+def is_network_path(name: str) -> bool:
+  """Returns whether a `--model_type` is a path: with a separator, or a network file's ending."""
+  return '/' in name or name.endswith(NETWORK_FILES)
+
+
+def is_pretrained(name: str) -> bool:
+  """Returns whether a `--model_type` is a network of tf.keras.applications, or given by its path."""
+  return name in APPLICATIONS or is_network_path(name)
+
+
 INPUTS = ('0_255', '0_1', '-1_1', 'caffe', 'torch')
 RANGES = ('high_bits', 'data')
 ORIGINAL_VIEWS = ('together', 'separate')

@@ -8,7 +8,7 @@ import re
 import struct
 from typing import List, Tuple
 
-from meta_pseudo_labels.config.choices import APPLICATIONS, EFFICIENTNETS, NETWORK_FILES
+from meta_pseudo_labels.config.choices import APPLICATIONS, EFFICIENTNETS, is_pretrained
 from meta_pseudo_labels.config.fields import LARGEST, SEED, Flag, Names, Rule
 from meta_pseudo_labels.config.sections import FLAGS_BY_NAME, Config
 from meta_pseudo_labels.errors import UserError, did_you_mean
@@ -170,11 +170,6 @@ def _validate_float32(flag: Flag, value) -> None:
     )
 
 
-def is_pretrained(model_type: str) -> bool:
-  """Returns whether a network is one of tf.keras.applications, or given by its path."""
-  return model_type in APPLICATIONS or '/' in model_type or model_type.endswith(NETWORK_FILES)
-
-
 def _validate_networks(config: Config) -> None:
   """Raises UserError unless both networks are known, and the flags about pretrained ones fit them."""
   _validate_model_type('model_type', config.model_type)
@@ -228,6 +223,17 @@ def _validate_model_type(flag: str, model_type: str) -> None:
       )
 
 
+def _batch_norms_take_statistics(config: Config) -> bool:
+  """Returns whether a network of the run may have batch norms that normalize by their batch."""
+  networks = [(config.model_type, config.model_weights)]
+  if config.student_model_type:
+    networks.append((config.student_model_type, config.student_model_weights))
+  return any(
+    config.train_batch_norm or weights == 'none' if is_pretrained(name) else not name.startswith('mlp-')
+    for name, weights in networks
+  )
+
+
 def notes(config: Config) -> List[str]:
   """Returns remarks for the log at start, a line each: what is easily overlooked in the flags."""
   lines = []
@@ -250,7 +256,7 @@ def notes(config: Config) -> List[str]:
       f'(--mpl_student_lr_wait_steps), and there are {config.num_train_steps}: it learns '
       'nothing'
     )
-  if config.micro_batches > 1 and not config.model_type.startswith('mlp-'):
+  if config.micro_batches > 1 and _batch_norms_take_statistics(config):
     lines.append(
       f'--micro_batches={config.micro_batches}: batch norms take their statistics over a part of a '
       "device's batch, and their averages move once for each part (docs/scaling.md)"

@@ -4,13 +4,12 @@ import dataclasses
 from typing import Any
 
 from meta_pseudo_labels import losses
+from meta_pseudo_labels.config.choices import ORIGINAL_VIEWS
 from meta_pseudo_labels.methods import base
 from meta_pseudo_labels.methods.batch import Batch
 from meta_pseudo_labels.models import batch_norm
 
 import tensorflow as tf
-
-ORIGINAL_VIEWS = ('together', 'separate')
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 
+from meta_pseudo_labels.config.choices import is_pretrained
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.models import efficientnet, mlp, pretrained, resnet, wide_resnet
 from meta_pseudo_labels.models.pretrained import Pretrained as Pretrained  # Public from here, too.
@@ -52,7 +53,7 @@ def build(
     bn_batch_size=bn_batch_size,
     seed=seed,
   )
-  if pretrained.is_known(name):
+  if is_pretrained(name):
     return pretrained.build(name, use or Pretrained(), architecture=architecture, **kwargs)
   kwargs.update(bn_epsilon=bn_epsilon)
   builder = _builder(name)

@@ -4,7 +4,7 @@ import json
 import os
 import zipfile
 
-from meta_pseudo_labels.config.choices import NETWORK_FILES as ENDINGS
+from meta_pseudo_labels.config.choices import NETWORK_FILES, is_network_path
 from meta_pseudo_labels.errors import UserError, one_line
 
 import tensorflow as tf
@@ -13,14 +13,9 @@ import tensorflow as tf
 _HEAD = ('Dense', 'Activation', 'Softmax', 'Dropout', 'ReLU', 'Reshape')
 
 
-def is_path(name):
-  """Returns whether a `--model_type` is a path: it has a separator or the ending of a network's file."""
-  return os.sep in name or name.endswith(ENDINGS)
-
-
 def is_saved_model(name):
   """Returns whether a `--model_type` is a folder, as a SavedModel is."""
-  return is_path(name) and not name.endswith(ENDINGS)
+  return is_network_path(name) and not name.endswith(NETWORK_FILES)
 
 
 def load(path, flag):

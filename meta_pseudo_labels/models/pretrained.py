@@ -5,6 +5,7 @@ import json
 import os
 from typing import Tuple
 
+from meta_pseudo_labels.config.choices import is_network_path
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.models import (
   applications,
@@ -45,11 +46,6 @@ class Pretrained:
   def from_scratch(self):
     """Whether the network starts with random weights."""
     return self.weights == 'none'
-
-
-def is_known(name):
-  """Returns whether a `--model_type` is a network of tf.keras.applications or a path."""
-  return name in applications.NETWORKS or network_files.is_path(name)
 
 
 def build(
@@ -121,7 +117,7 @@ def describe(name, use):
     name: str, `--model_type`.
     use: Pretrained.
   """
-  if not network_files.is_path(name) or network_files.is_saved_model(name):
+  if not is_network_path(name) or network_files.is_saved_model(name):
     return ''
   network, kind = _network(name, use, None)
   return json.dumps({'inputs': kind, 'layers': network.to_json()})
@@ -146,7 +142,7 @@ def rate_scales(model, backbone_lr_scale, layer_decay):
 
 def _network(name, use, architecture):
   """Returns (Keras model from inputs to features, the kind of its inputs)."""
-  if architecture is not None and network_files.is_path(name):
+  if architecture and is_network_path(name):
     found = json.loads(architecture)
     return tf.keras.models.model_from_json(found['layers']), found['inputs']
   if name in applications.NETWORKS:

@@ -323,6 +323,11 @@ def test_notes():
   (parts,) = notes(quiet.replace(micro_batches=8))
   assert parts.startswith('--micro_batches=8: batch norms take their statistics over a part')
   assert notes(quiet.replace(micro_batches=8, model_type='mlp-8x2')) == []
+  frozen = quiet.replace(micro_batches=8, model_type='MobileNetV2')
+  assert notes(frozen) == []  # Its batch norms keep the statistics that they come with.
+  assert (
+    notes(frozen.replace(train_batch_norm=True)) == notes(frozen.replace(model_weights='none')) == [parts]
+  )
   assert notes(quiet.replace(ema_decay=0.0)) == [
     'ema_decay 0: the averaged student is a plain copy of the student'
   ]

@@ -6,7 +6,7 @@ import sys
 import zipfile
 
 from meta_pseudo_labels import models
-from meta_pseudo_labels.config.choices import APPLICATIONS
+from meta_pseudo_labels.config.choices import APPLICATIONS, INPUTS
 from meta_pseudo_labels.data.augment.views import ResizedCrop
 from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.errors import UserError
@@ -71,6 +71,7 @@ def as_imagenet(name, path, monkeypatch):
 
 def test_every_name_of_a_flag_is_a_network():
   assert set(applications.NETWORKS) == set(APPLICATIONS)
+  assert set(network_inputs.INPUTS) == set(INPUTS)
   for name, network in applications.NETWORKS.items():
     assert callable(applications._constructor(name)) and network.inputs in network_inputs.INPUTS
 

@@ -116,6 +116,8 @@ def in_graph(work, positions, stage, rest, huge):
     .with_options(options)
   )
   for pixels, numbers in elements:
+    if not pixels.shape[1]:
+      continue  # Without any pixels there is no buffer to look into.
     values, length = memoryview(pixels).cast('B'), pixels.shape[1]  # Not a copy.
     for row, of_image in enumerate(numbers.numpy().tolist()):
       position, file_hash, pixel_hash, height, width, *facts = of_image
