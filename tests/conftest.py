@@ -5,6 +5,7 @@ And a cache folder for the session alone, before the package asks where it is: n
 
 # ruff: noqa: E402
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ atexit.register(shutil.rmtree, CACHE_HOME, ignore_errors=True)
 
 import meta_pseudo_labels
 from meta_pseudo_labels.distribution import devices
+from meta_pseudo_labels.report import plots
 
 import pytest
 import tensorflow as tf
@@ -38,6 +40,22 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
       if 'slow' in item.keywords:
         item.add_marker(skip)
+
+
+def pytest_collection_finish():
+  """Keeps the garbage collector from going through all of TensorFlow again and again."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(10000, 20, 20)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def fixture_sketches(request):
+  """Outside tests/report, a report's charts are built but not rendered: half the time of a small run."""
+  with pytest.MonkeyPatch.context() as patch:
+    if request.path.parent.name != 'report':
+      patch.setattr(plots, '_png', lambda drawing: b'not rendered')
+    yield
 
 
 @pytest.fixture(name='one_device')
