@@ -27,15 +27,15 @@ SHAPE = (6, 6, 2)
 KINDS = ('supervised', 'pseudo_labels', 'uda', *FEEDBACKS)
 
 
-def model(number, norm=lambda name: batch_norm.BatchNorm(name, decay=0.9)):
+def model(number, norm=lambda name: batch_norm.BatchNorm(name, decay=0.9), shape=SHAPE, classes=CLASSES):
   """A network with dropout and layers made by `norm`, its weights by `number`."""
-  inputs = tf.keras.Input(SHAPE)
+  inputs = tf.keras.Input(shape)
   x = layers.conv2d(6, 3, 'conv_1', seed=number)(inputs)
   x = tf.nn.relu(norm('one/batch_norm')(x))
   x = layers.conv2d(8, 3, 'conv_2', strides=2, seed=number)(x)
   x = tf.nn.relu(norm('two/batch_norm')(x))
   x = layers.Dropout(0.3, name='dropout')(tf.keras.layers.GlobalAveragePooling2D()(x))
-  return tf.keras.Model(inputs, layers.dense(CLASSES, 'dense', seed=number)(x))
+  return tf.keras.Model(inputs, layers.dense(classes, 'dense', seed=number)(x))
 
 
 def config(kind, **changes):
