@@ -149,6 +149,7 @@ def test_every_feedback_trains(tmp_path, stored, feedback):
 
 def test_a_run_that_goes_on_equals_one_that_was_not_stopped(tmp_path, stored, one_device):
   flags = ['--mpl_feedback=sampled_dot', '--dense_dropout_rate=0.5', '--ema_decay=0.5']
+  flags.append('--num_train_steps=4')
   whole = test_train.make_run(
     test_train.configure(reduced(tmp_path / 'whole', stored, *flags)), one_device
   )
