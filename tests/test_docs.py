@@ -32,14 +32,15 @@ BLOCK = re.compile(
 FOLDER = '--data_dir=images --output_dir=runs/mine'
 SMALL_STEPS = '--num_train_steps=2 --save_every=2'
 SMALL_FOLDER = (
-  '--image_size=16 --model_type=wrn-10-1 --train_batch_size=4 --uda_data=1 '
+  '--image_size=16 --model_type=mlp-8x1 --train_batch_size=4 --uda_data=1 '
   '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8 '
   '--mpl_feedback=release'
 )
 COMMANDS = {
   'README.md': {
     './run_gpu.sh': (
-      f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --baselines= --mpl_feedback=release'
+      f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --model_type=mlp-8x1 --baselines= '
+      '--mpl_feedback=release'
     ),
     './tests/run.sh': 'tests/test_losses.py -q',
     './run_gpu.sh flags/two_moons_mpl.flags': f'{SMALL_STEPS} --num_seeds=1 --baselines=supervised',
