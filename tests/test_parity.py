@@ -15,7 +15,7 @@ GOLDEN = pathlib.Path(__file__).resolve().parents[1] / 'tests/golden'
     'case1_lowthr_intended',
     'case2_lowthr',
     'case3',
-    'case6',
+    pytest.param('case6', marks=pytest.mark.slow),  # Quick: a command of CONTRIBUTING.md, in test_docs.py.
     pytest.param('case1_intended', marks=pytest.mark.slow),
     pytest.param('case2', marks=pytest.mark.slow),
   ],
