@@ -23,6 +23,9 @@ import tensorflow as tf
 
 devices.configure_devices(4)
 
+# Whose graphs TensorFlow optimizes as it does in a run; so do the processes that tests start.
+OPTIMIZED = ('test_train.py', 'test_parity.py', 'test_remat.py', 'test_replicas.py')
+
 
 def pytest_addoption(parser):
   parser.addoption(
@@ -46,16 +49,24 @@ def pytest_collection_finish():
   """Keeps the garbage collector from going through all of TensorFlow again and again."""
   gc.collect()
   gc.freeze()
-  gc.set_threshold(10000, 20, 20)
+  gc.set_threshold(10000, 10, 10)
 
 
 @pytest.fixture(autouse=True, scope='module')
-def fixture_sketches(request):
-  """Outside tests/report, a report's charts are built but not rendered: half the time of a small run."""
+def fixture_quick(request):
+  """Leaves out what takes long around the code that most tests look at.
+
+  A report's charts are built but not rendered, outside tests/report: half the time of a small run. Graphs
+  run as they were traced, but for OPTIMIZED: to optimize those of the data takes longer than to run them.
+  """
+  tf.config.optimizer.set_experimental_options(
+    {'disable_meta_optimizer': request.path.name not in OPTIMIZED}
+  )
   with pytest.MonkeyPatch.context() as patch:
     if request.path.parent.name != 'report':
       patch.setattr(plots, '_png', lambda drawing: b'not rendered')
     yield
+  gc.collect()
 
 
 @pytest.fixture(name='one_device')
