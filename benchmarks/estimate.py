@@ -23,10 +23,11 @@ as two forward passes. In passes of one image, with B labeled and u unlabeled ex
       --micro_batches: + B + 2 u    (separate: B + u) the teacher again, not for release; soft: + B + u
     finetune       3 n              n: its own batch
 
-Memory: float32 networks with their statistics, moving averages, optimizer slots and gradients ("fixed",
-on every device), and the activations: the outputs of all layers of the passes that are in memory at the
-same time, in the precision of the run; with --micro_batches those of one pass over one part. That is an
-upper estimate for the backward passes, without their working memory and the input pipeline.
+Memory: as meta_pseudo_labels/build/memory.py estimates it, which --memory goes by. Float32 networks with
+their statistics, moving averages, optimizer slots and gradients ("fixed", on every device), and the
+activations: what the passes that are in memory at the same time keep for their gradients, in the precision
+of the run; with --micro_batches those of one pass over one part, with --remat those between the blocks and
+within one. The input pipeline is not in it.
 
 Hours: FLOPs / (peak of the devices, by their vendors, * --utilization). The utilization is an ASSUMPTION,
 0.35 of the peak by default. Small networks reach less.
@@ -43,19 +44,17 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 import meta_pseudo_labels  # Chooses Keras 2, before TensorFlow.
 from meta_pseudo_labels import models
+from meta_pseudo_labels.build import memory
 from meta_pseudo_labels.build.networks import SMALL_IMAGES
 from meta_pseudo_labels.config import parse as parse_flags
 from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.models.batch_norm import couples_examples
-from meta_pseudo_labels.optim import optimizers
 
 import tensorflow as tf
 
 GB = 1e9
 USABLE = 0.9  # The share of a device's memory for the program; the runtime needs the rest.
-BY_DERIVATIVE = ('soft', 'sampled_dot')  # Feedbacks that differentiate the labeled loss.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,30 +93,12 @@ DEVICES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-  """A network's size.
-
-  Attributes:
-    parameters: int, number of trainable parameters.
-    variables: int, the same with batch norm's averages.
-    flops: int, of the forward pass of one image.
-    activations: int, number of elements of all layers' outputs for one image.
-    couples_examples: bool, see `batch_norm.couples_examples`.
-  """
-
-  parameters: int
-  variables: int
-  flops: int
-  activations: int
-  couples_examples: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class Estimate:
   """The estimate of one recipe.
 
   Attributes:
-    network: Network.
+    network: memory.Network.
+    flops: of the forward pass of one image.
     step_flops: of a step of the main phase.
     run_flops: of the run.
     fixed_bytes: of networks, averages, slots and gradients.
@@ -127,7 +108,8 @@ class Estimate:
     cores_per_replica: int.
   """
 
-  network: Network
+  network: memory.Network
+  flops: int
   step_flops: float
   run_flops: float
   fixed_bytes: float
@@ -150,28 +132,17 @@ def count_flops(layer):
   return 0
 
 
-def _is_stored(layer):
-  """Returns whether a layer's output is a tensor of its own: bool."""
-  linear = isinstance(layer, tf.keras.layers.Activation) and (
-    layer.activation is tf.keras.activations.linear
-  )
-  return not linear and not isinstance(layer, (tf.keras.layers.InputLayer, tf.keras.layers.Flatten))
-
-
 @functools.cache
 def measure_network(model_type, shape, classes, small_images=False):
-  """Returns the Network of a model of `models.build` for inputs of this shape (tuple)."""
+  """Measures a model of `models.build` for inputs of this shape (tuple).
+
+  Returns:
+    (FLOPs of the forward pass of one image, memory.Network).
+  """
   with tf.Graph().as_default():
     settings = dict(small_images=small_images, architecture='')  # Weights are not loaded.
     model = models.build(model_type, num_classes=classes, input_shape=shape, **settings)
-    size = lambda variables: sum(v.shape.num_elements() for v in variables)
-    return Network(
-      size(model.trainable_variables),
-      size(model.variables),
-      sum(map(count_flops, model.layers)),
-      sum(math.prod(layer.output_shape[1:]) for layer in model.layers if _is_stored(layer)),
-      couples_examples(model),
-    )
+    return sum(map(count_flops, model.layers)), memory.measure(model)
 
 
 def get_input_shape(config):
@@ -185,74 +156,47 @@ def get_input_shape(config):
 
 
 def count_passes(config, together=True):
-  """Counts a step of the main phase in images.
+  """Counts the equivalent forward passes of a step of the main phase, in images.
 
   Args:
     config: Config.
     together: bool, whether the original views are in the backward pass of UDA's network.
-
-  Returns:
-    (equivalent forward passes, images whose activations are in memory at the same time).
   """
   labeled, unlabeled = config.train_batch_size, config.train_batch_size * config.uda_data
   if config.method_name == 'supervised':
-    return 3 * labeled, labeled
+    return 3 * labeled
   originals = unlabeled if together else 0  # In the backward pass.
   if config.method_name == 'uda':
-    return 3 * (labeled + unlabeled) + unlabeled + 2 * originals, labeled + unlabeled + originals
+    return 3 * (labeled + unlabeled) + unlabeled + 2 * originals
   if config.method_name == 'pseudo_labels':
-    return unlabeled + 3 * (labeled + unlabeled), labeled + unlabeled
-  worth = 6 * labeled + 7 * unlabeled + 2 * originals
-  kept, again = 2 * (labeled + unlabeled) + originals, labeled + unlabeled + originals
+    return unlabeled + 3 * (labeled + unlabeled)
+  worth, again = 6 * labeled + 7 * unlabeled + 2 * originals, labeled + unlabeled + originals
   if config.method_name == 'reduced_mpl':  # Its teacher's network is negligible.
-    worth, kept, again, originals = 3 * (labeled + unlabeled), labeled + unlabeled, 0, 0
-  by_derivative, release = config.mpl_feedback in BY_DERIVATIVE, config.mpl_feedback == 'release'
-  if by_derivative:
-    worth, kept = worth + 3 * labeled + 2 * (labeled + unlabeled), kept + labeled
-  else:
-    worth += labeled if release else 2 * labeled
-  if release or config.micro_batches > 1:  # One network is finished before the other one starts.
-    kept = labeled + unlabeled + originals
-  if config.micro_batches > 1:
+    worth, again = 3 * (labeled + unlabeled), 0
+  by_derivative, release = config.mpl_feedback in memory.BY_DERIVATIVE, config.mpl_feedback == 'release'
+  worth += 3 * labeled + 2 * (labeled + unlabeled) if by_derivative else labeled * (1 if release else 2)
+  if config.micro_batch_count > 1:
     worth += (0 if release else again) + (labeled + unlabeled if by_derivative else 0)
-  return worth, kept
-
-
-def count_copies(config):
-  """Counts the copies of (all variables, trainable variables) in a run's process.
-
-  The former are networks and moving averages, also those of a finetune. The latter are optimizer slots
-  and gradients.
-  """
-  slots = len(optimizers.build(config.optim_type, 0.0).slot_starts)
-  networks, averages, gradients = {
-    'supervised': (1, 1, 1),
-    'uda': (1, 1, 1),
-    'pseudo_labels': (2, 2, 1),
-    'mpl': (2, 1, 2),
-    'reduced_mpl': (1, 1, 1),
-  }[config.method_name]
-  averages += bool(config.finetune_steps)
-  return networks + averages, networks * slots + gradients
+  return worth
 
 
 def estimate(config):
   """Computes the Estimate of a valid Config."""
   shape, classes = get_input_shape(config)
   small_images = any(word in config.dataset_name.lower() for word in SMALL_IMAGES)
-  net = measure_network(config.model_type, tuple(shape), classes, small_images)
-  worth, kept = count_passes(config, config.original_view == 'together' and net.couples_examples)
+  flops, net = measure_network(config.model_type, tuple(shape), classes, small_images)
+  worth = count_passes(config, config.original_view == 'together' and net.couples_examples)
   images = worth * config.num_train_steps
   if config.method_name == 'pseudo_labels':  # Its teacher, which is trained before.
     images += 3 * config.train_batch_size * config.num_train_steps
   images += 3 * config.finetune_batch_size * config.finetune_steps
-  whole, trainable = count_copies(config)
   return Estimate(
     net,
-    worth * net.flops,
-    images * net.flops,
-    4 * (whole * net.variables + trainable * net.parameters),
-    kept * net.activations * (2 if config.use_bfloat16 else 4) / config.micro_batches,
+    flops,
+    worth * flops,
+    images * flops,
+    memory.fixed_bytes(config, net, net),
+    memory.step_activations(config, net, net),
     config.train_batch_size,
     config.use_bfloat16,
     config.num_cores_per_replica,
@@ -323,7 +267,7 @@ def format_table(found, names, utilization):
   for recipe, one in found.items():
     values = [
       one.network.parameters / 1e6,
-      one.network.flops / 1e9,
+      one.flops / 1e9,
       one.step_flops / 1e12,
       one.run_flops / 1e18,
       one.fixed_bytes / GB,

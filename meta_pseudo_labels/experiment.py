@@ -14,7 +14,7 @@ from meta_pseudo_labels.distribution import workers
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.files import write_json
 from meta_pseudo_labels.report import document, plots
-from meta_pseudo_labels.training.run import Run
+from meta_pseudo_labels.training import fit_memory
 
 import numpy as np
 import tensorflow as tf
@@ -239,13 +239,11 @@ def train_and_compare(config, problem, strategy, progress, first_phase=None):
         continue
       settings = configure_baseline(own, name)
       workers.run_on_all(strategy, functools.partial(run_folder.prepare_folder, settings))
-      run = Run(settings, problem, strategy, progress)
-      rows += make_rows(name, run.train())
+      run, results = fit_memory.train(settings, problem, strategy, progress)
+      rows += make_rows(name, results)
       regions.setdefault(name, compute_decision_regions(run, problem))
-    run = Run(own, problem, strategy, progress)
-    if first_phase is not None:
-      run.require_checkpoint()
-    rows += make_rows(own.method_name, run.train(first_phase))
+    run, results = fit_memory.train(own, problem, strategy, progress, first_phase)
+    rows += make_rows(own.method_name, results)
     regions.setdefault(own.method_name, compute_decision_regions(run, problem))
     seeds.append(rows)
     first = first or run

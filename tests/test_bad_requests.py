@@ -88,7 +88,8 @@ train
 --eval_split=train
 --views=sideways
 --original_view=alone
---micro_batches=0
+--micro_batches=-1
+--memory=-1
 --baselines=uda,suprvised
 --augment_ops=Cutout,rotate
 --noflip --dataset_name=two_moons_6
@@ -131,6 +132,7 @@ SETTINGS = """
 --strategy=mirrored --train_batch_size=6 --eval_batch_size=8
 --strategy=mirrored --train_batch_size=8 --eval_batch_size=6
 --train_batch_size=6 --micro_batches=5
+--memory=0.000001
 --strategy=tpu
 --strategy=multi_worker
 --use_xla_sharding --num_cores_per_replica=16

@@ -57,9 +57,9 @@ def method(config, *, student, teacher=None):
     ema_start=config.ema_start,
     num_train_steps=config.num_train_steps,
     seed=config.seed,
-    remat=config.remat,
+    remat=bool(config.remat),
     loss_scaling=config.use_float16,
-    micro_batches=config.micro_batches,
+    micro_batches=config.micro_batch_count,
   )
   consistency = dict(
     uda_temp=config.uda_temp,
@@ -133,7 +133,7 @@ class Phase:
   models: dict
 
 
-def phases(config, input_shape, num_classes, *, views=None, architectures=None):
+def phases(config, input_shape, num_classes, *, views=None, architectures=None, settle=None):
   """Builds the phases of a configuration, with fresh models; in the strategy's scope.
 
   Args:
@@ -141,6 +141,8 @@ def phases(config, input_shape, num_classes, *, views=None, architectures=None):
     input_shape: (H, W, C) or (D,) of what the models see.
     num_classes: int.
     views, architectures: as of `model`.
+    settle: function of (Config, teacher or None, student) to the Config with which they train, or None:
+      this one.
 
   Returns:
     list of Phase.
@@ -154,6 +156,7 @@ def phases(config, input_shape, num_classes, *, views=None, architectures=None):
     teacher, student = build(0), build(1)
   else:
     teacher, student = None, build(0)
+  config = settle(config, teacher, student) if settle else config
   found = []
   if config.method_name == 'pseudo_labels':
     # Fixed while the student trains: its moving average is copied into it in between.
@@ -193,9 +196,9 @@ def _finetune(config, student, number):
     student,
     seed=config.seed,
     num_train_steps=config.finetune_steps,
-    remat=config.remat,
+    remat=bool(config.remat),
     loss_scaling=config.use_float16,
-    micro_batches=config.micro_batches,
+    micro_batches=config.micro_batch_count,
   )
   optimizer = optimizers.SGD(config.finetune_lr)
   method.set_optimizers(optimizer.scale_rates(networks.rate_scales(config, student, number)))

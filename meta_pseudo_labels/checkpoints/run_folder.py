@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 
+from meta_pseudo_labels.checkpoints import files
 from meta_pseudo_labels.config import FLAGS_BY_NAME, Config, from_json, to_json, validate
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.files import write_text
@@ -161,7 +162,7 @@ def _find_objection(folder, names, data_dir, teacher_predictions):
 
 
 # Properties that are derived from flags. The flags may change when a run resumes, these must not.
-DERIVED = ('dataset', 'method_name', 'labeled_count')
+DERIVED = ('dataset', 'method_name', 'labeled_count', 'micro_batch_count')
 
 
 def prepare_folder(config):
@@ -174,18 +175,48 @@ def prepare_folder(config):
     UserError: it cannot be written, must not be emptied, or holds a run with other settings.
   """
   folder = config.output_dir
-  path = os.path.join(folder, 'hparams.json')
+  path = settings_path(folder)
   predictions = config.teacher_predictions if config.reads_predictions else None
   removed = reset(folder, config.data_dir, predictions) if config.reset_output_dir else ''
   try:
     mark(folder)
     if os.path.isfile(path):
-      with open(path, 'rb') as file:
-        refuse_other_run(from_json(file.read(), path), config)
-    write_text(path, to_json(config))
+      before = read_settings(folder)
+      config = keep_choices(before, config)
+      # A run that has not chosen its parts has not trained.
+      refuse_other_run(before if before.micro_batches else keep_choices(config, before), config)
+    write_settings(config)
   except OSError as error:
     raise write_error(folder, error) from error
   return removed
+
+
+def settings_path(folder):
+  """Returns the path of a run's settings."""
+  return os.path.join(folder, 'hparams.json')
+
+
+def read_settings(folder):
+  """Returns the Config of the run in a folder. Raises OSError, UserError: as of `from_json`."""
+  path = settings_path(folder)
+  with open(path, 'rb') as file:
+    found = from_json(file.read(), path)
+  if files.listed_checkpoints(os.path.join(folder, 'ckpt_last')):  # Trained, so not to be chosen anew.
+    found = found.replace(micro_batches=found.micro_batch_count, remat=bool(found.remat))
+  return found
+
+
+def write_settings(config):
+  """Writes the settings of a run into its `output_dir`. Raises OSError."""
+  write_text(settings_path(config.output_dir), to_json(config))
+
+
+def keep_choices(before, now):
+  """Returns the Config `now` with the parts and the remat of `before` where it leaves them open."""
+  return now.replace(
+    micro_batches=now.micro_batches or before.micro_batches,
+    remat=before.remat if now.remat is None else now.remat,
+  )
 
 
 def refuse_other_run(before, now):
@@ -226,10 +257,8 @@ def load_trained_config(config):
   Raises:
     UserError: there is no run, or it has other settings than the command's flags.
   """
-  path = os.path.join(config.output_dir, 'hparams.json')
   try:
-    with open(path, 'rb') as file:
-      trained = from_json(file.read(), path)
+    trained = read_settings(config.output_dir)
   except OSError as error:
     raise UserError(
       f'--output_dir={config.output_dir}: no run there (hparams.json: '

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Optional
 
 from meta_pseudo_labels.config.choices import BASELINES, METHODS, SELECTIONS, STRATEGIES, TASKS
-from meta_pseudo_labels.config.fields import COUNT, FEW, NON_NEGATIVE, SEED, Names, flag
+from meta_pseudo_labels.config.fields import COUNT, FEW, NON_NEGATIVE, POSITIVE, SEED, Names, flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,18 +103,26 @@ class HardwareFlags:
     'statistics, logits and losses stay float32.',
   )
   jit_compile: bool = flag(False, 'Compile the training step with XLA.')
-  remat: bool = flag(
-    False,
+  memory: Optional[float] = flag(
+    None,
+    'GB of memory that a run may take on each device (none: what the device has free). By an estimate '
+    '--micro_batches and --remat are chosen for it, where they are not given.',
+    POSITIVE,
+    may_change=True,
+  )
+  remat: Optional[bool] = flag(
+    None,
     "Keep less of the networks' passes in memory and compute it again, block by block: "
-    'slower, same results.',
+    'slower, same results (none: as --memory needs).',
     may_change=True,
   )
   micro_batches: int = flag(
-    1,
+    0,
     "Parts of a step's batch on each device that are processed one after the other, with one update at "
     'the end: less memory. Batch norms take their statistics over a part; otherwise the results are the '
-    'same. Must divide the unlabeled examples of a device.',
-    COUNT,
+    'same. Must divide the unlabeled examples of a device (0: as --memory needs).',
+    NON_NEGATIVE,
+    may_change=True,  # micro_batch_count may not.
   )
   deterministic: bool = flag(False, 'Slower, bit-identical order of operations.')
   intra_op_threads: int = flag(

@@ -76,6 +76,11 @@ class Config(
     return _RELEASE_CLASSES.get(self.dataset.split('_')[0])
 
   @property
+  def micro_batch_count(self) -> int:
+    """The parts of a batch: `micro_batches`, 1 where they are not chosen yet."""
+    return self.micro_batches or 1
+
+  @property
   def reads_predictions(self) -> bool:
     """Whether something is trained on `teacher_predictions`."""
     return 'reduced_mpl' in (self.method_name, *self.baseline_names)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 
 from meta_pseudo_labels.distribution import spatial
 from meta_pseudo_labels.errors import UserError
 
 import tensorflow as tf
 from absl import logging
+from tensorflow.python.client import device_lib
 
 
 def configure_devices(num_virtual_devices=0):
@@ -173,6 +175,29 @@ def set_up(seed, deterministic=False, use_bfloat16=False, use_float16=False):
   tf.keras.mixed_precision.set_global_policy(
     'mixed_bfloat16' if use_bfloat16 else 'mixed_float16' if use_float16 else 'float32'
   )
+
+
+def find_usable_memory(strategy):
+  """Returns the bytes that a run may take on each of this process's devices; None: not known.
+
+  Of a GPU it is nine tenths of what TensorFlow may take there; the rest is for what is not in its pool and
+  for gaps. Of CPUs it is four fifths of what the machine has free (Linux), shared among them.
+  """
+  names = strategy.extended.worker_devices
+  if any('GPU' in name for name in names):
+    # The public functions tell what is in use, not what there is.
+    found = [
+      device.memory_limit for device in device_lib.list_local_devices() if device.device_type == 'GPU'
+    ]
+    return 0.9 * min(found) if found else None
+  if not all('CPU' in name for name in names):
+    return None
+  try:
+    with open('/proc/meminfo', encoding='ascii') as file:
+      free = re.search(r'^MemAvailable: +(\d+) kB$', file.read(), re.MULTILINE)
+  except OSError:
+    return None
+  return 0.8 * 1024 * int(free.group(1)) / len(names) if free else None
 
 
 def divide_batch(global_size, replicas, what):

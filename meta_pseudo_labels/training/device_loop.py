@@ -4,12 +4,17 @@ import time
 from typing import Dict, NamedTuple
 
 from meta_pseudo_labels.distribution import devices, workers
+from meta_pseudo_labels.errors import one_line
 
 import numpy as np
 import tensorflow as tf
 
 # The loop returns to Python at least this often, to show progress and to be stopped.
 SECONDS_PER_LOOP = 2.0
+
+
+class OutOfMemory(Exception):
+  """A step did not fit into the memory of a device; its message is the reason in one line."""
 
 
 class Steps(NamedTuple):
@@ -42,6 +47,9 @@ def train(strategy, method, batches, *, num_steps, stops, most_in_a_row, most_sk
 
   Yields:
     Steps.
+
+  Raises:
+    OutOfMemory: in a step, of which a part may have been done.
   """
   step, count = method.steps_made, 1
   if step >= num_steps:
@@ -54,7 +62,10 @@ def train(strategy, method, batches, *, num_steps, stops, most_in_a_row, most_sk
     count = workers.from_chief(
       strategy, min(count, num_steps - step, most_in_a_row, *(s - step % s for s in stops))
     )
-    logs = loop(iterator, tf.constant(count), tf.constant(most_skipped, tf.int64))
+    try:
+      logs = loop(iterator, tf.constant(count), tf.constant(most_skipped, tf.int64))
+    except tf.errors.ResourceExhaustedError as error:
+      raise OutOfMemory(one_line(error)) from None
     step, seconds = method.steps_made, time.time() - began
     yield Steps(step, logs, seconds)
     # Enough steps to make a loop worthwhile, few enough to hear a signal.

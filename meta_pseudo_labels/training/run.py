@@ -32,7 +32,7 @@ def percentages(evaluation):
 class Run:
   """One method trained on one problem, in one output folder."""
 
-  def __init__(self, config, problem, strategy, progress=None):
+  def __init__(self, config, problem, strategy, progress=None, settle=None):
     """Builds models and restores the newest checkpoint of `config.output_dir`, if there is one.
 
     Args:
@@ -40,6 +40,7 @@ class Run:
       problem: Problem.
       strategy: tf.distribute.Strategy.
       progress: logs.Progress.
+      settle: see `build.phases`; the Config that it returns is the run's.
 
     Raises:
       UserError: a batch size does not fit the replicas, or the folder holds another run.
@@ -55,17 +56,10 @@ class Run:
     ):
       devices.divide_batch(getattr(config, name), self.replicas, name)
     if config.method_name != 'supervised':
-      parts.check(config.micro_batches, config.train_batch_size // self.replicas * config.uda_data)
+      parts.check(config.micro_batch_count, config.train_batch_size // self.replicas * config.uda_data)
     spatial.check_sizes(strategy, problem.image_sizes)
     known = conversion.read_newest_serving(config.output_dir)
-    with strategy.scope():
-      self.phases = build.phases(
-        config,
-        problem.input_shape,
-        problem.num_classes,
-        views=problem.views,
-        architectures=known and known.architectures,
-      )
+    self._build_phases(settle, known and known.architectures)
     # The loop's own, on the host.
     self.phase = tf.Variable(0, trainable=False, name='phase')
     self.best = tf.Variable(-1.0, trainable=False, name='best')
@@ -91,6 +85,23 @@ class Run:
     )
     self._evaluators = {}
     self._start_from(identity)
+
+  def _build_phases(self, settle, architectures):
+    """Builds `phases`, with the Config that `settle` returns, if it is given."""
+
+    def settled(*args):
+      self.config = settle(*args)
+      return self.config
+
+    with self.strategy.scope():
+      self.phases = build.phases(
+        self.config,
+        self.problem.input_shape,
+        self.problem.num_classes,
+        views=self.problem.views,
+        architectures=architectures,
+        settle=settle and settled,
+      )
 
   def _start_from(self, identity):
     """Restores the newest checkpoint, or loads what the flags name; `identity`: of the problem."""
