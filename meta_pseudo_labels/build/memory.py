@@ -260,8 +260,9 @@ def choose(config, teacher, student, usable, replicas=1):
   fits = usable is None or min(needed) <= usable
   best = needed.index(min(needed))
   if not fits and config.memory is not None:
+    least = _gigabytes(1.05 * needed[best])  # Enough when it has been rounded.
     raise UserError(
-      f'--memory={config.memory:g}: a run takes at least {_gigabytes(needed[best])} GB by estimate'
+      f'--memory={config.memory:g}: a run takes at least {least} GB by estimate'
       f'{" with " * (best > 0)}{describe(choices[best], None, None)}; give as much, or a smaller '
       '--train_batch_size, --uda_data or --model_type'
     )

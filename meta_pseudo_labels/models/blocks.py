@@ -38,7 +38,8 @@ def block_ends(model):
   if len(merges) > 2:
     return merges
   side = lambda tensor: tensor.shape[1] if len(tensor.shape) == 4 else None
-  return [layer for layer in cuts if side(layer.output) != side(layer.input)]
+  first = lambda tensors: tf.nest.flatten(tensors)[0]
+  return [layer for layer in cuts if side(first(layer.output)) != side(first(layer.input))]
 
 
 def divide(model):
