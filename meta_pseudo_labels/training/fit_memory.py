@@ -92,7 +92,6 @@ def train(config, problem, strategy, progress, first_phase=None):
     less = settle.less(config, used)
     if not tries or not less or workers.index_and_count(strategy)[1] > 1:
       raise _error(reason, used, settle.less(config.replace(micro_batches=0, remat=None), used))
-    run_folder.write_settings(less)
     progress.say(
       f'out of memory ({reason}): going on from {newest or "the start"} with {settle.describe(less)}'
     )

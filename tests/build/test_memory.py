@@ -39,10 +39,19 @@ def test_what_a_pass_keeps_by_hand():
   assert memory.measure(small_network()).rematerialized is None
 
 
+def test_a_product_by_constants_keeps_nothing():
+  first, second = tf.keras.layers.Dense(8), tf.keras.layers.Dense(4)
+  inputs = tf.keras.Input([16])
+  model = tf.keras.Model(inputs, second(first(inputs)))
+  assert memory.measure(model).activations == 16 + 8 + 3 * 16
+  second.trainable = False
+  assert memory.measure(model).activations == 16 + 3 * 16
+
+
 def test_remat_keeps_what_is_between_the_blocks_and_one_of_them():
-  found = memory.measure(build.model(configured(model_type='wrn-10-1'), 0, (8, 8, 3), 10))
-  # By far the largest is the first block: its input of 16 channels, three tensors inside, three in work.
-  assert found.rematerialized == 8 * 8 * 16 * (1 + 3 + 3)
+  found = memory.measure(build.model(configured(model_type='wrn-16-1'), 0, (8, 8, 3), 10))
+  # Most is there in the second block: the inputs of two of 16 channels, three tensors inside, three in work.
+  assert found.rematerialized == 8 * 8 * 16 * (2 + 3 + 3)
   assert found.rematerialized < found.activations
 
 
