@@ -73,19 +73,21 @@ class _Tensors:
     if None in model.input.shape[1:]:
       self._shapes[id(model.input)] = (side, side, model.input.shape[-1])
 
+  def _shape(self, tensor):
+    return self._shapes.get(id(tensor), tuple(tensor.shape[1:]))
+
   def of(self, tensors):
     """Returns [(id, number of elements)] of nested tensors."""
-    found = []
-    for tensor in tf.nest.flatten(tensors):
-      shape = self._shapes.get(id(tensor), tensor.shape[1:])
-      found.append((self._same.get(id(tensor), id(tensor)), math.prod(shape)))
-    return found
+    return [
+      (self._same.get(id(tensor), id(tensor)), math.prod(self._shape(tensor)))
+      for tensor in tf.nest.flatten(tensors)
+    ]
 
   def add(self, layer, same):
     """Notes the outputs of a layer; `same`: whether they are its input."""
     for output in tf.nest.flatten(layer.output):
       if None in output.shape[1:] and id(output) not in self._shapes:
-        shapes = [(None, *self._shapes[id(tensor)]) for tensor in tf.nest.flatten(layer.input)]
+        shapes = [(None, *self._shape(tensor)) for tensor in tf.nest.flatten(layer.input)]
         self._shapes[id(output)] = layer.compute_output_shape(shapes if len(shapes) > 1 else shapes[0])[1:]
       if same:
         self._same[id(output)] = self.of(layer.input)[0][0]

@@ -39,6 +39,12 @@ def test_what_a_pass_keeps_by_hand():
   assert memory.measure(small_network()).rematerialized is None
 
 
+def test_images_of_a_size_that_the_network_leaves_open():
+  """As of ImageNet, which is evaluated at another size than it is trained at."""
+  built = lambda side: build.model(configured(model_type='efficientnet-b0'), 0, (side, side, 3), 10)
+  assert memory.measure(built(None), 32) == memory.measure(built(32))
+
+
 def test_a_product_by_constants_keeps_nothing():
   first, second = tf.keras.layers.Dense(8), tf.keras.layers.Dense(4)
   inputs = tf.keras.Input([16])
