@@ -56,7 +56,7 @@ def test_a_product_by_constants_keeps_nothing():
 
 def test_remat_keeps_what_is_between_the_blocks_and_one_of_them():
   found = memory.measure(build.model(configured(model_type='wrn-16-1'), 0, (8, 8, 3), 10))
-  # Most is there in the second block: the inputs of two of 16 channels, three tensors inside, three in work.
+  # Most is there in the second block: two inputs of 16 channels, three tensors inside, three in work.
   assert found.rematerialized == 8 * 8 * 16 * (2 + 3 + 3)
   assert found.rematerialized < found.activations
 
