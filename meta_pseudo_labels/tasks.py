@@ -20,6 +20,8 @@ from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.distribution import devices, workers
 from meta_pseudo_labels.files import read_json, write_json
 from meta_pseudo_labels.inference import classifier, predict_files, saved_model, select_images
+from meta_pseudo_labels.ladder import answer as climber
+from meta_pseudo_labels.models import heads
 from meta_pseudo_labels.report import document
 from meta_pseudo_labels.training import evaluate as evaluation
 from meta_pseudo_labels.training.logs import Progress
@@ -99,9 +101,9 @@ def set_up(config, progress, writes=False):
       progress = Progress(stack.enter_context(open(os.devnull, 'w', encoding='utf-8')))
     for line in filter(None, lines):
       progress.say(line)
+    what = 'ladder of' if config.task == 'ladder' else config.method_name
     progress.say(
-      f'{config.method_name} {config.model_type} on {config.dataset}, '
-      f'{strategy.num_replicas_in_sync} replica(s)'
+      f'{what} {config.model_type} on {config.dataset}, {strategy.num_replicas_in_sync} replica(s)'
     )
     yield Setup(config, problem, strategy, progress)
 
@@ -191,7 +193,9 @@ def report(config, progress):
 
 
 def _trained(config, progress, problem=None):
-  """Returns (Serving, Keras model) of the run in `output_dir`: its selected student, if any.
+  """Returns (Serving, Keras model, backbone) of the run in `output_dir`: its selected student, if any.
+
+  Of a run on features the model takes these, and the backbone gives them; else the backbone is None.
 
   The data need not be there: the checkpoint knows what the network sees and what its classes are. Those
   of earlier versions do not; then the data are read.
@@ -200,19 +204,19 @@ def _trained(config, progress, problem=None):
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   newest = conversion.find_newest(config.output_dir, progress.say, config.task)
   serving = conversion.read_serving(newest) or Serving.of(problem or build.problem(config, progress.say))
-  phases = build.phases(
-    config,
-    serving.input_shape,
-    len(serving.class_names),
-    views=serving.views,
-    architectures=serving.architectures,
-  )
+  shape, backbone = serving.input_shape, None
+  known = dict(views=serving.views, architectures=serving.architectures)
+  if config.features:
+    backbone = build.backbone(config, shape, len(serving.class_names), **known)
+    shape = backbone.output_shape[1:]
+  phases = build.phases(config, shape, len(serving.class_names), **known)
   phase = tf.Variable(0, trainable=False)
   checkpoints = saver.Checkpoints(
     config.output_dir,
     config.keep_checkpoints,
     progress.say,
     phase=phase,
+    **({'backbone': backbone} if backbone else {}),
     **{found.name: found.method for found in phases},
   )
   results = read_json(os.path.join(config.output_dir, 'results.json')) or {}
@@ -223,13 +227,13 @@ def _trained(config, progress, problem=None):
     f'{config.export_weights} weights of {path} (step {reached[-1].method.steps_made} of '
     f'{reached[-1].name})'
   )
-  return serving, model
+  return serving, model, backbone
 
 
 def _classifier(config, progress):
   """Returns classifier.Classifier of the run in `output_dir`."""
-  serving, model = _trained(config, progress)
-  return classifier.Classifier(model, serving)
+  serving, model, backbone = _trained(config, progress)
+  return classifier.Classifier(heads.join(backbone, model) if backbone else model, serving)
 
 
 def export(config, progress):
@@ -247,7 +251,7 @@ def select(config, progress):
   config = run_folder.load_trained_config(config)
   path = config.output or os.path.join(config.output_dir, 'selected.json')
   problem = build.problem(config, progress.say)
-  _, model = _trained(config, progress, problem)
+  _, model, _ = _trained(config, progress, problem)
   log_probs = select_images.log_probabilities(
     model, problem.unlabeled, problem.views, config.eval_batch_size
   )
@@ -265,7 +269,7 @@ def label(config, progress):
   config = run_folder.load_trained_config(config)
   path = config.output or os.path.join(config.output_dir, 'teacher_predictions.npz')
   problem = build.problem(config, progress.say)
-  _, model = _trained(config, progress, problem)
+  _, model, _ = _trained(config, progress, problem)
   found = teacher_predictions.Predictions(
     *(
       select_images.log_probabilities(model, inputs, problem.views, config.eval_batch_size)
@@ -320,6 +324,13 @@ def prepare(config, progress):
   )
 
 
+def ladder(config, progress):
+  """Measures what is worth how much on these images, and exports the best; see `ladder.climb`."""
+  began, config = time.monotonic(), config.replace(features=True)
+  with set_up(config, progress, writes=True) as setup:
+    climber.run(setup.config, setup.problem, setup.strategy, setup.progress.say, began)
+
+
 TASKS = {
   'train': train,
   'finetune': finetune,
@@ -332,4 +343,5 @@ TASKS = {
   'label': label,
   'convert': convert,
   'prepare': prepare,
+  'ladder': ladder,
 }

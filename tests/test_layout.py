@@ -21,11 +21,13 @@ LAYERS = (
   'optim',
   'models',
   'data',
+  'features',
   'methods',
   'checkpoints',
   'build',
   'training',
   'inference report',
+  'ladder',
   'experiment',
   'tasks',
   'main',
@@ -35,7 +37,7 @@ LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line.split
 LEVEL[''] = LEVEL['methods']
 MAY_READ_FLAGS = ('config.command_line',)
 # Who knows Config; everything below takes plain arguments.
-MAY_IMPORT_CONFIG = ('checkpoints', 'build', 'training', 'report', 'experiment', 'tasks', 'main')
+MAY_IMPORT_CONFIG = ('checkpoints', 'build', 'training', 'report', 'ladder', 'experiment', 'tasks', 'main')
 
 
 MAX_FILE_LINES = 400

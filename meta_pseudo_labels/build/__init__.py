@@ -4,7 +4,7 @@ The only place that reads many of Config's fields; what it makes takes plain arg
 """
 
 from meta_pseudo_labels.build.data import problem
-from meta_pseudo_labels.build.networks import architectures, model
-from meta_pseudo_labels.build.phases import Phase, method, phases
+from meta_pseudo_labels.build.networks import architectures, backbone, model
+from meta_pseudo_labels.build.phases import Phase, method, phases, start_from_head
 
-__all__ = ['Phase', 'architectures', 'method', 'model', 'phases', 'problem']
+__all__ = ['Phase', 'architectures', 'backbone', 'method', 'model', 'phases', 'problem', 'start_from_head']

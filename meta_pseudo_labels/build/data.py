@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from meta_pseudo_labels import models
+from meta_pseudo_labels.build import features
 from meta_pseudo_labels.data import (
   registry,
   semi_supervised,
@@ -80,6 +81,8 @@ def problem(config, say=None):
     decoding=data.decoding,
     service_address=address,
   )
+  if config.features:
+    found = features.take_features(config, found, say or (lambda line: None))
   if not config.reads_predictions:
     return found
   return dataclasses.replace(
@@ -123,7 +126,11 @@ def _evaluated(config, train, split, validation, test):
     evaluated['validation'] = storage.Examples(
       train.inputs[split.validation], train.labels[split.validation]
     )
-  if 'validation' not in evaluated and ('test' not in evaluated or config.eval_split == 'validation'):
+  if (
+    config.task != 'ladder'
+    and 'validation' not in evaluated
+    and ('test' not in evaluated or config.eval_split == 'validation')
+  ):
     raise UserError(
       f'--eval_split={config.eval_split}: --num_validation=0 holds no examples out; '
       'give a number such as --num_validation=300'
@@ -140,6 +147,8 @@ def _num_validation(config, info, data):
         'examples of its own; leave the flag out'
       )
     return 0
+  if config.task == 'ladder':
+    return 0  # Cross-validation holds out each in turn.
   if config.num_validation is not None:
     return config.num_validation
   known = np.count_nonzero(data.train.labels >= 0)
@@ -175,5 +184,7 @@ def _views(config, info, inputs, crops):
   return ResizedCrop(
     size=config.image_size,
     eval_size=models.eval_image_size(config.model_type, config.image_size, info.own_resolution),
+    whole=config.whole_image,
+    least_area=config.crop_area,
     **common,
   )

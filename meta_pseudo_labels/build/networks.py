@@ -4,14 +4,14 @@ import dataclasses
 
 from meta_pseudo_labels import models
 from meta_pseudo_labels.config import is_pretrained
-from meta_pseudo_labels.models import pretrained
+from meta_pseudo_labels.models import heads, pretrained
 from meta_pseudo_labels.models.calibration import calibration
 
 # Datasets whose EfficientNets stride less, by words in their names (release: modeling).
 SMALL_IMAGES = ('cifar', 'tinyimages', 'svhn')
 
 
-def model(config, number, input_shape, num_classes, *, views=None, architectures=None):
+def model(config, number, input_shape, num_classes, *, views=None, architectures=None, features=None):
   """Builds a fresh model by `config.model_type`: inputs `[N, *input_shape]` -> logits `[N, num_classes]`.
 
   Args:
@@ -23,6 +23,7 @@ def model(config, number, input_shape, num_classes, *, views=None, architectures
     num_classes: int.
     views: the views that it gets, for pretrained networks; None: pixels of 0 to 255.
     architectures: `Serving.architectures`, if a checkpoint brings the weights; None: they are loaded.
+    features: `[N, D]`, by which a head standardizes its inputs; None: a checkpoint knows it.
   """
   if config.method_name == 'reduced_mpl' and number == 0:
     return calibration(
@@ -30,6 +31,15 @@ def model(config, number, input_shape, num_classes, *, views=None, architectures
       units=config.calibration_units,
       depth=config.calibration_layers,
       seed=f'{config.seed}/{number}',
+    )
+  if config.features and len(input_shape) == 1:
+    return heads.head(
+      config.head,
+      num_classes=num_classes,
+      num_features=input_shape[0],
+      dropout=config.dense_dropout_rate,
+      seed=f'{config.seed}/{number}',
+      standardized_by=features,
     )
   name, use = _network(config, number)
   if hasattr(views, 'mean'):  # Points have none, and no such network takes them.
@@ -48,6 +58,16 @@ def model(config, number, input_shape, num_classes, *, views=None, architectures
     use=use,
     architecture=None if architectures is None else architectures.get(name, ''),
   )
+
+
+def backbone(config, input_shape, num_classes, *, views, architectures=None):
+  """Builds the network before its last layer: a Keras model, views `[N, H, W, C]` -> features `[N, D]`.
+
+  Args:
+    config, input_shape, num_classes, views, architectures: as of `model`; input_shape is of images.
+  """
+  whole = model(config, 0, input_shape, num_classes, views=views, architectures=architectures)
+  return pretrained.cut_before_head(whole)
 
 
 def _network(config, number):
@@ -73,6 +93,12 @@ def architectures(config):
 def rate_scales(config, model, number):
   """Returns the factors of the rate for a model's variables; see `pretrained.rate_scales`."""
   name, use = _network(config, number)
-  if not is_pretrained(name) or use.from_scratch or config.method_name == 'reduced_mpl' and number == 0:
+  if (
+    config.features
+    or not is_pretrained(name)
+    or use.from_scratch
+    or config.method_name == 'reduced_mpl'
+    and number == 0
+  ):
     return {}
   return pretrained.rate_scales(model, config.backbone_lr_scale, config.layer_decay)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from meta_pseudo_labels.build import networks
+from meta_pseudo_labels.features import linear
 from meta_pseudo_labels.methods import (
   UDA,
   MetaPseudoLabels,
@@ -10,6 +11,7 @@ from meta_pseudo_labels.methods import (
   ReducedMetaPseudoLabels,
   Supervised,
 )
+from meta_pseudo_labels.models import heads
 from meta_pseudo_labels.optim import optimizers
 from meta_pseudo_labels.optim.schedules import LearningRate
 
@@ -133,14 +135,16 @@ class Phase:
   models: dict
 
 
-def phases(config, input_shape, num_classes, *, views=None, architectures=None, settle=None):
+def phases(
+  config, input_shape, num_classes, *, views=None, architectures=None, features=None, settle=None
+):
   """Builds the phases of a configuration, with fresh models; in the strategy's scope.
 
   Args:
     config: Config.
     input_shape: (H, W, C) or (D,) of what the models see.
     num_classes: int.
-    views, architectures: as of `model`.
+    views, architectures, features: as of `model`.
     settle: function of (Config, teacher or None, student) to the Config with which they train, or None:
       this one.
 
@@ -148,7 +152,13 @@ def phases(config, input_shape, num_classes, *, views=None, architectures=None, 
     list of Phase.
   """
   build = lambda number: networks.model(
-    config, number, input_shape, num_classes, views=views, architectures=architectures
+    config,
+    number,
+    input_shape,
+    num_classes,
+    views=views,
+    architectures=architectures,
+    features=features,
   )
   # A teacher is the first network, as the only one of UDA and Supervised is: so they start alike,
   # and a teacher that gets no feedback is the UDA baseline of the same seed, weight for weight.
@@ -188,6 +198,23 @@ def phases(config, input_shape, num_classes, *, views=None, architectures=None, 
   if config.finetune_steps:
     found.append(_finetune(config, student, 0 if teacher is None else 1))
   return found
+
+
+def start_from_head(phases, path, num_classes):
+  """Gives the last layers of all networks the weights in a file, and to their averages.
+
+  Args:
+    phases: list of Phase, of `phases`.
+    path: str, `--head_weights`.
+    num_classes: int.
+
+  Raises:
+    UserError: it is no such file, or is for other features or classes.
+  """
+  for phase in phases:
+    for model in filter(None, (phase.method.student, getattr(phase.method, 'teacher', None))):
+      heads.set_linear(model, *linear.read(path, heads.num_features(model), num_classes))
+    phase.method.average.copy_from_model()
 
 
 def _finetune(config, student, number):

@@ -7,7 +7,7 @@ from meta_pseudo_labels.config.choices import is_pretrained
 from meta_pseudo_labels.config.command_line import parse, unread_note
 from meta_pseudo_labels.config.hparams import from_json, to_json
 from meta_pseudo_labels.config.sections import FLAGS_BY_NAME, Config
-from meta_pseudo_labels.config.validation import notes, validate
+from meta_pseudo_labels.config.validation import notes, seconds_of, validate
 
 __all__ = [
   'FLAGS_BY_NAME',
@@ -16,6 +16,7 @@ __all__ = [
   'is_pretrained',
   'notes',
   'parse',
+  'seconds_of',
   'to_json',
   'unread_note',
   'validate',

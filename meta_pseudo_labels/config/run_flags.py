@@ -52,6 +52,12 @@ class RunFlags:
     per_command=True,
     in_report=False,
   )
+  time_limit: str = flag(
+    '1h',
+    'Of --task_mode=ladder: what would end later than this after the start is left out: 90s, 30m, 2h.',
+    may_change=True,
+    per_command=True,
+  )
   seed: int = flag(0, 'Seed of weights, data order, augmentation and dropout.', SEED)
   running_local_dev: bool = flag(False, 'Marks a trial run; accepted as in the release.', may_change=True)
   use_vizier: bool = flag(

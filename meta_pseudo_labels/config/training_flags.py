@@ -21,9 +21,11 @@ from meta_pseudo_labels.config.fields import (
   BELOW_ONE,
   CLASSES,
   COUNT,
+  FEW,
   FRACTION,
   LAYERS,
   NON_NEGATIVE,
+  PART,
   PIXELS,
   POSITIVE,
   SEED,
@@ -105,6 +107,14 @@ class AugmentationFlags:
     'way; for your own images resized_crop from 96 pixels on.',
     ('',) + VIEWS,
   )
+  whole_image: bool = flag(
+    False,
+    'Evaluation sees all of an image, squeezed to a square, and not its central part alone '
+    '(--views=resized_crop).',
+  )
+  crop_area: float = flag(
+    0.08, 'Least part of an image that a random crop shows (--views=resized_crop).', PART
+  )
   flip: Optional[bool] = flag(
     None,
     'Mirror images left to right at random; --noflip where a mirror image is of another '
@@ -140,6 +150,21 @@ class ModelFlags:
     'resnet-50, efficientnet-<bs, b0-b8, l2, b5-mpl, b6-mpl>, mlp-<units>x<hidden layers>; '
     'pretrained: a network of tf.keras.applications such as MobileNetV2 or EfficientNetB0, or the path of '
     'a Keras 2 model (.h5, .keras) or of a SavedModel of features.',
+  )
+  features: bool = flag(
+    False,
+    'Train a new last layer alone, on the features that a pretrained network gave once for every image; '
+    'they are kept in --cache_dir.',
+  )
+  feature_views: int = flag(
+    2, 'Of --features: random views of each training image, original and augmented ones each.', FEW
+  )
+  head: str = flag(
+    'linear', 'Of --features: what learns from them, linear or mlp-<units>x<hidden layers>.'
+  )
+  head_weights: Optional[str] = flag(
+    None,
+    'File head.npz of --task_mode=ladder: what the last layer of a pretrained network starts with.',
   )
   student_model_type: str = flag(
     '',

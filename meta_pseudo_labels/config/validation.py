@@ -65,9 +65,10 @@ def validate(config: Config) -> None:
         f'--num_seeds={config.num_seeds}: counts --{name}={value} up beyond 2147483647; give a smaller one'
       )
   _validate_networks(config)
+  seconds_of(config.time_limit)
   _validate_predictions(config)
   _validate_cores(config)
-  if config.reset_output_dir and config.task not in ('train', 'finetune'):
+  if config.reset_output_dir and config.task not in ('train', 'finetune', 'ladder'):
     verb = 'evaluate' if config.task.startswith('eval') else 'read'
     raise UserError(
       f'--reset_output_dir: would delete the checkpoints that --task_mode='
@@ -193,11 +194,48 @@ def _validate_networks(config: Config) -> None:
     for name in ('freeze', 'train_batch_norm', 'model_inputs', 'head_steps', 'layer_decay')
     if getattr(config, name) != FLAGS_BY_NAME[name].default
   ]
+  if config.features:
+    _validate_features(config, stated)
+  if config.head_weights and not is_pretrained(config.model_type):
+    raise UserError(
+      f'--head_weights={config.head_weights}: is for pretrained networks, and --model_type='
+      f'{config.model_type} is none; leave it out'
+    )
   if stated and not any(map(is_pretrained, networks)):
     raise UserError(
       f'{stated[0]}: is for pretrained networks, and --model_type={config.model_type} is '
       'none; leave it out'
     )
+
+
+def seconds_of(duration: str) -> float:
+  """Returns the seconds of a text such as 90s, 30m or 1.5h. Raises UserError."""
+  found = re.fullmatch(r'([0-9]+(?:\.[0-9]+)?)([smh])', duration)
+  if not found or not float(found[1]):
+    raise UserError(f'--time_limit={duration}: must be a number above 0 with s, m or h, such as 30m')
+  return float(found[1]) * {'s': 1, 'm': 60, 'h': 3600}[found[2]]
+
+
+def _validate_features(config: Config, stated: List[str]) -> None:
+  """Raises UserError unless all other flags fit --features; `stated`: those about pretrained networks."""
+  unused = [text for text in stated if not text.startswith('--model_inputs')]
+  if config.student_model_type:
+    unused.append(f'--student_model_type={config.student_model_type}')
+  if config.task == 'convert':
+    unused.append('--task_mode=convert')
+  if unused:
+    raise UserError(f'{unused[0]}: not with --features, where a new last layer alone learns; leave it out')
+  if not is_pretrained(config.model_type) or config.model_weights == 'none':
+    raise UserError(
+      f'--features: --model_type={config.model_type} starts with random weights; give a pretrained '
+      'network such as --model_type=MobileNetV2'
+    )
+  if config.head != 'linear':
+    _validate_model_type('head', config.head)
+    if config.head_weights:
+      raise UserError(f'--head={config.head}: not with --head_weights, which are of --head=linear')
+    if not config.head.startswith('mlp-'):
+      raise UserError(f'--head={config.head}: must be linear or mlp-<units>x<hidden layers>')
 
 
 def _validate_model_type(flag: str, model_type: str) -> None:

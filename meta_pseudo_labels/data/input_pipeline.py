@@ -45,7 +45,7 @@ def order(count, seed, purpose, size, start=0):
   return epochs.flat_map(shuffled).skip(position).batch(size, drop_remainder=True)
 
 
-def _reader(inputs):
+def reader(inputs):
   """A function of positions, int64 `[n]` -> these inputs. Arrays are held once on the host,
   outside of the graph, whatever the number of passes."""
   if hasattr(inputs, 'reader'):
@@ -56,7 +56,7 @@ def _reader(inputs):
   return lambda positions: tf.gather(held, positions)
 
 
-def _in_parallel(elements, function, prefetched):
+def in_parallel(elements, function, prefetched):
   """`elements` mapped in order, on several cores, some of them ahead.
 
   tf.data's own choice of the parallelism is switched off: the thread that makes it wakes up
@@ -91,9 +91,9 @@ def _made(steps, batch, first_replica, local_replicas, service_address):
     return numbers.map(lambda replica: (step, replica, *chosen))
 
   if not service_address:
-    return _in_parallel(steps.flat_map(replicas_of), batch, 2 * local_replicas)
+    return in_parallel(steps.flat_map(replicas_of), batch, 2 * local_replicas)
   # All replicas' shares of a step come from one worker, together.
-  shares = _in_parallel(service.shard_across_workers(steps).flat_map(replicas_of), batch, local_replicas)
+  shares = in_parallel(service.shard_across_workers(steps).flat_map(replicas_of), batch, local_replicas)
   return (
     service.distribute(service_address, shares.batch(local_replicas))
     .unbatch()
@@ -167,8 +167,8 @@ def _batch_maker(
 ):
   """Returns a function of (step, replica, positions of the labeled[, of the unlabeled] examples of
   the global batch) to what `train_batches` yields; `share`: labeled examples per replica."""
-  read = _reader(labeled)
-  read_unlabeled = None if unlabeled is None else _reader(unlabeled)
+  read = reader(labeled)
+  read_unlabeled = None if unlabeled is None else reader(unlabeled)
   with tf.device('CPU:0'):
     labels = tf.constant(labels, tf.int32)
     truth = None if truth is None else tf.constant(truth, tf.int32)
@@ -225,7 +225,7 @@ def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica
   """
   local_replicas = replicas if local_replicas is None else local_replicas
   share, count = batch_size // replicas, len(labels)
-  read = _reader(inputs)
+  read = reader(inputs)
   with tf.device('CPU:0'):
     labels = tf.constant(labels, tf.int32)
 
@@ -237,4 +237,4 @@ def eval_batches(inputs, labels, *, views, batch_size, replicas=1, first_replica
     return views.plain(read(rows)), tf.gather(labels, rows), weights
 
   elements = tf.data.Dataset.range(-(-count // batch_size) * local_replicas)
-  return _in_parallel(elements, batch, 2)
+  return in_parallel(elements, batch, 2)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import Optional
+from typing import Any, Optional
 
 from meta_pseudo_labels import models
 from meta_pseudo_labels.data import (
@@ -41,6 +41,9 @@ class Problem:
     unlabeled_names: str `[M]`, likewise.
     service_address: of the tf.data service that makes the training batches, or None.
     predictions: what a teacher said of the labeled and the unlabeled examples, or None.
+    images: where the inputs are features of images, the Problem with these images; else None.
+    backbone: Keras model, views of these images -> features `[N, D]`; or None.
+    backbone_sha256: str, of its weights and what else the features depend on; or ''.
   """
 
   info: dataset_info.DatasetInfo
@@ -56,6 +59,9 @@ class Problem:
   service_address: Optional[str] = None
   decoding: Optional[Decoding] = None
   predictions: Optional[teacher_predictions.Predictions] = None
+  images: Optional['Problem'] = None
+  backbone: Any = None
+  backbone_sha256: str = ''
 
   @property
   def input_shape(self):
@@ -64,7 +70,7 @@ class Problem:
     if not storage.of_one_size(self.inputs):
       same = self.views.size == self.views.eval_size
       return (self.views.size, self.views.size, 3) if same else (None, None, 3)
-    return self.inputs.shape[1:]
+    return self.inputs.shape[-1:] if self.images else self.inputs.shape[1:]
 
   @property
   def image_sizes(self):
@@ -88,9 +94,10 @@ class Problem:
       unlabeled=len(self.unlabeled),
       names=self.names,
     )
-    if self.predictions is None:
-      return text
-    return json.dumps({**json.loads(text), 'teacher_predictions': self.predictions.sha256}, sort_keys=True)
+    more = {'features': self.backbone_sha256} if self.images else {}
+    if self.predictions is not None:
+      more['teacher_predictions'] = self.predictions.sha256
+    return json.dumps({**json.loads(text), **more}, sort_keys=True) if more else text
 
   @property
   def described(self):
@@ -106,8 +113,8 @@ class Problem:
     )
 
   def reported(self, eval_split):
-    """The split that accuracies are reported on: `eval_split`, or what there is of it."""
-    return eval_split if eval_split in self.evaluated else 'validation'
+    """The split that accuracies are reported on: `eval_split`, or the first that there is."""
+    return eval_split if eval_split in self.evaluated else next(iter(self.evaluated), 'validation')
 
   @property
   def labeled(self):

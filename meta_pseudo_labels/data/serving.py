@@ -35,7 +35,11 @@ class Serving:
 
   @classmethod
   def of(cls, problem, architectures=None):
-    """Returns the Serving of a Problem, with the `architectures` of networks that came as files."""
+    """Returns the Serving of a Problem, with the `architectures` of networks that came as files.
+
+    Of features it is that of the images that they are of.
+    """
+    problem = problem.images or problem
     return cls(
       tuple(problem.info.class_names),
       tuple(problem.input_shape),

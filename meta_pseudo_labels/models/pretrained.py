@@ -110,6 +110,11 @@ def build(
   return model
 
 
+def cut_before_head(model):
+  """Returns the part of a model of `build` up to its features: Keras model, views -> `[N, D]`."""
+  return tf.keras.Model(model.input, model.get_layer(f'{HEAD}/dropout').input, name='backbone')
+
+
 def describe(name, use):
   """Returns the text from which `build` makes a network without its file; '' if it needs none.
 

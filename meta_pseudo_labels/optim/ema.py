@@ -58,6 +58,11 @@ class MovingAverage(tf.Module):
       self.averages, [a - tf.cast(d, a.dtype) * (a - v) for a, v in zip(self.averages, self._variables)]
     )
 
+  def copy_from_model(self):
+    """Lets every average be its variable's value, where a network starts with weights worth averaging."""
+    for v, a in zip(self._variables, self.averages):
+      a.assign(v.numpy())
+
   @contextlib.contextmanager
   def applied(self):
     """Puts the averages into the model in this context, and its own values back after it.

@@ -331,7 +331,7 @@ def _build_classes(found):
 
 def _build_mistakes(problem, split, outcomes):
   """Builds the section with the most confident mistakes as images, or '' for points or no mistakes."""
-  chosen = outcomes.mistakes(MISTAKES)
+  chosen, problem = outcomes.mistakes(MISTAKES), problem.images or problem
   if isinstance(problem.views, Points) or not len(chosen):
     return ''
   found, names = problem.evaluated[split], problem.info.class_names

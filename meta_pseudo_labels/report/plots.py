@@ -243,3 +243,49 @@ def draw_reliability(calibration):
   axes.set_xlabel('confidence', fontsize=8, color=INK)
   drawing.legend(loc='outside lower left', ncols=2, fontsize=8, frameon=False, labelcolor=INK)
   return _png(drawing)
+
+
+def draw_ladder(bars):
+  """Draws accuracies with their intervals, one below the other: PNG bytes.
+
+  Args:
+    bars: list of (name, whether it learns from unlabeled images, accuracy, lower, upper), in [0, 1].
+  """
+  drawing = figure.Figure(figsize=(7, 0.6 + 0.38 * len(bars)), dpi=DPI, layout='constrained')
+  axis = drawing.subplots()
+  for row, (_, unlabeled, share, lower, upper) in enumerate(bars):
+    color = COLORS[1] if unlabeled else COLORS[0]
+    axis.plot([100 * lower, 100 * upper], [row, row], color=color, linewidth=2)
+    axis.plot([100 * share], [row], 's' if unlabeled else 'o', color=color, markersize=7)
+    axis.annotate(
+      f'{100 * share:.1f}', (100 * share, row), (0, 5), textcoords='offset points', ha='center', fontsize=8
+    )
+  axis.axvline(100 * bars[0][2], color=GRID, zorder=0)
+  axis.set_yticks(range(len(bars)), [bar[0] for bar in bars])
+  axis.set_ylim(len(bars) - 0.5, -0.7)
+  axis.set_xlabel('accuracy in %; squares learn from unlabeled images too')
+  axis.spines[['top', 'right']].set_visible(False)
+  return _png(drawing)
+
+
+def draw_map(unlabeled, labeled, labels, class_names):
+  """Draws images as points in a plane: PNG bytes.
+
+  Args:
+    unlabeled, labeled: `[M, 2]`, `[n, 2]`.
+    labels: int `[n]`.
+    class_names: tuple of str; beyond MAX_NUMBERED of them there is no legend.
+  """
+  drawing = figure.Figure(figsize=(7, 5), dpi=DPI, layout='constrained')
+  axis = drawing.subplots()
+  axis.scatter(*unlabeled.T, s=2, color='#9aa4ae', linewidths=0)
+  colors = matplotlib.colormaps['tab20' if len(class_names) > 10 else 'tab10']
+  for number, name in enumerate(class_names):
+    chosen = labeled[labels == number]
+    marker = 'os^Dv'[number % 5]
+    axis.scatter(*chosen.T, s=22, marker=marker, color=colors(number % colors.N), label=name, linewidths=0)
+  if len(class_names) <= MAX_NUMBERED:
+    axis.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+  axis.set_xticks([])
+  axis.set_yticks([])
+  return _png(drawing)

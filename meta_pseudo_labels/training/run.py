@@ -65,9 +65,8 @@ class Run:
     self.best = tf.Variable(-1.0, trainable=False, name='best')
     self.seconds = tf.Variable(0.0, trainable=False, name='seconds')
     # Stored predictions are a part of the problem for the method that learns from them.
-    identity = (
-      problem if config.method_name == 'reduced_mpl' else dataclasses.replace(problem, predictions=None)
-    ).identity
+    learned_from = config.method_name == 'reduced_mpl'
+    identity = (problem if learned_from else dataclasses.replace(problem, predictions=None)).identity
     self.identity = tf.Variable(identity, trainable=False, name='identity')
     serving = Serving.of(problem, known.architectures if known else build.architectures(config))
     self.serving = tf.Variable(serving.to_json(), trainable=False, name='serving')
@@ -81,6 +80,7 @@ class Run:
       seconds=self.seconds,
       identity=self.identity,
       serving=self.serving,
+      **({'backbone': problem.backbone} if problem.backbone else {}),
       **{phase.name: phase.method for phase in self.phases},
     )
     self._evaluators = {}
@@ -100,6 +100,7 @@ class Run:
         self.problem.num_classes,
         views=self.problem.views,
         architectures=architectures,
+        features=self.problem.inputs[:, 0] if self.problem.images else None,
         settle=settle and settled,
       )
 
@@ -110,6 +111,8 @@ class Run:
       run_folder.refuse_other_data(self.config.output_dir, self.identity.numpy().decode(), identity)
       return
     method = next(phase.method for phase in self.phases if phase.name == 'train')
+    if self.config.head_weights:
+      build.start_from_head(self.phases, self.config.head_weights, self.problem.num_classes)
     for line in release_format.start_from(self.config, method):
       self.progress.say(line)
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 from meta_pseudo_labels import methods
-from meta_pseudo_labels.data.augment.views import Points
 
 import numpy as np
 import tensorflow as tf
@@ -73,9 +72,9 @@ def take(method, problem, seed, count=12):
     count: int, the maximum number of images.
 
   Returns:
-    Samples; None for points, and for a method without pseudo labels.
+    Samples; None for points and features, and for a method without pseudo labels.
   """
-  if isinstance(problem.views, Points) or isinstance(method, methods.Supervised):
+  if not hasattr(problem.views, 'mean') or isinstance(method, methods.Supervised):
     return None
   batch = methods.Batch.of(
     next(iter(problem.train_batches(batch_size=LABELED, uda_data=PER_LABELED, seed=seed)))

@@ -148,15 +148,29 @@ def central_crop(image, size):
   return _resized(_window(image, *_center(_shape(image)[:2])), size)
 
 
-def random_crop(image, size, seed):
-  """A random window (area .08 to 1, ratio 3/4 to 4/3): float32 `[size, size, 3]` in about 0..255.
+def whole(image, size):
+  """The whole image, squeezed to a square: float32 `[size, size, 3]` in 0..255, bicubic, antialiased.
 
-  Where ten draws find no such window (or find the whole image), it is the central crop.
+  Args:
+    image: uint8 `[H, W, 3]`, or string [], the bytes of an encoded image.
+    size: int, pixels.
+  """
+  pixels = image if image.dtype != tf.string else decode(image)
+  resized = tf.image.resize(pixels, [size, size], 'bicubic', antialias=True)
+  return tf.ensure_shape(tf.clip_by_value(resized, 0.0, 255.0), [size, size, CHANNELS])
+
+
+def random_crop(image, size, seed, least_area=0.08, otherwise=central_crop):
+  """A random window (ratio 3/4 to 4/3): float32 `[size, size, 3]` in about 0..255.
+
+  Where ten draws find no such window, or find the whole image, it is what `otherwise` makes.
 
   Args:
     image: uint8 `[H, W, 3]`, or string [], the bytes of an encoded image.
     size: int, pixels.
     seed: int32 `[2]`.
+    least_area: float, the least part of the image's area; the release has .08.
+    otherwise: `central_crop`, as in the release, or `whole`.
   """
   shape = _shape(image)
   begin, window, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -165,15 +179,15 @@ def random_crop(image, size, seed):
     seed,
     min_object_covered=0.1,
     aspect_ratio_range=(3 / 4, 4 / 3),
-    area_range=(0.08, 1.0),
+    area_range=(least_area, 1.0),
     max_attempts=10,
     use_image_if_no_bounding_boxes=True,
   )
   window = tf.concat([window[:2], [CHANNELS]], 0)
-  whole = tf.reduce_all(tf.equal(shape, window))
+  all_of_it = tf.reduce_all(tf.equal(shape, window))
   return tf.cond(
-    whole,
-    lambda: central_crop(image, size),
+    all_of_it,
+    lambda: otherwise(image, size),
     lambda: _resized(_window(image, begin[:2], window[:2]), size),
   )
 

@@ -46,6 +46,45 @@ class Points:
 
 
 @dataclasses.dataclass(frozen=True)
+class Features:
+  """Features float16 `[N, 1 + 2 V, D]` of the plain, V original and V augmented views of each image.
+
+  Training draws among the V. Without any, all views are the plain one.
+
+  Attributes:
+    num_views: int V.
+    dtype: of the result, float32 or bfloat16.
+  """
+
+  num_views: int = 0
+  dtype: tf.DType = tf.float32
+
+  def plain(self, inputs):
+    """`[N, D]` of `dtype`, of the plain view."""
+    return tf.cast(inputs[:, 0], self.dtype)
+
+  def labeled(self, inputs, key, offset, total):
+    """`[N, D]` of `dtype`, of the plain or of one of the original views."""
+    drawn = self._drawn(inputs, rng.fold(key, 'labeled'), 'view', 1 + self.num_views, offset, total)
+    return tf.cast(tf.gather(inputs, drawn, batch_dims=1), self.dtype)
+
+  def unlabeled(self, inputs, key, offset, total):
+    """(of the plain or an original view, of an augmented view), each `[N, D]` of `dtype`."""
+    key = rng.fold(key, 'unlabeled')
+    original = self._drawn(inputs, key, 'original', 1 + self.num_views, offset, total)
+    augmented = original
+    if self.num_views:
+      augmented = self._drawn(inputs, key, 'augmented', self.num_views, offset, total) + self.num_views + 1
+    found = tf.gather(inputs, tf.stack([original, augmented], axis=1), batch_dims=1)
+    return tf.cast(found[:, 0], self.dtype), tf.cast(found[:, 1], self.dtype)
+
+  @staticmethod
+  def _drawn(inputs, key, purpose, count, offset, total):
+    """Returns one of `count` numbers for each input: int32 `[N]`."""
+    return rng.rows(rng.uniform(key, purpose, [total], 0, count, tf.int32), offset, tf.shape(inputs)[0])
+
+
+@dataclasses.dataclass(frozen=True)
 class Images:
   """What the views of images have in common.
 
@@ -135,15 +174,24 @@ class ResizedCrop(Images):
   Attributes:
     size: int, pixels a side in training (`image_size`).
     eval_size: int, pixels a side in evaluation.
+    whole: whether evaluation shows all of an image, squeezed to a square (`whole_image`).
+    least_area: the least part of an image that a random crop shows (`crop_area`).
   """
 
   size: int = 224
   eval_size: int = 224
   flip: bool = True
+  whole: bool = False
+  least_area: float = 0.08
+
+  @property
+  def _fixed(self):
+    """What shows an image where chance has no part in it."""
+    return crops.whole if self.whole else crops.central_crop
 
   def plain(self, inputs):
-    """The central crop: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
-    return self.normalized(_each(lambda image: crops.central_crop(image, self.eval_size), inputs))
+    """The central crop or all: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
+    return self.normalized(_each(lambda image: self._fixed(image, self.eval_size), inputs))
 
   def labeled(self, inputs, key, offset, total):
     """A random crop, mirrored: `[N, size, size, 3]` of `dtype`, normalized."""
@@ -170,7 +218,7 @@ class ResizedCrop(Images):
     seeds = rng.uniform(key, 'crop', [total, 2], 0, tf.int32.max, tf.int32)
     count = tf.shape(inputs.positions if isinstance(inputs, Ragged) else inputs)[0]
     return _each(
-      lambda image, seed: crops.random_crop(image, self.size, seed),
+      lambda image, seed: crops.random_crop(image, self.size, seed, self.least_area, self._fixed),
       inputs,
       rng.rows(seeds, offset, count),
     )

@@ -1,0 +1,1 @@
+"""Features of a frozen network as data: computed once for every image, kept on disk."""

@@ -1,0 +1,105 @@
+"""What features say of the images themselves: labels in doubt, images there twice, strangers."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+NEAR_DUPLICATE = 0.98  # The cosine of two images' directions from which on they are shown as the same.
+_AT_ONCE = 2048  # Images that are compared with all others at once.
+FEW = 10  # Labeled images of a class, below which it is said to have few.
+IMBALANCE = 3.0  # Times as many of one class as of another, from which on that is said.
+
+
+class Doubt(NamedTuple):
+  """A labeled image whose label is in doubt.
+
+  Attributes:
+    position: int, among the labeled images.
+    given, predicted: ints, classes.
+    probability: float, of the given class, by classifiers that have not seen the image.
+  """
+
+  position: int
+  given: int
+  predicted: int
+  probability: float
+
+
+def label_errors(logits, labels):
+  """Returns all labeled images, those first whose label is the least probable: list of Doubt.
+
+  Confident learning (Northcutt et al. 2021) calls the probability of the given label self-confidence. A
+  class that is hard as a whole is not to fill the list: the probabilities are compared with the mean of
+  their class.
+
+  Args:
+    logits: float `[n, K]`, of each image by a classifier that has not seen it.
+    labels: int `[n]`, as given.
+  """
+  shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
+  probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+  own = probabilities[np.arange(len(labels)), labels]
+  usual = np.array([own[labels == label].mean() if (labels == label).any() else 0 for label in labels])
+  order = np.argsort(own - usual, kind='stable')
+  predicted = probabilities.argmax(axis=1)
+  return [Doubt(int(i), int(labels[i]), int(predicted[i]), float(own[i])) for i in order]
+
+
+def near_duplicates(directions, groups, least=NEAR_DUPLICATE):
+  """Returns pairs of images in different groups that are nearly the same: (int, int, cosine).
+
+  Each image of a later group is paired with the nearest one of an earlier group. The most alike are first.
+
+  Args:
+    directions: float `[N, D]`, rows of length 1.
+    groups: int `[N]`, such as the split an image is in.
+    least: float, the cosine from which on two images are nearly the same.
+  """
+  found = []
+  for first in range(0, len(directions), _AT_ONCE):
+    rows = slice(first, first + _AT_ONCE)
+    cosines = directions[rows] @ directions.T
+    cosines[groups[np.newaxis, :] >= groups[rows][:, np.newaxis]] = -1
+    nearest = cosines.argmax(axis=1)
+    value = cosines[np.arange(len(nearest)), nearest]
+    found += [(int(nearest[i]), first + int(i), float(value[i])) for i in np.flatnonzero(value >= least)]
+  return sorted(found, key=lambda pair: (-pair[2], pair[1]))
+
+
+def strangers(directions, labeled, neighbors=5):
+  """Returns how unlike the labeled images each image is: float `[M]`, from 0 (the same) on.
+
+  It is one less the mean cosine to the nearest labeled images.
+
+  Args:
+    directions: float `[M, D]`, rows of length 1.
+    labeled: float `[n, D]`, likewise, of the labeled images.
+    neighbors: int, how many labeled images count.
+  """
+  near = min(neighbors, len(labeled))
+  parts = []
+  for first in range(0, len(directions), _AT_ONCE):
+    cosines = directions[first : first + _AT_ONCE] @ labeled.T
+    parts.append(np.partition(cosines, -near, axis=1)[:, -near:].mean(axis=1))
+  return 1 - np.concatenate([*parts, np.empty(0)])
+
+
+def class_notes(labels, class_names):
+  """Returns lines about classes with few labeled images, and about imbalance.
+
+  Args:
+    labels: int `[n]`, of the labeled images.
+    class_names: tuple of str.
+  """
+  counts = np.bincount(labels, minlength=len(class_names))
+  lines = []
+  few = [f'{name} ({count})' for name, count in zip(class_names, counts) if count < FEW]
+  if few:
+    shown = ', '.join(few[:10]) + (f' and {len(few) - 10} more' if len(few) > 10 else '')
+    lines.append(f'fewer than {FEW} labeled images: {shown}')
+  if counts.min() and counts.max() >= IMBALANCE * counts.min():
+    lines.append(
+      f'{class_names[counts.argmax()]} has {counts.max() / counts.min():.0f} times as many labeled images '
+      f'as {class_names[counts.argmin()]}'
+    )
+  return lines

@@ -1,0 +1,263 @@
+"""The ladder's `report.html`, and lists of images that a person should look at, as CSV."""
+
+import csv
+import os
+
+from meta_pseudo_labels.data import input_pipeline
+from meta_pseudo_labels.features import spreading
+from meta_pseudo_labels.files import atomic_write, write_text
+from meta_pseudo_labels.ladder import findings, intervals
+from meta_pseudo_labels.report import page, plots
+from meta_pseudo_labels.training import view_samples
+
+import numpy as np
+import tensorflow as tf
+
+SHOWN = 24  # Pictures of each list; the CSV has more.
+DOUBTS = 0.2  # The part of the labeled images that the list of doubtful labels has.
+SPLITS = ('labeled', 'unlabeled', 'validation', 'test')
+
+
+def write(folder, climb, problem, *, title, sentence, tests):
+  """Writes `report.html`, `label_errors.csv`, `near_duplicates.csv` and `strangers.csv`.
+
+  Args:
+    folder: str.
+    climb: climb.Climb, at its end.
+    problem: Problem of features, with all labeled images.
+    title: str.
+    sentence: str, what the unlabeled images added.
+    tests: {name: bool `[n]`}, which test images it classifies correctly.
+
+  Returns:
+    str, the path of the page.
+
+  Raises:
+    OSError: a file cannot be written.
+  """
+  pool = _Pool(problem)
+  sections = [
+    ('ladder', 'What is worth how much', _ladder(climb)),
+    ('doubts', 'Labels to look at', _doubts(folder, climb, problem, pool)),
+    ('duplicates', 'Nearly the same in two splits', _duplicates(folder, pool)),
+    ('strangers', 'Unlabeled images unlike all labeled ones', _strangers(folder, pool)),
+    ('map', 'A map of the images', _map(problem, pool)),
+    ('classes', 'Classes', _classes(climb, problem)),
+  ]
+  cards = [
+    (f'{100 * np.mean(right):.1f}%', f'of {len(right)} test images: {name}')
+    for name, right in tests.items()
+  ]
+  cards += [(len(climb.labels), 'labeled images'), (len(problem.unlabeled), 'unlabeled images')]
+  lead = page.join(
+    [
+      page.tag('p', page.tag('b', sentence[0].upper() + sentence[1:] + '.')),
+      page.tag(
+        'div',
+        *(
+          page.tag('div', page.tag('b', value), page.tag('span', what), class_='card')
+          for value, what in cards
+        ),
+        class_='cards',
+      ),
+    ]
+  )
+  path = os.path.join(folder, 'report.html')
+  write_text(path, page.document(title, lead, [section for section in sections if section[2]]))
+  return path
+
+
+class _Pool:
+  """All images of a Problem, labeled ones first, each with its split, name and direction."""
+
+  def __init__(self, problem):
+    images, split = problem.images, problem.split
+    rest = np.setdiff1d(split.unlabeled, split.labeled)
+    parts = [(0, problem, images, split.labeled), (1, problem, images, rest)]
+    self.class_names, self.views = images.info.class_names, images.views
+    inputs, names, groups, sources = [], [], [], []
+    for group, features, pictures, chosen in parts:
+      inputs.append(np.asarray(features.inputs[chosen][:, 0], np.float32))
+      names += _names(pictures.inputs, pictures.names, chosen)
+      groups += [group] * len(chosen)
+      sources += [(pictures.inputs, position) for position in chosen]
+    for split_name, found in problem.evaluated.items():
+      if split_name == 'labeled':
+        continue
+      pictures = images.evaluated[split_name]
+      inputs.append(np.asarray(found.inputs[:, 0], np.float32))
+      names += _names(pictures.inputs, pictures.names, np.arange(len(found)))
+      groups += [SPLITS.index(split_name)] * len(found)
+      sources += [(pictures.inputs, position) for position in range(len(found))]
+    self.names, self.groups, self._sources = names, np.array(groups), sources
+    self.directions = spreading.embed(np.concatenate(inputs))
+    raw = np.concatenate(inputs)
+    raw = raw - raw.mean(axis=0)
+    self.raw = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
+
+  def of(self, split):
+    """Returns the positions of a split's images: int64 `[n]`."""
+    return np.flatnonzero(self.groups == SPLITS.index(split))
+
+  def picture(self, position):
+    """Returns an image as the network sees it: PNG bytes."""
+    inputs, at = self._sources[position]
+    one = input_pipeline.eval_batches(
+      inputs[np.array([at])], np.zeros(1, np.int32), views=self.views, batch_size=1
+    )
+    views, _, _ = next(iter(one))
+    return tf.io.encode_png(view_samples.restore_pixels(self.views, views)[0]).numpy()
+
+  def tile(self, position, *caption):
+    """Returns a picture with what is said of it, and its name."""
+    return page.tag(
+      'figure',
+      page.image(self.picture(position), self.names[position]),
+      page.tag('figcaption', *caption, page.Markup('<br>'), page.tag('small', self.names[position])),
+    )
+
+
+def _names(inputs, names, chosen):
+  """Returns what people call the images at some positions: list of str."""
+  if names is not None:
+    return [str(name) for name in names[chosen]]
+  if hasattr(inputs, 'name'):
+    return [inputs.name(position) for position in chosen]
+  return [f'image {position}' for position in chosen]
+
+
+def _write_csv(folder, name, header, rows):
+  """Writes a table; names that are no text keep their bytes."""
+  with atomic_write(os.path.join(folder, name), newline='', errors='surrogateescape') as file:
+    csv.writer(file).writerows([header, *rows])
+
+
+def _ladder(climb):
+  """Builds the chart and the table of the rungs."""
+  if not climb.measured:
+    return ''
+  rows, bars = [], []
+  for found in climb.measured:
+    share = intervals.accuracy(found.right(climb.labels))
+    gain = (
+      '' if found is climb.measured[0] else ' to '.join(f'{100 * v:+.1f}' for v in climb.gain(found)[1:])
+    )
+    bars.append((found.rung.name, found.rung.unlabeled, *share))
+    rows.append(
+      (
+        found.rung.name,
+        'yes' if found.rung.unlabeled else 'no',
+        f'{100 * share[0]:.1f}%',
+        f'{100 * share[1]:.1f} to {100 * share[2]:.1f}',
+        gain,
+        f'{found.seconds:.0f} s',
+      )
+    )
+  header = ('', 'learns from unlabeled', 'accuracy', '95 % interval', 'gain over the first', 'time')
+  left_out = ', '.join(f'{name} (about {seconds / 60:.0f} min)' for name, seconds in climb.left_out)
+  return page.join(
+    [
+      page.tag(
+        'p',
+        f'{climb.folds.max() + 1}-fold cross-validation: each of the {len(climb.labels)} labeled images '
+        'was classified by networks that had not seen it.',
+        class_='note',
+      ),
+      page.tag('figure', page.image(plots.draw_ladder(bars), 'Accuracy of each rung with its interval')),
+      page.table(header, rows, True),
+      page.tag('p', f'Left out for want of time: {left_out}.', class_='note') if left_out else '',
+    ]
+  )
+
+
+def _doubts(folder, climb, problem, pool):
+  """Writes the labels that are in doubt, and shows the first of them."""
+  best = climb.best()
+  if best is None:
+    return ''
+  doubts = findings.label_errors(best.logits, climb.labels)
+  doubts = doubts[: max(1, round(DOUBTS * len(doubts)))]
+  names = pool.class_names
+  _write_csv(
+    folder,
+    'label_errors.csv',
+    ('path', 'label', 'predicted', 'probability_of_label'),
+    [(pool.names[d.position], names[d.given], names[d.predicted], f'{d.probability:.4f}') for d in doubts],
+  )
+  shown = [doubt for doubt in doubts if doubt.given != doubt.predicted][:SHOWN]
+  tiles = [
+    pool.tile(
+      doubt.position, page.tag('b', names[doubt.given]), f' {100 * doubt.probability:.0f}%; rather ',
+      page.tag('b', names[doubt.predicted]),
+    )
+    for doubt in shown
+  ]  # fmt: skip
+  note = (
+    'Labeled images whose label the other images speak against most: it may be wrong, or the image hard. '
+    'More of them: label_errors.csv.'
+  )
+  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+
+
+def _duplicates(folder, pool):
+  """Writes the images that are nearly the same in two splits, and shows the first of them."""
+  pairs = findings.near_duplicates(pool.raw, pool.groups)
+  where = lambda position: SPLITS[pool.groups[position]]
+  _write_csv(
+    folder,
+    'near_duplicates.csv',
+    ('path', 'other', 'split', 'other_split', 'cosine'),
+    [(pool.names[a], pool.names[b], where(a), where(b), f'{value:.4f}') for a, b, value in pairs],
+  )
+  # Those in the test split make it easier than it is.
+  pairs = sorted(pairs, key=lambda pair: where(pair[1]) != 'test')[: SHOWN // 2]
+  if not pairs:
+    return ''
+  tiles = [pool.tile(p, page.tag('b', where(p))) for a, b, _ in pairs for p in (a, b)]
+  note = (
+    'Pairs, side by side. A test image that is in labeled/ too measures nothing. All: near_duplicates.csv.'
+  )
+  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+
+
+def _strangers(folder, pool):
+  """Writes the unlabeled images that are unlike all labeled ones, and shows the first of them."""
+  unlabeled = pool.of('unlabeled')
+  if not len(unlabeled):
+    return ''
+  far = findings.strangers(pool.directions[unlabeled], pool.directions[pool.of('labeled')])
+  order = np.argsort(-far, kind='stable')
+  rows = [(pool.names[unlabeled[i]], f'{far[i]:.4f}') for i in order[: max(SHOWN, len(order) // 5)]]
+  _write_csv(folder, 'strangers.csv', ('path', 'distance'), rows)
+  tiles = [pool.tile(unlabeled[i], f'distance {far[i]:.2f}') for i in order[:SHOWN]]
+  note = 'They may be of no class at all. More of them: strangers.csv.'
+  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+
+
+def _map(problem, pool):
+  """Draws the images in the plane of their two strongest directions."""
+  from sklearn.decomposition import PCA
+
+  if len(pool.directions) < 3:
+    return ''
+  plane = PCA(2, random_state=0).fit_transform(pool.directions)
+  png = plots.draw_map(
+    plane[pool.of('unlabeled')], plane[pool.of('labeled')], problem.labeled[1], pool.class_names
+  )
+  note = 'Large: labeled images, by class. Small: unlabeled ones. Two directions of many (PCA).'
+  return page.join(
+    [page.tag('p', note, class_='note'), page.tag('figure', page.image(png, 'Images in a plane'))]
+  )
+
+
+def _classes(climb, problem):
+  """Builds the accuracy of each class, and notes on classes with few images."""
+  names = problem.info.class_names
+  lines = findings.class_notes(climb.labels, names)
+  best, rows = climb.best(), []
+  for label, name in enumerate(names):
+    of_class = climb.labels == label
+    right = best.right(climb.labels)[of_class].mean() if best and of_class.any() else None
+    rows.append((name, int(of_class.sum()), '–' if right is None else f'{100 * right:.0f}%'))
+  table = page.table(('class', 'labeled images', 'accuracy'), rows, True)
+  return page.join([*(page.tag('p', line) for line in lines), table])

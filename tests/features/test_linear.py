@@ -1,0 +1,107 @@
+"""Logistic regression and label spreading, against scikit-learn, dense algebra, and by hand."""
+
+from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.features import linear, spreading
+from meta_pseudo_labels.models import heads
+
+import numpy as np
+import pytest
+from sklearn import linear_model
+
+
+def clouds(count, num_classes=3, seed=0, apart=2.0, dimensions=6):
+  """Features float32 `[count, dimensions]` in clouds, one for each class, and their labels."""
+  random = np.random.RandomState(seed)
+  centers = np.random.RandomState(1).randn(num_classes, dimensions) * apart
+  labels = np.arange(count) % num_classes
+  return (centers[labels] + random.randn(count, dimensions)).astype(np.float32), labels
+
+
+@pytest.mark.parametrize('num_classes', [2, 3])
+def test_logistic_regression_is_scikit_learn_s_on_scaled_features(num_classes):
+  features, labels = clouds(60, num_classes)
+  features = features * [1, 10, 0.1, 1, 1, 1] + 5
+  scale = linear.deviations(features)
+  found = linear.logistic_regression(features, labels, num_classes, scale=scale, c=0.1)
+  scaled = features / scale - (features / scale).mean(axis=0)
+  model = linear_model.LogisticRegression(C=0.1, max_iter=1000, tol=1e-6).fit(scaled, labels)
+  logits = found.logits(features)
+  probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(probabilities, model.predict_proba(scaled), atol=5e-3)
+
+
+def test_a_class_without_examples_is_the_least_probable():
+  features, labels = clouds(40, 3)
+  kept = labels != 1
+  found = linear.logistic_regression(
+    features[kept], labels[kept], 3, scale=linear.deviations(features), c=0.1
+  )
+  assert set(found.logits(features[kept]).argmax(axis=1)) == {0, 2}
+
+
+def test_c_is_chosen_where_it_can_be():
+  features, labels = clouds(60, 3)
+  by_chance = np.random.RandomState(0).permutation(labels)
+  assert linear.choose_c(features, by_chance) < linear.choose_c(features, labels)
+  assert linear.choose_c(features[:3], labels[:3]) == linear.DEFAULT_C
+
+
+def test_a_head_takes_and_gives_the_same_logits(tmp_path):
+  features, labels = clouds(60, 3)
+  found = linear.logistic_regression(features, labels, 3, scale=linear.deviations(features), c=0.1)
+  found.write(str(tmp_path / 'head.npz'))
+  again = linear.read(str(tmp_path / 'head.npz'), 6, 3)
+  model = heads.head('linear', num_classes=3, num_features=6, standardized_by=features)
+  heads.set_linear(model, *again)
+  np.testing.assert_allclose(model(features), found.logits(features), atol=1e-4)
+  np.testing.assert_allclose(heads.get_linear(model)[0], found.kernel, atol=1e-5)
+  np.testing.assert_allclose(heads.get_linear(model)[1], found.bias, atol=1e-4)
+  with pytest.raises(UserError, match='is for .*6, 3.* but here are .*6, 4'):
+    linear.read(str(tmp_path / 'head.npz'), 6, 4)
+  (tmp_path / 'head.npz').write_bytes(b'PK')
+  with pytest.raises(UserError, match='not an intact file'):
+    linear.read(str(tmp_path / 'head.npz'), 6, 3)
+
+
+def test_spreading_is_what_dense_matrices_give(monkeypatch):
+  monkeypatch.setattr(spreading, 'NEIGHBORS', 3)
+  features, truth = clouds(20, 2, seed=3)
+  directions = features / np.linalg.norm(features, axis=1, keepdims=True)
+  labels = np.full(20, -1)
+  labels[:4] = truth[:4]
+  found = spreading.spread(spreading.graph(directions), labels, 2)
+  # By hand: the three nearest others by cosine, weights cos^3, made symmetric.
+  cosines = directions @ directions.T
+  dense = np.zeros([20, 20])
+  for row in range(20):
+    others = [other for other in np.argsort(-cosines[row]) if other != row][:3]
+    dense[row, others] = np.maximum(cosines[row, others], 0) ** 3
+  dense = dense + dense.T
+  degree = dense.sum(axis=1)
+  dense = dense / np.sqrt(degree[:, np.newaxis] * degree)
+  given = np.zeros([20, 2])
+  given[np.arange(4), labels[:4]] = 1
+  value = given
+  for _ in range(spreading.STEPS):
+    value = spreading.ALPHA * dense @ value + (1 - spreading.ALPHA) * given
+  value = value / value.sum(axis=0)
+  np.testing.assert_allclose(found, value / value.sum(axis=1, keepdims=True), atol=1e-5)
+  np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+def test_few_labels_reach_their_clouds():
+  features, truth = clouds(300, 3, apart=1.5, dimensions=20)
+  labels = np.where(np.arange(300) < 6, truth, -1)
+  found = spreading.spread(spreading.graph(spreading.embed(features)), labels, 3)
+  alone = linear.logistic_regression(
+    features[:6], truth[:6], 3, scale=linear.deviations(features), c=0.1
+  ).logits(features)
+  spread_right, alone_right = (np.mean(v.argmax(axis=1) == truth) for v in (found, alone))
+  assert spread_right > 0.95 and spread_right >= alone_right
+
+
+def test_one_example_and_examples_that_are_the_same_do_not_break_it():
+  features = np.repeat(clouds(4, 2)[0], 3, axis=0)
+  labels = np.array([0] + [-1] * 5 + [1] + [-1] * 5)
+  found = spreading.spread(spreading.graph(spreading.embed(features)), labels, 2)
+  assert np.isfinite(found).all() and found[1].argmax() == 0

@@ -1,0 +1,65 @@
+"""Labels in doubt, near-duplicates, strangers."""
+
+from meta_pseudo_labels.features import linear
+from meta_pseudo_labels.ladder import findings, folds
+
+import numpy as np
+from sklearn import datasets
+
+
+def directions_of(values):
+  return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_flipped_labels_come_first():
+  images, truth = datasets.load_digits(return_X_y=True)
+  random = np.random.RandomState(0)
+  chosen = random.permutation(len(truth))[:300]
+  features, labels = images[chosen].astype(np.float32), truth[chosen].copy()
+  flipped = random.permutation(300)[:30]
+  labels[flipped] = (labels[flipped] + random.randint(1, 10, 30)) % 10
+  fold, logits = folds.assign(labels), np.zeros([300, 10])
+  for number in range(5):
+    out = fold == number
+    fitted = linear.logistic_regression(
+      features[~out], labels[~out], 10, scale=linear.deviations(features), c=1e-2
+    )
+    logits[out] = fitted.logits(features[out])
+  doubts = findings.label_errors(logits, labels)
+  assert sorted(doubt.position for doubt in doubts) == list(range(300))
+  first_fifth = {doubt.position for doubt in doubts[:60]}
+  assert len(first_fifth & set(flipped.tolist())) >= 0.8 * 30
+  assert all(doubt.given == labels[doubt.position] for doubt in doubts)
+
+
+def test_copies_in_other_splits_are_found(monkeypatch):
+  monkeypatch.setattr(findings, '_AT_ONCE', 7)
+  random = np.random.RandomState(0)
+  directions = directions_of(random.randn(30, 16))
+  groups = np.repeat([0, 1, 2], 10)
+  directions[15] = directions[3]  # In another split.
+  directions[25] = directions_of(directions[[4]] + 0.02 * random.randn(1, 16))[0]  # Nearly.
+  directions[8] = directions[7]  # In the same one.
+  found = findings.near_duplicates(directions, groups)
+  assert [pair[:2] for pair in found] == [(3, 15), (4, 25)]
+  assert found[0][2] > 0.999 > found[1][2]
+
+
+def test_strangers_are_far_from_all_labeled_images():
+  random = np.random.RandomState(0)
+  labeled = directions_of(np.array([1.0, 0, 0, 0]) + 0.1 * random.randn(20, 4))
+  alike = directions_of(np.array([1.0, 0, 0, 0]) + 0.1 * random.randn(10, 4))
+  foreign = directions_of(np.array([0, 0, 1.0, 0]) + 0.1 * random.randn(10, 4))
+  found = findings.strangers(np.concatenate([alike, foreign]), labeled)
+  assert found[:10].max() < 0.2 < 0.5 < found[10:].min()
+  assert findings.strangers(alike[:0], labeled).shape == (0,)
+
+
+def test_notes_on_classes():
+  names = ('cat', 'dog', 'owl')
+  assert findings.class_notes(np.repeat([0, 1, 2], 12), names) == []
+  lines = findings.class_notes(np.repeat([0, 1, 2], [40, 12, 4]), names)
+  assert lines == [
+    'fewer than 10 labeled images: owl (4)',
+    'cat has 10 times as many labeled images as owl',
+  ]

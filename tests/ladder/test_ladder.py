@@ -1,0 +1,125 @@
+"""The ladder from a folder to predictions, with a network and steps that take seconds."""
+
+import csv
+import json
+import shutil
+
+from meta_pseudo_labels import main
+from meta_pseudo_labels.ladder import climb, rungs
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_own_images import make_folder
+
+STEPS = {'num_train_steps': 6, 'uda_steps': 2, 'train_batch_size': 6, 'uda_data': 2}
+
+
+@pytest.fixture(scope='module', name='place')
+def fixture_place(tmp_path_factory):
+  """A folder with images and network.h5, which knows colors."""
+  place = tmp_path_factory.mktemp('ladder')
+  make_folder(place / 'images')
+  inputs = tf.keras.Input((None, None, 3))
+  x = tf.keras.layers.Rescaling(1 / 255)(inputs)
+  x = tf.keras.layers.Conv2D(
+    8, 3, activation='relu', kernel_initializer=tf.keras.initializers.HeNormal(1)
+  )(x)
+  x = tf.keras.layers.GlobalAveragePooling2D()(x)
+  tf.keras.Model(inputs, tf.keras.layers.Dense(4)(x)).save(place / 'network.h5')
+  return place
+
+
+@pytest.fixture(name='quick', autouse=True)
+def fixture_quick(monkeypatch):
+  monkeypatch.setattr(rungs, 'HEAD_FLAGS', {**rungs.HEAD_FLAGS, **STEPS})
+  monkeypatch.setattr(climb.folds, 'MOST', 2)
+
+
+def command(place, output_dir, *flags):
+  return [
+    *('main', '--task_mode=ladder', '--dataset_name=folder', f'--data_dir={place}/images'),
+    *(f'--model_type={place}/network.h5', '--image_size=16', '--views=resized_crop', '--whole_image'),
+    *('--feature_views=1', f'--cache_dir={place}/cache', f'--output_dir={output_dir}'),
+    *(
+      '--train_batch_size=6',
+      '--uda_data=1',
+      '--num_train_steps=2',
+      '--log_every=2',
+      '--optim_type=adamw',
+    ),
+    *('--strategy=one_device', '--eval_batch_size=20', '--mpl_student_lr_wait_steps=0', *flags),
+  ]
+
+
+def test_from_a_folder_to_predictions(place, tmp_path, capsys):
+  assert main.run(command(place, tmp_path / 'run')) == 0, capsys.readouterr().err
+  said = capsys.readouterr()
+  lines = said.out + said.err
+  for rung in rungs.RUNGS:
+    assert f'\n{rung.name} ' in lines
+  assert 'your unlabeled images ' in lines
+  facts = json.loads((tmp_path / 'run' / 'ladder.json').read_text())
+  assert [found['name'] for found in facts['rungs']] == [rung.name for rung in rungs.RUNGS]
+  assert facts['labeled'] == 36 and facts['folds'] == 2 and facts['sentence'] in lines
+  best = max(facts['rungs'], key=lambda found: found['accuracy']['value'])
+  assert facts['best'] == best['name']
+  assert facts['rungs'][0]['accuracy']['value'] > 0.9  # Colors are easy.
+  # The exported network predicts what the ladder measured.
+  predicted = tmp_path / 'predictions.csv'
+  arguments = ['main', '--task_mode=predict', f'--saved_model={tmp_path}/run/saved_model']
+  assert main.run([*arguments, f'--input={place}/images/test', f'--output={predicted}']) == 0
+  rows = list(csv.DictReader(predicted.open()))
+  right = np.mean([row['class'] == row[next(iter(row))].split('/')[-2] for row in rows])
+  assert right == pytest.approx(facts['test'][facts['best']]['value'])
+  # The same command measures nothing again.
+  before = (tmp_path / 'run' / 'ladder.npz').read_bytes()
+  assert main.run(command(place, tmp_path / 'run')) == 0
+  assert (tmp_path / 'run' / 'ladder.npz').read_bytes() == before
+
+
+def test_what_takes_too_long_is_left_out(place, tmp_path, capsys):
+  assert main.run(command(place, tmp_path / 'run', '--time_limit=1s', '--num_train_steps=100000')) == 0
+  lines = capsys.readouterr().out
+  assert 'finetuning            left out: needs about' in lines
+  facts = json.loads((tmp_path / 'run' / 'ladder.json').read_text())
+  assert 'finetuning' in facts['left_out'] and facts['rungs'][0]['name'] == 'logistic regression'
+
+
+@pytest.mark.parametrize('case', ['no unlabeled', 'one of a class', 'no test'])
+def test_small_cases(place, tmp_path, capsys, case, monkeypatch):
+  monkeypatch.setattr(rungs, 'RUNGS', rungs.RUNGS[:2])
+  shutil.copytree(place / 'images', tmp_path / 'images')
+  shutil.copy(place / 'network.h5', tmp_path)
+  said = {
+    'no unlabeled': 'there was nothing unlabeled to learn from',
+    'one of a class': 'nothing could be measured: label a second image of every class',
+    'no test': 'your unlabeled images',
+  }
+  if case == 'no unlabeled':
+    shutil.rmtree(tmp_path / 'images' / 'unlabeled')
+  if case == 'no test':
+    shutil.rmtree(tmp_path / 'images' / 'test')
+  if case == 'one of a class':
+    for _ in range(11):
+      next((tmp_path / 'images' / 'labeled' / 'red').iterdir()).unlink()
+  assert main.run(command(tmp_path, tmp_path / 'run')) == 0, capsys.readouterr().err
+  assert said[case] in capsys.readouterr().out
+  assert (tmp_path / 'run' / 'saved_model' / 'saved_model.pb').exists()
+
+
+def test_a_ladder_of_other_data_is_refused(place, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(rungs, 'RUNGS', rungs.RUNGS[:1])
+  assert main.run(command(place, tmp_path / 'run')) == 0
+  shutil.copytree(place / 'images', tmp_path / 'images')
+  next((tmp_path / 'images' / 'labeled' / 'red').iterdir()).unlink()
+  model = f'--model_type={place}/network.h5'
+  assert main.run(command(tmp_path, tmp_path / 'run', model)) == 2
+  error = capsys.readouterr().err
+  assert 'was measured on other data' in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize('limit', ['soon', '0m', '-5m', '5'])
+def test_time_limits_are_checked(place, tmp_path, capsys, limit):
+  assert main.run(command(place, tmp_path / 'run', f'--time_limit={limit}')) == 2
+  assert f'--time_limit={limit}: must be a number above 0' in capsys.readouterr().err
