@@ -135,31 +135,21 @@ class Phase:
   models: dict
 
 
-def phases(
-  config, input_shape, num_classes, *, views=None, architectures=None, features=None, settle=None
-):
+def phases(config, input_shape, num_classes, *, settle=None, **known):
   """Builds the phases of a configuration, with fresh models; in the strategy's scope.
 
   Args:
     config: Config.
     input_shape: (H, W, C) or (D,) of what the models see.
     num_classes: int.
-    views, architectures, features: as of `model`.
     settle: function of (Config, teacher or None, student) to the Config with which they train, or None:
       this one.
+    **known: views, architectures and features, as of `model`.
 
   Returns:
     list of Phase.
   """
-  build = lambda number: networks.model(
-    config,
-    number,
-    input_shape,
-    num_classes,
-    views=views,
-    architectures=architectures,
-    features=features,
-  )
+  build = lambda number: networks.model(config, number, input_shape, num_classes, **known)
   # A teacher is the first network, as the only one of UDA and Supervised is: so they start alike,
   # and a teacher that gets no feedback is the UDA baseline of the same seed, weight for weight.
   if config.method_name in ('mpl', 'reduced_mpl', 'pseudo_labels'):
