@@ -16,6 +16,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -36,8 +37,16 @@ SMALL_FOLDER = (
   '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8 '
   '--mpl_feedback=release'
 )
+ANSWER = './run_gpu.sh flags/folder.flags --data_dir=images --output_dir=runs/answer --time_limit=30m'
+SMALL_ANSWER = (
+  '--model_type=network.h5 --image_size=16 --views=resized_crop --feature_views=1 --num_train_steps=2 '
+  '--time_limit=1s'
+)
 COMMANDS = {
   'README.md': {
+    ANSWER: SMALL_ANSWER,
+    './run_gpu.sh flags/folder.flags --output_dir=runs/answer --task_mode=predict '
+    '--saved_model=runs/answer/saved_model --input=photos': '',
     './run_gpu.sh': (
       f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --model_type=mlp-8x1 --baselines= '
       '--mpl_feedback=release'
@@ -183,6 +192,10 @@ def make_images(root):
         root / place / f'{number}.{"jpg" if number % 2 else "png"}'
       )
   shutil.copy(root / 'photos/1.jpg', root / 'photo.jpg')
+  inputs = tf.keras.Input((None, None, 3))
+  x = tf.keras.layers.Conv2D(6, 3, activation='relu')(tf.keras.layers.Rescaling(1 / 255)(inputs))
+  x = tf.keras.layers.Dense(4)(tf.keras.layers.GlobalAveragePooling2D()(x))
+  tf.keras.Model(inputs, x).save(root / 'network.h5')
 
 
 def make_checkout(root):
@@ -256,6 +269,10 @@ def fixture_readme(checkout):
 
 def test_the_readmes_commands_lead_from_images_to_predictions(checkout, readme):
   """As they stand there, with flags behind them that make the run small."""
+  answered = readme[ANSWER]
+  assert 'logistic regression' in answered and 'your unlabeled images' in answered
+  with open(checkout / 'runs' / 'answer' / 'predictions.csv', encoding='utf-8') as file:
+    assert len(list(csv.DictReader(file))) == 5
   trained, predicted = [text for command, text in readme.items() if 'folder_mpl' in command]
   assert '16 labeled, 36 unlabeled, 4 validation examples of folder' in trained
   # What the README says there is: in the folder, and in what was printed.
