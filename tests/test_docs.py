@@ -44,15 +44,15 @@ SMALL_ANSWER = (
 )
 COMMANDS = {
   'README.md': {
-    ANSWER: SMALL_ANSWER,
-    './run_gpu.sh flags/folder.flags --output_dir=runs/answer --task_mode=predict '
-    '--saved_model=runs/answer/saved_model --input=photos': '',
     './run_gpu.sh': (
       f'{SMALL_STEPS} --finetune_steps=1 --image_size=8 --model_type=mlp-8x1 --baselines= '
       '--mpl_feedback=release'
     ),
     './tests/run.sh': 'tests/test_losses.py -q',
     './run_gpu.sh flags/two_moons_mpl.flags': f'{SMALL_STEPS} --num_seeds=1 --baselines=supervised',
+    ANSWER: SMALL_ANSWER,
+    './run_gpu.sh flags/folder.flags --output_dir=runs/answer --task_mode=predict '
+    '--saved_model=runs/answer/saved_model --input=photos': '',
     f'./run_gpu.sh flags/folder_mpl.flags {FOLDER}': SMALL_FOLDER,
     f'./run_gpu.sh flags/folder_mpl.flags {FOLDER} --task_mode=predict --input=photos': SMALL_FOLDER,
   },
