@@ -111,6 +111,12 @@ train
 --freeze=0 --model_type=MobileNetV2
 --head_steps=10
 --backbone_lr_scale=-1
+--crop_area=0
+--features
+--features --model_type=MobileNetV2 --freeze=1
+--features --model_type=MobileNetV2 --head=lineer
+--head_weights=head.npz
+--task_mode=ladder --time_limit=soon
 --dataset_name=
 --output_dir=
 --dataset_name=digits_0_mpl

@@ -140,8 +140,8 @@ class Climb:
     each = self._forecast(rung) if rung.finetunes else 0.0
     for fold in range(count):
       # As long for each fold that is left, and once for all labeled images.
-      # The first rung is measured in any case: there is no answer without one.
-      if self.measured and each * (count - fold + 1) > limit - (self._now() - self._began):
+      # Rungs without a run take seconds, and without them there is no answer.
+      if rung.method and each * (count - fold + 1) > limit - (self._now() - self._began):
         self.left_out.append((rung.name, each * (count + 1)))
         self._say(
           f'{rung.name:22}left out: needs about {each * (count + 1) / 60:.0f} minutes (--time_limit)'
