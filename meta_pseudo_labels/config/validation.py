@@ -231,11 +231,11 @@ def _validate_features(config: Config, stated: List[str]) -> None:
       'network such as --model_type=MobileNetV2'
     )
   if config.head != 'linear':
-    _validate_model_type('head', config.head)
+    if not re.fullmatch(r'mlp-[1-9][0-9]*x[1-9][0-9]*', config.head):
+      raise UserError(f'--head={config.head}: must be linear or mlp-<units>x<hidden layers>')
     if config.head_weights:
       raise UserError(f'--head={config.head}: not with --head_weights, which are of --head=linear')
-    if not config.head.startswith('mlp-'):
-      raise UserError(f'--head={config.head}: must be linear or mlp-<units>x<hidden layers>')
+    _validate_model_type('head', config.head)
 
 
 def _validate_model_type(flag: str, model_type: str) -> None:

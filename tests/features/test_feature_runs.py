@@ -83,7 +83,7 @@ def test_a_run_goes_on_and_its_report_is_written(tmp_path, network, monkeypatch)
     (['--model_type=wrn-10-1'], 'starts with random weights'),
     (['--dataset_name=two_moons_6'], '--features: two_moons has no images'),
     (['--head=wrn-10-1'], '--head=wrn-10-1: must be linear'),
-    (['--head=lineal'], '--head=lineal: unknown'),
+    (['--head=lineal'], '--head=lineal: must be linear'),
   ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path, network, flags, words, capsys):
