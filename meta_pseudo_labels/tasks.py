@@ -304,10 +304,12 @@ def convert(config, progress):
     load_checkpoint=None, mpl_teacher_checkpoint=None, mpl_student_checkpoint=None
   )
   newest = conversion.find_newest(config.output_dir, progress.say)
+  serving = conversion.read_serving(newest)
   phases = build.phases(
     config,
     conversion.get_input_shape(registry.info(config.dataset), config.image_size),
     len(conversion.read_class_names(newest)),
+    architectures=serving and serving.architectures,
   )
   method = next(phase.method for phase in phases if phase.name == 'train')
   conversion.convert(newest, method, config.output)

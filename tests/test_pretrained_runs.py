@@ -93,6 +93,8 @@ def test_it_goes_on_and_predicts_without_the_file(tmp_path, network, capsys):
   loaded = tf.saved_model.load(str(tmp_path / 'whole/saved_model'))
   pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
   assert loaded.signatures['images'](tf.constant(pixels))['probabilities'].shape == (3, 10)
+  converting = ['main', '--task_mode=convert', f'--output_dir={tmp_path}/whole']
+  assert main.run([*converting, f'--output={tmp_path}/released/model.ckpt']) == 0
 
 
 @pytest.mark.parametrize('flags', [('--remat',), ('--strategy=mirrored',)])
