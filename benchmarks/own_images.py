@@ -3,8 +3,8 @@
   python benchmarks/own_images.py --data_dirs=clip1,clip2,clip3 --model_type=PATH [--image_size=96]
 
 For each folder: logistic regression on the network's features, then each method finetunes the network from
-it, for the same number of steps; with --scratch also WRN-10-2 at 32 pixels from random weights. Prints the
-test accuracies. Nothing is chosen by them.
+it, for the same number of steps (MPL's student then a third as many on the labels). With --scratch also
+WRN-10-2 at 32 pixels from random weights. Prints the test accuracies. Nothing is chosen by them.
 """
 
 import argparse
@@ -41,14 +41,16 @@ def finetune(argv, folder):
   if main.run([*argv, f'--output_dir={folder}']):
     sys.exit(1)
   with open(os.path.join(folder, 'results.json'), encoding='utf-8') as file:
-    return json.load(file)['phases']['train']['student']['top1']
+    phases = json.load(file)['phases']
+  return phases.get('finetune', phases['train'])['student']['top1']
 
 
 def command(method, data_dir, seed, steps, *flags):
   """Returns the command line of one run."""
   return [
     *('', f'--flagfile={RECIPES}/folder_{method}.flags', f'--data_dir={data_dir}', f'--seed={seed}'),
-    *('--baselines=', '--finetune_steps=0', '--num_validation=0', '--select=last', '--skip_bad_images'),
+    *('--baselines=', '--num_validation=0', '--select=last', '--skip_bad_images'),
+    *([f'--finetune_steps={steps // 3}'] if method == 'mpl' else []),
     *(f'--num_train_steps={steps}', f'--save_every={steps}', f'--uda_steps={steps // 4}', *flags),
   ]
 
@@ -60,12 +62,12 @@ def measure(flags, data_dir, seed, others):
     network = [f'--model_type={flags.model_type}', f'--image_size={flags.image_size}', *others]
     argv = [*command('supervised', data_dir, seed, flags.steps, *network), f'--output_dir={folder}/unused']
     yield 'logistic regression', logistic_regression(argv, head)
-    for method in METHODS:
+    for method in flags.methods.split(','):
       argv = command(method, data_dir, seed, flags.steps, *network, f'--head_weights={head}')
       yield f'finetuned, {method}', finetune(argv, os.path.join(folder, method))
     if flags.scratch:
       small = ('--model_type=wrn-10-2', '--image_size=32', '--nowhole_image', '--crop_area=0.08')
-      for method in METHODS:
+      for method in flags.methods.split(','):
         argv = command(method, data_dir, seed, flags.scratch, *small, *others)
         yield f'from scratch, {method}', finetune(argv, os.path.join(folder, f'scratch_{method}'))
 
@@ -78,11 +80,13 @@ def run():
   parser.add_argument('--data_dirs', required=True)
   parser.add_argument('--model_type', required=True)
   parser.add_argument('--image_size', type=int, default=96)
+  parser.add_argument('--methods', default=','.join(METHODS))
+  parser.add_argument('--first_seed', type=int, default=1, help='of the first folder')
   parser.add_argument('--steps', type=int, default=60)
   parser.add_argument('--scratch', type=int, default=0, help='steps from scratch; 0: left out')
   flags, others = parser.parse_known_args()
   rows = {}
-  for seed, data_dir in enumerate(flags.data_dirs.split(','), 1):
+  for seed, data_dir in enumerate(flags.data_dirs.split(','), flags.first_seed):
     for name, accuracy in measure(flags, data_dir, seed, others):
       rows.setdefault(name, []).append(100 * accuracy)
       print(f'{data_dir}: {name} {100 * accuracy:.1f} %', flush=True)
