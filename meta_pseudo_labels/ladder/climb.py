@@ -143,9 +143,8 @@ class Climb:
       # Rungs without a run take seconds, and without them there is no answer.
       if rung.method and each * (count - fold + 1) > limit - (self._now() - self._began):
         self.left_out.append((rung.name, each * (count + 1)))
-        self._say(
-          f'{rung.name:22}left out: needs about {each * (count + 1) / 60:.0f} minutes (--time_limit)'
-        )
+        needs = f'needs about {each * (count + 1) / 60:.0f} minutes' if each else 'the time is up'
+        self._say(f'{rung.name:22}left out: {needs} (--time_limit)')
         return None
       held = self.folds == fold
       logits[held] = self._held_out(rung, held, fold)

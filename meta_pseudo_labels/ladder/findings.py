@@ -26,11 +26,10 @@ class Doubt(NamedTuple):
 
 
 def label_errors(logits, labels):
-  """Returns all labeled images, those first whose label is the least probable: list of Doubt.
+  """Returns all labeled images, those first whose label is the most in doubt: list of Doubt.
 
-  Confident learning (Northcutt et al. 2021) calls the probability of the given label self-confidence. A
-  class that is hard as a whole is not to fill the list: the probabilities are compared with the mean of
-  their class.
+  They are in the order of the normalized margin (Northcutt et al. 2021): the probability of the given label
+  less that of the most probable other one.
 
   Args:
     logits: float `[n, K]`, of each image by a classifier that has not seen it.
@@ -39,8 +38,9 @@ def label_errors(logits, labels):
   shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
   probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
   own = probabilities[np.arange(len(labels)), labels]
-  usual = np.array([own[labels == label].mean() if (labels == label).any() else 0 for label in labels])
-  order = np.argsort(own - usual, kind='stable')
+  others = probabilities.copy()
+  others[np.arange(len(labels)), labels] = -1
+  order = np.argsort(own - others.max(axis=1), kind='stable')
   predicted = probabilities.argmax(axis=1)
   return [Doubt(int(i), int(labels[i]), int(predicted[i]), float(own[i])) for i in order]
 

@@ -48,7 +48,7 @@ def write(folder, climb, problem, *, title, sentence, tests):
     (f'{100 * np.mean(right):.1f}%', f'of {len(right)} test images: {name}')
     for name, right in tests.items()
   ]
-  cards += [(len(climb.labels), 'labeled images'), (len(problem.unlabeled), 'unlabeled images')]
+  cards += [(len(climb.labels), 'labeled images'), (len(pool.of('unlabeled')), 'unlabeled images')]
   lead = page.join(
     [
       page.tag('p', page.tag('b', sentence[0].upper() + sentence[1:] + '.')),
@@ -154,7 +154,9 @@ def _ladder(climb):
       )
     )
   header = ('', 'learns from unlabeled', 'accuracy', '95 % interval', 'gain over the first', 'time')
-  left_out = ', '.join(f'{name} (about {seconds / 60:.0f} min)' for name, seconds in climb.left_out)
+  left_out = ', '.join(
+    f'{name} (about {seconds / 60:.0f} min)' if seconds else name for name, seconds in climb.left_out
+  )
   return page.join(
     [
       page.tag(
