@@ -28,7 +28,7 @@ class Doubt(NamedTuple):
 def label_errors(logits, labels):
   """Returns all labeled images, those first whose label is the most in doubt: list of Doubt.
 
-  They are in the order of the normalized margin (Northcutt et al. 2021): the probability of the given label
+  The order is that of the normalized margin (Northcutt et al. 2021): the probability of the given label,
   less that of the most probable other one.
 
   Args:

@@ -99,22 +99,33 @@ class _Pool:
     """Returns the positions of a split's images: int64 `[n]`."""
     return np.flatnonzero(self.groups == SPLITS.index(split))
 
-  def picture(self, position):
-    """Returns an image as the network sees it: PNG bytes."""
-    inputs, at = self._sources[position]
-    one = input_pipeline.eval_batches(
-      inputs[np.array([at])], np.zeros(1, np.int32), views=self.views, batch_size=1
-    )
-    views, _, _ = next(iter(one))
-    return tf.io.encode_png(view_samples.restore_pixels(self.views, views)[0]).numpy()
+  def tiles(self, positions, captions):
+    """Returns pictures as the network sees them, each with what is said of it, and its name.
 
-  def tile(self, position, *caption):
-    """Returns a picture with what is said of it, and its name."""
-    return page.tag(
-      'figure',
-      page.image(self.picture(position), self.names[position]),
-      page.tag('figcaption', *caption, page.Markup('<br>'), page.tag('small', self.names[position])),
-    )
+    Args:
+      positions: ints.
+      captions: for each a sequence of texts and Markup.
+    """
+    pictures = {}
+    for group in np.unique(self.groups[np.array(positions, int)]):
+      chosen = [position for position in dict.fromkeys(positions) if self.groups[position] == group]
+      inputs = self._sources[chosen[0]][0]
+      batches = input_pipeline.eval_batches(
+        inputs[np.array([self._sources[position][1] for position in chosen])],
+        np.zeros(len(chosen), np.int32),
+        views=self.views,
+        batch_size=len(chosen),
+      )
+      pixels = view_samples.restore_pixels(self.views, next(iter(batches))[0])
+      pictures.update((position, tf.io.encode_png(one).numpy()) for position, one in zip(chosen, pixels))
+    return [
+      page.tag(
+        'figure',
+        page.image(pictures[position], self.names[position]),
+        page.tag('figcaption', *caption, page.Markup('<br>'), page.tag('small', self.names[position])),
+      )
+      for position, caption in zip(positions, captions)
+    ]
 
 
 def _names(inputs, names, chosen):
@@ -187,13 +198,17 @@ def _doubts(folder, climb, problem, pool):
     [(pool.names[d.position], names[d.given], names[d.predicted], f'{d.probability:.4f}') for d in doubts],
   )
   shown = [doubt for doubt in doubts if doubt.given != doubt.predicted][:SHOWN]
-  tiles = [
-    pool.tile(
-      doubt.position, page.tag('b', names[doubt.given]), f' {100 * doubt.probability:.0f}%; rather ',
-      page.tag('b', names[doubt.predicted]),
-    )
-    for doubt in shown
-  ]  # fmt: skip
+  tiles = pool.tiles(
+    [doubt.position for doubt in shown],
+    [
+      (
+        page.tag('b', names[d.given]),
+        f' {100 * d.probability:.0f}%; rather ',
+        page.tag('b', names[d.predicted]),
+      )
+      for d in shown
+    ],
+  )
   note = (
     'Labeled images whose label the other images speak against most: it may be wrong, or the image hard. '
     'More of them: label_errors.csv.'
@@ -215,7 +230,8 @@ def _duplicates(folder, pool):
   pairs = sorted(pairs, key=lambda pair: where(pair[1]) != 'test')[: SHOWN // 2]
   if not pairs:
     return ''
-  tiles = [pool.tile(p, page.tag('b', where(p))) for a, b, _ in pairs for p in (a, b)]
+  shown = [position for pair in pairs for position in pair[:2]]
+  tiles = pool.tiles(shown, [(page.tag('b', where(position)),) for position in shown])
   note = (
     'Pairs, side by side. A test image that is in labeled/ too measures nothing. All: near_duplicates.csv.'
   )
@@ -231,7 +247,8 @@ def _strangers(folder, pool):
   order = np.argsort(-far, kind='stable')
   rows = [(pool.names[unlabeled[i]], f'{far[i]:.4f}') for i in order[: max(SHOWN, len(order) // 5)]]
   _write_csv(folder, 'strangers.csv', ('path', 'distance'), rows)
-  tiles = [pool.tile(unlabeled[i], f'distance {far[i]:.2f}') for i in order[:SHOWN]]
+  shown = order[:SHOWN]
+  tiles = pool.tiles([int(unlabeled[i]) for i in shown], [(f'distance {far[i]:.2f}',) for i in shown])
   note = 'They may be of no class at all. More of them: strangers.csv.'
   return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
 
