@@ -94,9 +94,10 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, network, flags, word
 
 def test_another_network_is_another_run(tmp_path, network, capsys):
   folder = tmp_path / 'run'
-  assert main.run(command(folder, network, *features(tmp_path, '--num_train_steps=2'))) == 0
+  flags = features(tmp_path, '--num_train_steps=2')
+  assert main.run(command(folder, network, *flags)) == 0
   other = tf.keras.models.load_model(network, compile=False)
   other.set_weights([1.5 * value for value in other.get_weights()])
   other.save(network)
-  assert main.run(command(folder, network, *features(tmp_path))) == 2
+  assert main.run(command(folder, network, *flags)) == 2
   assert 'other data' in capsys.readouterr().err
