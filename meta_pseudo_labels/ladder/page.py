@@ -99,21 +99,38 @@ class _Pool:
     """Returns the positions of a split's images: int64 `[n]`."""
     return np.flatnonzero(self.groups == SPLITS.index(split))
 
-  def picture(self, position):
-    """Returns an image as the network sees it: PNG bytes."""
-    inputs, at = self._sources[position]
-    one = input_pipeline.eval_batches(
-      inputs[np.array([at])], np.zeros(1, np.int32), views=self.views, batch_size=1
-    )
-    views, _, _ = next(iter(one))
-    return tf.io.encode_png(view_samples.restore_pixels(self.views, views)[0]).numpy()
+  def _pictures(self, positions):
+    """Returns images as the network sees them, read a split at a time: {position: PNG bytes}."""
+    found = {}
+    for inputs in {id(self._sources[p][0]): self._sources[p][0] for p in positions}.values():
+      chosen = [p for p in dict.fromkeys(positions) if self._sources[p][0] is inputs]
+      at = np.array([self._sources[p][1] for p in chosen])
+      batches = input_pipeline.eval_batches(
+        inputs[at], np.zeros(len(at), np.int32), views=self.views, batch_size=len(at)
+      )
+      views, _, _ = next(iter(batches))
+      for position, image in zip(chosen, view_samples.restore_pixels(self.views, views)):
+        found[position] = tf.io.encode_png(image).numpy()
+    return found
 
-  def tile(self, position, *caption):
-    """Returns a picture with what is said of it, and its name."""
+  def tiles(self, captions):
+    """Returns pictures with what is said of them, and their names, as one element.
+
+    Args:
+      captions: list of (position, what is said: list of str).
+    """
+    pictures = self._pictures([position for position, _ in captions])
     return page.tag(
-      'figure',
-      page.image(self.picture(position), self.names[position]),
-      page.tag('figcaption', *caption, page.Markup('<br>'), page.tag('small', self.names[position])),
+      'div',
+      *(
+        page.tag(
+          'figure',
+          page.image(pictures[position], self.names[position]),
+          page.tag('figcaption', *said, page.Markup('<br>'), page.tag('small', self.names[position])),
+        )
+        for position, said in captions
+      ),
+      class_='tiles',
     )
 
 
@@ -185,18 +202,16 @@ def _doubts(folder, climb, problem, pool):
     [(pool.names[d.position], names[d.given], names[d.predicted], f'{d.probability:.4f}') for d in doubts],
   )
   shown = [doubt for doubt in doubts if doubt.given != doubt.predicted][:SHOWN]
-  tiles = [
-    pool.tile(
-      doubt.position, page.tag('b', names[doubt.given]), f' {100 * doubt.probability:.0f}%; rather ',
-      page.tag('b', names[doubt.predicted]),
-    )
-    for doubt in shown
-  ]  # fmt: skip
+  bold = lambda label: page.tag('b', names[label])
+  captions = [
+    (d.position, [bold(d.given), f' {100 * d.probability:.0f}%; rather ', bold(d.predicted)])
+    for d in shown
+  ]
   note = (
     'Labeled images whose label the other images speak against most: it may be wrong, or the image hard. '
     'More of them: label_errors.csv.'
   )
-  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+  return page.join([page.tag('p', note, class_='note'), pool.tiles(captions)])
 
 
 def _duplicates(folder, pool):
@@ -213,11 +228,11 @@ def _duplicates(folder, pool):
   pairs = sorted(pairs, key=lambda pair: where(pair[1]) != 'test')[: SHOWN // 2]
   if not pairs:
     return ''
-  tiles = [pool.tile(p, page.tag('b', where(p))) for a, b, _ in pairs for p in (a, b)]
+  captions = [(p, [page.tag('b', where(p))]) for a, b, _ in pairs for p in (a, b)]
   note = (
     'Pairs, side by side. A test image that is in labeled/ too measures nothing. All: near_duplicates.csv.'
   )
-  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+  return page.join([page.tag('p', note, class_='note'), pool.tiles(captions)])
 
 
 def _strangers(folder, pool):
@@ -229,9 +244,9 @@ def _strangers(folder, pool):
   order = np.argsort(-far, kind='stable')
   rows = [(pool.names[unlabeled[i]], f'{far[i]:.4f}') for i in order[: max(SHOWN, len(order) // 5)]]
   _write_csv(folder, 'strangers.csv', ('path', 'distance'), rows)
-  tiles = [pool.tile(unlabeled[i], f'distance {far[i]:.2f}') for i in order[:SHOWN]]
+  captions = [(unlabeled[i], [f'distance {far[i]:.2f}']) for i in order[:SHOWN]]
   note = 'They may be of no class at all. More of them: strangers.csv.'
-  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+  return page.join([page.tag('p', note, class_='note'), pool.tiles(captions)])
 
 
 def _map(problem, pool):
