@@ -15,6 +15,8 @@ from absl import logging
 
 RESTARTS = 'META_PSEUDO_LABELS_RESTARTS'  # Environment variable: how many there were.
 RESTART_SECONDS = 5.0  # Before the first one; each further one waits twice as long.
+# What TensorFlow raises when another worker is lost, or does not answer in time.
+PASSING = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 CONTINUES = 'the same command continues from the newest checkpoint'
 
 
@@ -43,7 +45,7 @@ def run(argv, restart=None):
     return _tell(error, 2)
   except Failure as error:
     return _tell(error, 1)
-  except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+  except PASSING as error:
     return _restart(config, argv, error, restart)
   except tf.errors.ResourceExhaustedError as error:
     return _tell(

@@ -99,33 +99,39 @@ class _Pool:
     """Returns the positions of a split's images: int64 `[n]`."""
     return np.flatnonzero(self.groups == SPLITS.index(split))
 
-  def tiles(self, positions, captions):
-    """Returns pictures as the network sees them, each with what is said of it, and its name.
+  def _pictures(self, positions):
+    """Returns images as the network sees them, read a split at a time: {position: PNG bytes}."""
+    found = {}
+    for inputs in {id(self._sources[p][0]): self._sources[p][0] for p in positions}.values():
+      chosen = [p for p in dict.fromkeys(positions) if self._sources[p][0] is inputs]
+      at = np.array([self._sources[p][1] for p in chosen])
+      batches = input_pipeline.eval_batches(
+        inputs[at], np.zeros(len(at), np.int32), views=self.views, batch_size=len(at)
+      )
+      views, _, _ = next(iter(batches))
+      for position, image in zip(chosen, view_samples.restore_pixels(self.views, views)):
+        found[position] = tf.io.encode_png(image).numpy()
+    return found
+
+  def tiles(self, captions):
+    """Returns pictures with what is said of them, and their names, as one element.
 
     Args:
-      positions: ints.
-      captions: for each a sequence of texts and Markup.
+      captions: list of (position, what is said: list of str).
     """
-    pictures = {}
-    for group in np.unique(self.groups[np.array(positions, int)]):
-      chosen = [position for position in dict.fromkeys(positions) if self.groups[position] == group]
-      inputs = self._sources[chosen[0]][0]
-      batches = input_pipeline.eval_batches(
-        inputs[np.array([self._sources[position][1] for position in chosen])],
-        np.zeros(len(chosen), np.int32),
-        views=self.views,
-        batch_size=len(chosen),
-      )
-      pixels = view_samples.restore_pixels(self.views, next(iter(batches))[0])
-      pictures.update((position, tf.io.encode_png(one).numpy()) for position, one in zip(chosen, pixels))
-    return [
-      page.tag(
-        'figure',
-        page.image(pictures[position], self.names[position]),
-        page.tag('figcaption', *caption, page.Markup('<br>'), page.tag('small', self.names[position])),
-      )
-      for position, caption in zip(positions, captions)
-    ]
+    pictures = self._pictures([position for position, _ in captions])
+    return page.tag(
+      'div',
+      *(
+        page.tag(
+          'figure',
+          page.image(pictures[position], self.names[position]),
+          page.tag('figcaption', *said, page.Markup('<br>'), page.tag('small', self.names[position])),
+        )
+        for position, said in captions
+      ),
+      class_='tiles',
+    )
 
 
 def _names(inputs, names, chosen):
@@ -198,22 +204,16 @@ def _doubts(folder, climb, problem, pool):
     [(pool.names[d.position], names[d.given], names[d.predicted], f'{d.probability:.4f}') for d in doubts],
   )
   shown = [doubt for doubt in doubts if doubt.given != doubt.predicted][:SHOWN]
-  tiles = pool.tiles(
-    [doubt.position for doubt in shown],
-    [
-      (
-        page.tag('b', names[d.given]),
-        f' {100 * d.probability:.0f}%; rather ',
-        page.tag('b', names[d.predicted]),
-      )
-      for d in shown
-    ],
-  )
+  bold = lambda label: page.tag('b', names[label])
+  captions = [
+    (d.position, [bold(d.given), f' {100 * d.probability:.0f}%; rather ', bold(d.predicted)])
+    for d in shown
+  ]
   note = (
     'Labeled images whose label the other images speak against most: it may be wrong, or the image hard. '
     'More of them: label_errors.csv.'
   )
-  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+  return page.join([page.tag('p', note, class_='note'), pool.tiles(captions)])
 
 
 def _duplicates(folder, pool):
@@ -230,12 +230,11 @@ def _duplicates(folder, pool):
   pairs = sorted(pairs, key=lambda pair: where(pair[1]) != 'test')[: SHOWN // 2]
   if not pairs:
     return ''
-  shown = [position for pair in pairs for position in pair[:2]]
-  tiles = pool.tiles(shown, [(page.tag('b', where(position)),) for position in shown])
+  captions = [(p, [page.tag('b', where(p))]) for a, b, _ in pairs for p in (a, b)]
   note = (
     'Pairs, side by side. A test image that is in labeled/ too measures nothing. All: near_duplicates.csv.'
   )
-  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+  return page.join([page.tag('p', note, class_='note'), pool.tiles(captions)])
 
 
 def _strangers(folder, pool):
@@ -247,10 +246,9 @@ def _strangers(folder, pool):
   order = np.argsort(-far, kind='stable')
   rows = [(pool.names[unlabeled[i]], f'{far[i]:.4f}') for i in order[: max(SHOWN, len(order) // 5)]]
   _write_csv(folder, 'strangers.csv', ('path', 'distance'), rows)
-  shown = order[:SHOWN]
-  tiles = pool.tiles([int(unlabeled[i]) for i in shown], [(f'distance {far[i]:.2f}',) for i in shown])
+  captions = [(unlabeled[i], [f'distance {far[i]:.2f}']) for i in order[:SHOWN]]
   note = 'They may be of no class at all. More of them: strangers.csv.'
-  return page.join([page.tag('p', note, class_='note'), page.tag('div', *tiles, class_='tiles')])
+  return page.join([page.tag('p', note, class_='note'), pool.tiles(captions)])
 
 
 def _map(problem, pool):

@@ -10,7 +10,13 @@ import pytest
 import replicas
 import tensorflow as tf
 
-KINDS = ('supervised', 'pseudo_labels', 'uda', 'release', 'soft', 'sampled')
+SLOW = pytest.mark.slow
+
+
+@functools.cache
+def plain(kind, count, micro_batches):
+  """What `train` returns without options, made once for the tests that compare with it."""
+  return train(kind, count, micro_batches)
 
 
 def train(kind, count, micro_batches, **options):
@@ -31,17 +37,27 @@ def assert_same(found, expected, leave_out='nothing'):
       np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize('kind', KINDS)
+# UDA's step has all that two of the slow ones have; tests/methods/test_parts.py has the parts of all
+# methods, test_replicas.py their replicas.
+@pytest.mark.parametrize(
+  'kind',
+  [
+    'uda',
+    'release',
+    'soft',
+    *(pytest.param(kind, marks=SLOW) for kind in ('supervised', 'pseudo_labels', 'sampled')),
+  ],
+)
 def test_parts_on_replicas_are_the_parts_of_one(kind):
   """Two replicas of two parts each have the statistics of four parts: losses and weights are the same.
   The averages are not: of a part's two moves the mean is taken, where the other makes four."""
   assert_same(train(kind, 2, 2), train(kind, 1, 4), leave_out='moving')
 
 
-@pytest.mark.parametrize('kind', ['uda', 'soft'])
+@pytest.mark.parametrize('kind', [pytest.param('uda', marks=SLOW), 'soft'])
 def test_without_batch_norm_parts_make_no_difference(kind, monkeypatch):
-  plain = lambda name: tf.keras.layers.Activation('linear', name=name)
-  monkeypatch.setattr(replicas, 'model', functools.partial(replicas.model, norm=plain))
+  nothing = lambda name: tf.keras.layers.Activation('linear', name=name)
+  monkeypatch.setattr(replicas, 'model', functools.partial(replicas.model, norm=nothing))
   assert_same(train(kind, 4, 2), train(kind, 1, 1))
 
 
@@ -63,14 +79,16 @@ def test_all_replicas_hold_the_same_averages(monkeypatch):
     assert np.abs(one - np.round(one)).max() > 1e-3  # They have moved.
 
 
-@pytest.mark.parametrize('kind', ['uda', 'release', 'soft'])
+@pytest.mark.parametrize(
+  'kind', [pytest.param('uda', marks=SLOW), pytest.param('release', marks=SLOW), 'soft']
+)
 def test_a_compiled_step_in_parts_trains_what_a_plain_one_trains(kind):
-  assert_same(train(kind, 1, 2, jit_compile=True), train(kind, 1, 2))
+  assert_same(train(kind, 1, 2, jit_compile=True), plain(kind, 1, 2))
 
 
 def test_parts_in_float16():
   """With loss scaling: about what float32 trains."""
-  expected, _ = train('soft', 1, 2)
+  expected, _ = plain('soft', 1, 2)
   tf.keras.mixed_precision.set_global_policy('mixed_float16')
   try:
     logs, _ = train('soft', 1, 2, use_float16=True)

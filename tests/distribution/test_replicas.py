@@ -35,8 +35,18 @@ def assert_same(found, expected):
     np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6)
 
 
-# Four replicas sum as two do: the others of these are slow tests.
-AT_FOUR = ('uda', 'soft')
+# Four replicas sum as two do (test_parts_on_replicas.py has 'soft' on four). A step is compiled, and a
+# loss scaled, in the same place for all methods. Processes have another way to sum than devices, whatever
+# it is that they sum. The others are slow tests.
+AT_FOUR = ('uda',)
+COMPILED = ('sampled',)
+IN_FLOAT16 = ('uda', 'soft')
+IN_PROCESSES = ('soft',)
+
+
+def slow_but(kinds):
+  """Parameters: all of KINDS, those that are not among these in slow tests."""
+  return [pytest.param(kind, marks=() if kind in kinds else pytest.mark.slow) for kind in replicas.KINDS]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +59,12 @@ def test_devices_train_what_one_trains(alone, kind, count):
   assert_same(replicas.train(strategy, kind), alone[kind])
 
 
-@pytest.mark.parametrize('kind', replicas.KINDS)
+@pytest.mark.parametrize('kind', slow_but(COMPILED))
 def test_a_compiled_step_trains_what_a_plain_one_trains(alone, kind, one_device):
   assert_same(replicas.train(one_device, kind, jit_compile=True), alone[kind])
 
 
-@pytest.mark.parametrize('kind', replicas.KINDS)
+@pytest.mark.parametrize('kind', slow_but(IN_FLOAT16))
 def test_float16_trains_about_what_float32_trains(alone, kind, one_device):
   """With loss scaling, whose first factor is none too large here."""
   tf.keras.mixed_precision.set_global_policy('mixed_float16')
@@ -123,13 +133,17 @@ def start_again(process):
   return start(process.args, process.cluster)
 
 
-def test_worker_processes_train_what_one_trains(alone, tmp_path):
+@pytest.mark.parametrize(
+  'kinds', [IN_PROCESSES, pytest.param(replicas.KINDS, marks=pytest.mark.slow)], ids=['some', 'all']
+)
+def test_worker_processes_train_what_one_trains(alone, tmp_path, kinds):
   path = tmp_path / 'workers.npz'
-  processes = start_workers([sys.executable, 'tests/distribution/replicas.py', str(path)])
+  processes = start_workers([sys.executable, 'tests/distribution/replicas.py', str(path), *kinds])
   outputs = [process.communicate(timeout=900)[0] for process in processes]
   assert [process.returncode for process in processes] == [0, 0], outputs
   with np.load(path) as arrays:
-    for kind, (logs, values) in alone.items():
+    for kind in kinds:
+      logs, values = alone[kind]
       found = (
         {name: arrays[f'{kind} log {name}'] for name in logs},
         [arrays[f'{kind} variable {number}'] for number in range(len(values))],

@@ -1,6 +1,8 @@
 """The ladder from a folder to predictions, with a network and steps that take seconds."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 
@@ -12,7 +14,8 @@ import pytest
 import tensorflow as tf
 from test_own_images import make_folder
 
-STEPS = {'num_train_steps': 6, 'uda_steps': 2, 'train_batch_size': 6, 'uda_data': 2}
+# Less to trace than 'soft', which tests/features/test_feature_runs.py has on features.
+QUICK = dict(num_train_steps=6, uda_steps=2, train_batch_size=6, uda_data=2, mpl_feedback='release')
 
 
 @pytest.fixture(scope='module', name='place')
@@ -30,10 +33,22 @@ def fixture_place(tmp_path_factory):
   return place
 
 
-@pytest.fixture(name='quick', autouse=True)
-def fixture_quick(monkeypatch):
-  monkeypatch.setattr(rungs, 'HEAD_FLAGS', {**rungs.HEAD_FLAGS, **STEPS})
-  monkeypatch.setattr(climb.folds, 'MOST', 2)
+@pytest.fixture(name='quick', autouse=True, scope='module')
+def fixture_quick():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(rungs, 'HEAD_FLAGS', {**rungs.HEAD_FLAGS, **QUICK})
+    patch.setattr(climb.folds, 'MOST', 2)
+    yield
+
+
+@pytest.fixture(scope='module', name='climbed')
+def fixture_climbed(place, tmp_path_factory):
+  """(the folder of a ladder of all rungs, what it said)."""
+  folder, said = tmp_path_factory.mktemp('climbed') / 'run', io.StringIO()
+  with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    status = main.run(command(place, folder))
+  assert status == 0, said.getvalue()
+  return folder, said.getvalue()
 
 
 def command(place, output_dir, *flags):
@@ -52,14 +67,12 @@ def command(place, output_dir, *flags):
   ]
 
 
-def test_from_a_folder_to_predictions(place, tmp_path, capsys):
-  assert main.run(command(place, tmp_path / 'run')) == 0, capsys.readouterr().err
-  said = capsys.readouterr()
-  lines = said.out + said.err
+def test_from_a_folder_to_predictions(place, climbed, tmp_path):
+  run, lines = climbed
   for rung in rungs.RUNGS:
     assert f'\n{rung.name} ' in lines
   assert 'your unlabeled images ' in lines
-  facts = json.loads((tmp_path / 'run' / 'ladder.json').read_text())
+  facts = json.loads((run / 'ladder.json').read_text())
   assert [found['name'] for found in facts['rungs']] == [rung.name for rung in rungs.RUNGS]
   assert facts['labeled'] == 36 and facts['folds'] == 2 and facts['sentence'] in lines
   best = max(facts['rungs'], key=lambda found: found['accuracy']['value'])
@@ -67,15 +80,15 @@ def test_from_a_folder_to_predictions(place, tmp_path, capsys):
   assert facts['rungs'][0]['accuracy']['value'] > 0.9  # Colors are easy.
   # The exported network predicts what the ladder measured.
   predicted = tmp_path / 'predictions.csv'
-  arguments = ['main', '--task_mode=predict', f'--saved_model={tmp_path}/run/saved_model']
+  arguments = ['main', '--task_mode=predict', f'--saved_model={run}/saved_model']
   assert main.run([*arguments, f'--input={place}/images/test', f'--output={predicted}']) == 0
   rows = list(csv.DictReader(predicted.open()))
   right = np.mean([row['class'] == row[next(iter(row))].split('/')[-2] for row in rows])
   assert right == pytest.approx(facts['test'][facts['best']]['value'])
   # The same command measures nothing again.
-  before = (tmp_path / 'run' / 'ladder.npz').read_bytes()
-  assert main.run(command(place, tmp_path / 'run')) == 0
-  assert (tmp_path / 'run' / 'ladder.npz').read_bytes() == before
+  before = (run / 'ladder.npz').read_bytes()
+  assert main.run(command(place, run)) == 0
+  assert (run / 'ladder.npz').read_bytes() == before
 
 
 def test_what_takes_too_long_is_left_out(place, tmp_path, capsys):
@@ -90,7 +103,6 @@ def test_what_takes_too_long_is_left_out(place, tmp_path, capsys):
 def test_small_cases(place, tmp_path, capsys, case, monkeypatch):
   monkeypatch.setattr(rungs, 'RUNGS', rungs.RUNGS[:2])
   shutil.copytree(place / 'images', tmp_path / 'images')
-  shutil.copy(place / 'network.h5', tmp_path)
   said = {
     'no unlabeled': 'there was nothing unlabeled to learn from',
     'one of a class': 'nothing could be measured: label a second image of every class',
@@ -103,18 +115,18 @@ def test_small_cases(place, tmp_path, capsys, case, monkeypatch):
   if case == 'one of a class':
     for _ in range(11):
       next((tmp_path / 'images' / 'labeled' / 'red').iterdir()).unlink()
-  assert main.run(command(tmp_path, tmp_path / 'run')) == 0, capsys.readouterr().err
+  flags = [f'--data_dir={tmp_path}/images']
+  assert main.run(command(place, tmp_path / 'run', *flags)) == 0, capsys.readouterr().err
   assert said[case] in capsys.readouterr().out
   assert (tmp_path / 'run' / 'saved_model' / 'saved_model.pb').exists()
 
 
-def test_a_ladder_of_other_data_is_refused(place, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(rungs, 'RUNGS', rungs.RUNGS[:1])
-  assert main.run(command(place, tmp_path / 'run')) == 0
+def test_a_ladder_of_other_data_is_refused(place, climbed, tmp_path, capsys):
+  shutil.copytree(climbed[0], tmp_path / 'run')
+  assert (tmp_path / 'run' / 'ladder.npz').exists()
   shutil.copytree(place / 'images', tmp_path / 'images')
   next((tmp_path / 'images' / 'labeled' / 'red').iterdir()).unlink()
-  model = f'--model_type={place}/network.h5'
-  assert main.run(command(tmp_path, tmp_path / 'run', model)) == 2
+  assert main.run(command(place, tmp_path / 'run', f'--data_dir={tmp_path}/images')) == 2
   error = capsys.readouterr().err
   assert 'was measured on other data' in error and len(error.splitlines()) == 1
 

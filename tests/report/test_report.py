@@ -11,7 +11,7 @@ from meta_pseudo_labels.build import Phase
 from meta_pseudo_labels.config import from_json, parse
 from meta_pseudo_labels.data import semi_supervised
 from meta_pseudo_labels.distribution import devices
-from meta_pseudo_labels.report import curves, document, page
+from meta_pseudo_labels.report import curves, document, page, plots
 from meta_pseudo_labels.training import evaluate
 from meta_pseudo_labels.training import run as run_module
 from meta_pseudo_labels.training.run import Run
@@ -173,7 +173,9 @@ def test_eval_writes_details_that_agree_with_the_accuracy(run, capsys):
     ),
   ],
 )
-def test_what_does_not_apply_is_left_out(tmp_path, capsys, flags, sections):
+def test_what_does_not_apply_is_left_out(tmp_path, capsys, flags, sections, monkeypatch):
+  if '--dataset_name=two_moons_6' not in flags:  # The others' charts are the above run's, or this one's.
+    monkeypatch.setattr(plots, '_png', lambda drawing: b'not rendered')
   assert main.run(['main', f'--output_dir={tmp_path}', *TINY, *flags]) == 0
   assert f'report:          {tmp_path}/report.html' in capsys.readouterr().out
   assert read(tmp_path).sections == sections
