@@ -23,7 +23,7 @@ import tensorflow as tf
 
 devices.configure_devices(4)
 
-# Whose graphs TensorFlow optimizes as it does in a run; so do the processes that tests start.
+# Whose graphs TensorFlow optimizes as it does in a run; tests/quick_process is for processes likewise.
 OPTIMIZED = ('test_train.py', 'test_parity.py', 'test_remat.py', 'test_replicas.py')
 
 

@@ -1,6 +1,7 @@
 """A short version of tools/chaos.py: two moons, killed twice."""
 
 import chaos
+from tiny import quick_path
 
 TINY = [
   '--dataset_name=two_moons_6_mpl',
@@ -22,7 +23,8 @@ TINY = [
 ]
 
 
-def test_a_killed_run_ends_as_one_left_alone(tmp_path):
+def test_a_killed_run_ends_as_one_left_alone(tmp_path, monkeypatch):
+  monkeypatch.setenv('PYTHONPATH', quick_path(chaos.CHECKOUT))
   said = []
   assert chaos.run(2, 1, TINY, tmp_path, said.append) == []
   assert said[-1].endswith('values compared, 0 differ'), said

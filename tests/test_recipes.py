@@ -307,7 +307,10 @@ def write_cifar10(folder, *, train_records, test_records):
     (folder / name).write_bytes(records.tobytes())
 
 
-def test_cifar10_4000_mpl_starts_training(tmp_path, capsys):
+# A large network's step is a slow test: `test_recipe` builds the network, and tests/models compares its
+# outputs.
+@pytest.mark.parametrize('model_type', ['wrn-10-1', pytest.param('wrn-28-2', marks=pytest.mark.slow)])
+def test_cifar10_4000_mpl_starts_training(tmp_path, capsys, model_type):
   write_cifar10(tmp_path, train_records=4100, test_records=50)
   run = tmp_path / 'run'
   assert (
@@ -317,6 +320,7 @@ def test_cifar10_4000_mpl_starts_training(tmp_path, capsys):
         f'--flagfile={PATH_OF["cifar10_4000_mpl"]}',
         f'--data_dir={tmp_path}',
         f'--output_dir={run}',
+        f'--model_type={model_type}',
         '--num_train_steps=1',
         '--train_batch_size=2',
         '--uda_data=1',
@@ -370,11 +374,12 @@ def stand_in(config, num_classes):
   )
 
 
-def test_imagenet_10_percent_mpl_starts_training(one_device):
+@pytest.mark.parametrize('model_type', ['wrn-10-1', pytest.param('resnet-50', marks=pytest.mark.slow)])
+def test_imagenet_10_percent_mpl_starts_training(one_device, model_type):
   config = parse(['main', f'--flagfile={PATH_OF["imagenet_10_percent_mpl"]}'])
   validate(config)
   assert (config.dataset_classes, config.image_size, config.model_type) == (1000, 224, 'resnet-50')
-  config = config.replace(image_size=32, train_batch_size=2, uda_data=1)
+  config = config.replace(model_type=model_type, image_size=32, train_batch_size=2, uda_data=1)
   devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
   problem = stand_in(config, config.dataset_classes)
   with one_device.scope():

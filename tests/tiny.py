@@ -1,4 +1,7 @@
-"""A run of seconds, for tests of what happens around the training."""
+"""A run of seconds, for tests of what happens around the training; and processes that run it sooner."""
+
+import os
+import pathlib
 
 TINY = [
     '--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--label_seed=1',
@@ -11,3 +14,8 @@ TINY = [
 def tiny(folder, *flags):
   """Returns the command line of such a run, with its folder and with flags that change it."""
   return ['main', f'--output_dir={folder}', *TINY, *flags]
+
+
+def quick_path(*folders):
+  """Returns a PYTHONPATH of folders whose Python is what tests/quick_process/sitecustomize.py makes it."""
+  return os.pathsep.join(map(str, [pathlib.Path(__file__).parent / 'quick_process', *folders]))

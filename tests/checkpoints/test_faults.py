@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from meta_pseudo_labels.training.run import Run
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny import tiny
+from tiny import quick_path, tiny
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def short(folder, *flags):
@@ -351,13 +354,17 @@ def test_failures_that_pass_restart_and_others_do_not(tmp_path, capsys, monkeypa
   assert main.run(short(tmp_path, '--max_restarts=2'), again) == 1
   assert len(restarted) == 2
   assert 'UnavailableError: worker 1 is gone; restarted 2 times' in capsys.readouterr().err
+  monkeypatch.setenv(main.RESTARTS, '1')
+  fail(tf.errors.DeadlineExceededError(None, None, 'no heartbeat'))
+  assert main.run(short(tmp_path, '--max_restarts=2'), again) == 1
+  assert len(restarted) == 3
   monkeypatch.setenv(main.RESTARTS, '0')
   fail(UserError('no'))
   assert main.run(short(tmp_path), again) == 2
   fail(tf.errors.InvalidArgumentError(None, None, 'shapes'))
   with pytest.raises(tf.errors.InvalidArgumentError):
     main.run(short(tmp_path), again)
-  assert len(restarted) == 2
+  assert len(restarted) == 3
 
 
 def test_a_restarted_process_goes_on_and_resets_nothing(tmp_path):
@@ -376,7 +383,13 @@ def failing(self, number, *args):
 Run._save = failing
 sys.exit(main.run({short(tmp_path, '--reset_output_dir')!r}, main.restart_process))
 """
-  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=False)
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    capture_output=True,
+    text=True,
+    check=False,
+    env={**os.environ, 'PYTHONPATH': quick_path(ROOT)},
+  )
   assert done.returncode == 0, done.stderr
   assert 'AbortedError: preempted: restarting from the newest checkpoint' in done.stderr
   assert 'Resuming at step 4' in done.stdout

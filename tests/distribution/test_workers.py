@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from test_replicas import start_again, start_workers
+from tiny import quick_path
 
-STEPS = 600
+STEPS, SAVE_EVERY = 240, 40
 FLAGS = [
   '--dataset_name=two_moons_6_mpl',
   '--label_seed=1',
@@ -24,16 +25,21 @@ FLAGS = [
   '--train_batch_size=4',
   '--uda_data=2',
   f'--num_train_steps={STEPS}',
-  '--save_every=100',
-  '--log_every=50',
+  f'--save_every={SAVE_EVERY}',
+  f'--log_every={SAVE_EVERY // 2}',
   '--eval_batch_size=1000',
   '--mpl_student_lr=1',
   '--mpl_teacher_lr=1',
   '--mpl_student_lr_wait_steps=0',
   '--mpl_student_lr_warmup_steps=0',
   '--mpl_teacher_lr_warmup_steps=0',
-  '--uda_steps=100',
+  f'--uda_steps={SAVE_EVERY}',
 ]
+
+
+@pytest.fixture(autouse=True)
+def fixture_quick_processes(monkeypatch):
+  monkeypatch.setenv('PYTHONPATH', quick_path())
 
 
 def command(folder, *flags):
@@ -90,7 +96,7 @@ def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
     for line in (folder / 'metrics.jsonl').read_text().splitlines()
     if json.loads(line)['kind'] == 'train'
   ]
-  assert steps == list(range(50, STEPS + 1, 50))
+  assert steps == list(range(SAVE_EVERY // 2, STEPS + 1, SAVE_EVERY // 2))
   assert json.loads((folder / 'table.json').read_text())[-1]['steps'] == STEPS
 
   alone = tmp_path / 'devices'
