@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tiny import quick_path
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENTS = (
@@ -168,7 +169,7 @@ def test_the_python_blocks_run(tmp_path, name, count):
     capture_output=True,
     text=True,
     timeout=300,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    env={**os.environ, 'PYTHONPATH': quick_path(ROOT)},
     check=False,
   )
   assert result.returncode == 0, result.stderr[-3000:]
@@ -227,9 +228,8 @@ def make_checkout(root):
 
 def run_commands(name, checkout):
   """Runs a document's commands in a checkout; returns {command: what it printed}."""
-  environment = {
-    name: value for name, value in os.environ.items() if name not in ('VENV', 'PYTHON', 'PYTHONPATH')
-  }
+  environment = {name: value for name, value in os.environ.items() if name not in ('VENV', 'PYTHON')}
+  environment['PYTHONPATH'] = quick_path()
   environment['PATH'] = os.pathsep.join(
     [str(checkout / '.venv/bin'), os.path.dirname(sys.executable), environment['PATH']]
   )
