@@ -242,6 +242,8 @@ def sentence(climb):
   if alone is None:
     return 'nothing could be measured: label a second image of every class'
   by = f'labels alone ({alone.rung.name}{" on the same features" if not alone.rung.finetunes else ""})'
+  if helped is None and climb.left_out:
+    return f'there was no time to measure what your unlabeled images add; the best is {alone.rung.name}'
   if helped is None:
     return f'there was nothing unlabeled to learn from; the best is {alone.rung.name}'
   difference, lower, upper = climb.gain(helped, alone)
