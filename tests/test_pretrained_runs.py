@@ -137,3 +137,14 @@ def test_bad_requests_are_refused_in_one_line(tmp_path, network, capsys, flags, 
   assert main.run(command(tmp_path, network, *flags)) == 2
   line = capsys.readouterr().err.strip()
   assert message in line and line.startswith('error: ') and '\n' not in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['supervised', 'pseudo_labels', 'uda', 'mpl'])
+@pytest.mark.parametrize('name', ['MobileNetV2', 'MobileNetV3Small', 'EfficientNetB0', 'ResNet50V2'])
+def test_networks_of_keras_train_two_steps_by_every_method(tmp_path, name, method):
+  flags = (f'--method={method}', '--model_weights=none', '--image_size=32', '--num_train_steps=2')
+  assert main.run(command(tmp_path, name, *flags)) == 0
+  for value in weights(tmp_path).values():
+    if value.dtype.kind == 'f':
+      assert np.isfinite(value).all()
