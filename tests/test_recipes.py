@@ -113,7 +113,7 @@ def test_recipes_are_named_after_what_they_do():
     config = recipe_config(name)
     assert config.output_dir == f'runs/{name}'
     assert config.reset_output_dir == (name in RELEASE)
-    if name not in STUDIES:
+    if name not in STUDIES and config.task != 'ladder':  # That one has all methods.
       method = next((end for end in ('reduced_mpl', 'mpl') if f'_{end}' in name), config.method_name)
       assert config.method_name == method and re.search(rf'_{method}(_finetune|_without_uda)?$', name)
     if name == 'two_moons_mpl_without_uda':
