@@ -18,6 +18,7 @@ from meta_pseudo_labels.config import Config, notes
 from meta_pseudo_labels.data import registry, splits, teacher_predictions
 from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.distribution import devices, workers
+from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.files import read_json, write_json
 from meta_pseudo_labels.inference import classifier, predict_files, saved_model, select_images
 from meta_pseudo_labels.ladder import answer as climber
@@ -303,6 +304,11 @@ def convert(config, progress):
   config = run_folder.load_trained_config(config).replace(
     load_checkpoint=None, mpl_teacher_checkpoint=None, mpl_student_checkpoint=None
   )
+  if config.features:
+    raise UserError(
+      f'--output_dir={config.output_dir}: its run learned from features, for which the release has no '
+      'format; use --task_mode=export'
+    )
   newest = conversion.find_newest(config.output_dir, progress.say)
   serving = conversion.read_serving(newest)
   phases = build.phases(

@@ -117,6 +117,8 @@ train
 --features --model_type=MobileNetV2 --head=lineer
 --head_weights=head.npz
 --task_mode=ladder --time_limit=soon
+--task_mode=ladder
+--task_mode=ladder --model_type=MobileNetV2 --head=mlp-8x1
 --dataset_name=
 --output_dir=
 --dataset_name=digits_0_mpl

@@ -4,16 +4,15 @@ import csv
 import json
 import os
 import pathlib
-import signal
 
 from meta_pseudo_labels import build, main
-from meta_pseudo_labels.checkpoints import saver
 from meta_pseudo_labels.config import parse
 from meta_pseudo_labels.data import semi_supervised
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import stop_after_saving
 
 COLORS = {'blue': (40, 60, 200), 'green': (30, 190, 60), 'red': (210, 50, 40)}
 SMALL = [
@@ -72,13 +71,7 @@ def test_a_folder_trains_goes_on_is_evaluated_and_predicts(tmp_path, capsys, mon
   ]
   # Stopped at the checkpoint of step 2, and gone on with.
   with monkeypatch.context() as patch:
-    save = saver.Checkpoints.save
-
-    def save_and_stop(self, *args):
-      save(self, *args)
-      os.kill(os.getpid(), signal.SIGINT)
-
-    patch.setattr(saver.Checkpoints, 'save', save_and_stop)
+    stop_after_saving(patch)
     assert main.run(argv) == 130
   assert main.run(argv) == 0
   printed = capsys.readouterr().out

@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import signal
+
+from meta_pseudo_labels.checkpoints import saver
 
 TINY = [
     '--dataset_name=two_moons_6_mpl', '--model_type=mlp-8x1', '--label_seed=1',
@@ -14,6 +17,17 @@ TINY = [
 def tiny(folder, *flags):
   """Returns the command line of such a run, with its folder and with flags that change it."""
   return ['main', f'--output_dir={folder}', *TINY, *flags]
+
+
+def stop_after_saving(patch):
+  """Lets runs be stopped by SIGINT at their first checkpoint, through a pytest.MonkeyPatch."""
+  save = saver.Checkpoints.save
+
+  def save_and_stop(self, *args):
+    save(self, *args)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  patch.setattr(saver.Checkpoints, 'save', save_and_stop)
 
 
 def quick_path(*folders):

@@ -64,8 +64,8 @@ def validate(config: Config) -> None:
       raise UserError(
         f'--num_seeds={config.num_seeds}: counts --{name}={value} up beyond 2147483647; give a smaller one'
       )
-  _validate_networks(config)
   seconds_of(config.time_limit)
+  _validate_networks(config)
   _validate_predictions(config)
   _validate_cores(config)
   if config.reset_output_dir and config.task not in ('train', 'finetune', 'ladder'):
@@ -194,8 +194,8 @@ def _validate_networks(config: Config) -> None:
     for name in ('freeze', 'train_batch_norm', 'model_inputs', 'head_steps', 'layer_decay')
     if getattr(config, name) != FLAGS_BY_NAME[name].default
   ]
-  if config.features:
-    _validate_features(config, stated)
+  if config.features or config.task == 'ladder':
+    _validate_features(config, stated if config.features else [])
   if config.head_weights and not is_pretrained(config.model_type):
     raise UserError(
       f'--head_weights={config.head_weights}: is for pretrained networks, and --model_type='
@@ -217,17 +217,27 @@ def seconds_of(duration: str) -> float:
 
 
 def _validate_features(config: Config, stated: List[str]) -> None:
-  """Raises UserError unless all other flags fit --features; `stated`: those about pretrained networks."""
+  """Raises UserError unless all other flags fit --features, or the ladder, which begins with them.
+
+  Args:
+    config: Config.
+    stated: flags about pretrained networks that have no meaning for features alone.
+  """
+  ladder = config.task == 'ladder'
+  asked = '--task_mode=ladder' if ladder else '--features'
   unused = [text for text in stated if not text.startswith('--model_inputs')]
-  if config.student_model_type:
-    unused.append(f'--student_model_type={config.student_model_type}')
-  if config.task == 'convert':
-    unused.append('--task_mode=convert')
+  unused += [
+    f'--{name}={getattr(config, name)}'
+    for name in ('student_model_type', *(('head', 'head_weights') if ladder else ()))
+    if getattr(config, name) != FLAGS_BY_NAME[name].default
+  ]
   if unused:
-    raise UserError(f'{unused[0]}: not with --features, where a new last layer alone learns; leave it out')
+    raise UserError(
+      f'{unused[0]}: not with {asked}, where a new last layer learns from features; leave it out'
+    )
   if not is_pretrained(config.model_type) or config.model_weights == 'none':
     raise UserError(
-      f'--features: --model_type={config.model_type} starts with random weights; give a pretrained '
+      f'{asked}: --model_type={config.model_type} starts with random weights; give a pretrained '
       'network such as --model_type=MobileNetV2'
     )
   if config.head != 'linear':

@@ -28,7 +28,7 @@ def fingerprints(inputs):
   if isinstance(inputs, Prepared):
     return inputs.entries['pixel_hash'].astype(np.uint64)
   if isinstance(inputs, storage.Records):
-    return hashes.of_strings([f'{inputs.name(position)}' for position in range(len(inputs))])
+    return hashes.of_strings([inputs.name(position) for position in range(len(inputs))])
   return hashes.of_strings([np.ascontiguousarray(row).tobytes() for row in inputs])
 
 
@@ -49,19 +49,24 @@ def extract(network, inputs, views, cache, *, num_views, seed, say):
     (`views.unlabeled`).
   """
   keys = fingerprints(inputs)
-  missing = cache.missing(keys)
-  if len(missing):
-    progress = _Progress(len(missing), 1 + 2 * num_views, say)
-    batches = _batches(inputs[missing], views, num_views, seed, cache.next_chunk)
-    parts, first = [], 0
-    for batch in batches:
-      parts.append(_forward(network, batch))
-      if len(parts) == CHUNK // _BATCH or first + len(parts) * _BATCH >= len(missing):
-        rows = np.concatenate(parts)[: len(missing) - first]
-        cache.add(keys[missing[first : first + len(rows)]], rows)
-        parts, first = [], first + len(rows)
-        progress.reached(first)
+  with cache.locked():
+    missing = cache.missing(keys)
+    if len(missing):
+      _add(network, inputs[missing], keys[missing], views, cache, num_views, seed, say)
   return cache.take(keys)
+
+
+def _add(network, inputs, keys, views, cache, num_views, seed, say):
+  """Computes the features of images with these keys, and adds them to the cache chunk by chunk."""
+  progress = _Progress(len(inputs), 1 + 2 * num_views, say)
+  parts, first = [], 0
+  for batch in _batches(inputs, views, num_views, seed, cache.next_chunk):
+    parts.append(_forward(network, batch))
+    if len(parts) == CHUNK // _BATCH or first + len(parts) * _BATCH >= len(inputs):
+      rows = np.concatenate(parts)[: len(inputs) - first]
+      cache.add(keys[first : first + len(rows)], rows)
+      parts, first = [], first + len(rows)
+      progress.reached(first)
 
 
 def _batches(inputs, views, num_views, seed, first_chunk):

@@ -4,6 +4,7 @@ A chunk is one file, `features-<number>.npz`, written in one move, so a kill los
 image that moves from one folder to another, or comes twice, keeps its features.
 """
 
+import contextlib
 import os
 import re
 
@@ -35,7 +36,7 @@ class FeatureCache:
     Raises:
       UserError: the folder cannot be written.
     """
-    self.parameters = parameters
+    self.parameters, self._say = parameters, say
     self.folder = os.path.join(
       os.path.expanduser(cache_dir), 'features-' + layout.digest(parameters).hex()[:16]
     )
@@ -46,14 +47,30 @@ class FeatureCache:
       raise layout.cannot_be_written(self.folder, error) from error
     self._keys, self._rows = [], []
     self.next_chunk = 0
+    self._read_new()
+
+  @contextlib.contextmanager
+  def locked(self):
+    """Keeps other processes from adding chunks in this context; knows before what they have added.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    with layout.locked(self.folder, self._say):
+      self._read_new()
+      yield
+
+  def _read_new(self):
+    """Takes over the chunks that were not there before."""
     numbers = sorted(int(found[1]) for found in map(_CHUNK.match, os.listdir(self.folder)) if found)
     for number in numbers:
-      self._read(number, say)
+      if number >= self.next_chunk:
+        self._read(number)
 
   def _path(self, number):
     return os.path.join(self.folder, f'features-{number:06d}.npz')
 
-  def _read(self, number, say):
+  def _read(self, number):
     """Takes over a chunk from its file."""
     path = self._path(number)
     try:
@@ -62,7 +79,7 @@ class FeatureCache:
       if len(keys) != len(rows):
         raise ValueError('lengths differ')
     except Exception:  # noqa: BLE001 numpy and zipfile raise many kinds for a damaged file.
-      say(f'{path} is damaged: its features are computed again')
+      self._say(f'{path} is damaged: its features are computed again')
       os.remove(path)
     else:
       self._keys.append(keys)
@@ -93,7 +110,10 @@ class FeatureCache:
 
   def take(self, keys):
     """Returns the features of images, all of which must be there: float16 `[N, V, D]`."""
-    known = np.concatenate(self._keys)
-    rows = np.concatenate(self._rows)
-    order = np.argsort(known, kind='stable')
-    return rows[order[np.searchsorted(known[order], keys)]]
+    found = np.empty([len(keys), *self._rows[0].shape[1:]], np.float16)
+    for known, rows in zip(self._keys, self._rows):  # One by one: together they may be half of the memory.
+      order = np.argsort(known)
+      place = np.minimum(np.searchsorted(known[order], keys), len(known) - 1)
+      here = known[order[place]] == keys
+      found[here] = rows[order[place[here]]]
+    return found

@@ -12,7 +12,7 @@ STEPS = 30
 _SHARPNESS = 3  # A neighbor's weight is its cosine to this power.
 
 
-def embed(features, fitted_to=None):
+def embed(features):
   """Returns directions in which neighbors are alike: float32 `[N, d]`, rows of length 1.
 
   The square root keeps a few strong features from outweighing the rest. The principal components are
@@ -20,18 +20,15 @@ def embed(features, fitted_to=None):
 
   Args:
     features: `[N, D]`.
-    fitted_to: `[M, D]`, features that the components are of; None: the same.
   """
-  root = lambda values: np.sign(values) * np.sqrt(np.abs(np.asarray(values, np.float32)))
-  basis = root(features if fitted_to is None else fitted_to)
-  mean = basis.mean(axis=0)
-  basis = basis - mean
+  roots = np.sign(features) * np.sqrt(np.abs(np.asarray(features, np.float32)))
+  roots = roots - roots.mean(axis=0)
   # Of the matrix of covariances: the images are many, the dimensions are not.
-  variances, components = np.linalg.eigh(basis.T @ basis / max(len(basis) - 1, 1))
-  count = min(DIMENSIONS, *basis.shape)
+  variances, components = np.linalg.eigh(roots.T @ roots / max(len(roots) - 1, 1))
+  count = min(DIMENSIONS, *roots.shape)
   variances, components = variances[-count:], components[:, -count:]
   kept = variances > 1e-6 * variances[-1]  # Of few images the rest is rounding.
-  directions = (root(features) - mean) @ components[:, kept] / variances[kept] ** 0.25
+  directions = roots @ components[:, kept] / variances[kept] ** 0.25
   return directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
 
 

@@ -43,7 +43,7 @@ class Climb:
 
   Attributes:
     measured: list of Measured, in the order of `rungs.RUNGS`.
-    left_out: list of (rung's name, why), those there was no time for.
+    left_out: list of (rung's name, seconds it needs, 0 if unknown), those there was no time for.
     labels: int32 `[n]`, of the labeled images.
     folds: int64 `[n]`, see `folds.assign`.
   """
@@ -89,16 +89,17 @@ class Climb:
     return found
 
   def _write(self):
-    values = {f'logits_{i}': found.logits for i, found in enumerate(self.measured)}
+    """Writes all that is known, of this call and of earlier ones."""
+    logits, seconds = zip(*self._known.values())
     with atomic_write(self._path, 'wb') as file:
       np.savez(
         file,
         identity=self._problem.identity,
-        names=json.dumps([found.rung.name for found in self.measured]),
-        seconds=np.array([found.seconds for found in self.measured]),
+        names=json.dumps(list(self._known)),
+        seconds=np.array(seconds),
         labels=self.labels,
         folds=self.folds,
-        **values,
+        **{f'logits_{i}': values for i, values in enumerate(logits)},
       )
 
   def go(self, limit):
@@ -114,10 +115,11 @@ class Climb:
     for rung in rungs.RUNGS:
       if rung.unlabeled and not unlabeled:
         continue
-      found = self._known.get(rung.name) or self._measure(rung, limit)
-      if found is not None:
-        self.measured.append(Measured(rung, *found))
+      if rung.name not in self._known and (found := self._measure(rung, limit)):
+        self._known[rung.name] = found
         self._write()
+      if rung.name in self._known:
+        self.measured.append(Measured(rung, *self._known[rung.name]))
         self._say(self.line(self.measured[-1]))
 
   def line(self, measured):

@@ -55,7 +55,7 @@ class Rung:
     unlabeled: whether it learns from the unlabeled images.
     method: of the runs it makes, '' where it makes none.
     finetunes: whether it trains the whole network.
-    fit: function of a Climb, of a Problem of features -> Linear; None where a network is trained.
+    fit: function of a Problem of features -> Linear of them; None where a network is trained.
   """
 
   name: str
@@ -108,7 +108,8 @@ RUNGS = (
 
 def configure(config, rung, folder, head_path):
   """Returns the Config of a rung's run in a folder, whose last layer starts with the weights in a file."""
-  changes = HEAD_FLAGS if not rung.finetunes else dict(features=False)
+  changes = dict(features=False) if rung.finetunes else HEAD_FLAGS
+  steps = changes.get('num_train_steps', config.num_train_steps)
   return config.replace(
     **changes,
     task_mode='train',
@@ -117,7 +118,7 @@ def configure(config, rung, folder, head_path):
     num_validation=None,
     select='last',
     eval_split='test',
-    save_every=max(1, (HEAD_FLAGS if not rung.finetunes else vars(config))['num_train_steps']),
+    save_every=steps,
     baselines='',
     num_seeds=1,
     keep_checkpoints=1,

@@ -112,3 +112,16 @@ def test_without_random_views_all_are_the_plain_one():
   key = rng.key(0, 1)
   for found in (views.labeled(features, key, 0, 4), *views.unlabeled(features, key, 0, 4)):
     np.testing.assert_array_equal(found, features[:, 0].astype(np.float32))
+
+
+def test_two_processes_share_what_each_of_them_adds(tmp_path, network, monkeypatch):
+  """Both look before either has computed anything: the second one computes what is left."""
+  caches = [FeatureCache(str(tmp_path), {'views': 0}, print) for _ in range(2)]
+  take = lambda cache, inputs: extract(network, inputs, VIEWS, cache, num_views=0, seed=3, say=print)
+  first = take(caches[0], images(5))
+  with monkeypatch.context() as patch:
+    patch.setattr(FeatureCache, 'add', lambda *args: pytest.fail('computed again'))
+    np.testing.assert_array_equal(take(caches[1], images(5)), first)
+  take(caches[1], images(3, seed=9))
+  (folder,) = tmp_path.iterdir()
+  assert len([name for name in os.listdir(folder) if name.endswith('.npz')]) == 2

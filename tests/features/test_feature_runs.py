@@ -2,16 +2,15 @@
 
 import os
 import shutil
-import signal
 
 from meta_pseudo_labels import main
-from meta_pseudo_labels.checkpoints import saver
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn import datasets
 from test_pretrained_runs import assert_same, command, fixture_network, weights  # noqa: F401 A fixture.
+from tiny import stop_after_saving
 
 
 def features(network, *flags):
@@ -63,13 +62,7 @@ def test_a_run_goes_on_and_its_report_is_written(tmp_path, network, monkeypatch)
   flags = features(network, '--method=mpl')
   assert main.run(command(whole, network, *flags)) == 0
   with monkeypatch.context() as patch:
-    save = saver.Checkpoints.save
-
-    def save_and_stop(self, *args):
-      save(self, *args)
-      os.kill(os.getpid(), signal.SIGINT)
-
-    patch.setattr(saver.Checkpoints, 'save', save_and_stop)
+    stop_after_saving(patch)
     assert main.run(command(stopped, network, *flags)) == 130
   assert main.run(command(stopped, network, *flags)) == 0
   assert_same(weights(whole), weights(stopped))

@@ -217,3 +217,28 @@ def test_a_head_that_claims_a_huge_image_is_refused_before_it_is_decoded(kind):
   in_graph = tf.function(crops.central_crop).get_concrete_function(tf.TensorSpec([], tf.string), 8)
   with pytest.raises(tf.errors.InvalidArgumentError, match='pixels'):
     in_graph(tf.constant(_claiming(kind, 60000, 60000)))
+
+
+def test_the_whole_image_is_squeezed():
+  pixels = smooth(60, 90)
+  found = crops.whole(tf.constant(pixels), 20)
+  expected = tf.image.resize(pixels, [20, 20], 'bicubic', antialias=True)
+  np.testing.assert_allclose(found, tf.clip_by_value(expected, 0, 255), atol=1e-3)
+  np.testing.assert_array_equal(crops.whole(tf.constant(written(pixels, 'PNG')), 20), found)
+  # Its borders are there, which the central crop cuts off.
+  framed = np.zeros([60, 90, 3], np.uint8)
+  framed[:4] = 255
+  assert crops.whole(tf.constant(framed), 20).numpy().max() > 200
+  assert crops.central_crop(tf.constant(framed), 20).numpy().max() == 0
+
+
+def test_crops_that_must_show_nearly_everything():
+  rows, columns = np.mgrid[0:100, 0:100]
+  content = tf.constant(np.stack([rows, columns, 0 * rows], -1).astype(np.uint8))
+  crop = tf.function(lambda seed: crops.random_crop(content, 50, seed, 0.6, crops.whole))
+  for seed in range(40):
+    pixels = crop(tf.constant([seed, 7])).numpy()
+    assert np.ptp(pixels[:, 0, 0]) * np.ptp(pixels[0, :, 1]) > 0.55 * 100 * 100 * (49 / 50) ** 2
+  # Where no window is large enough it is the whole image.
+  everything = crops.random_crop(content, 50, tf.constant([1, 2]), 1.0, crops.whole)
+  np.testing.assert_array_equal(everything, crops.whole(content, 50))
