@@ -123,6 +123,10 @@ set_up_environment() {
   rm -f "$VENV.unfinished"
   export PYTHONPATH="$CHECKOUT${PYTHONPATH:+:$PYTHONPATH}"
   export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+  # Kernels that NVIDIA's driver compiles for a card newer than TensorFlow's wheel: half an hour of work
+  # for a Hopper card under TensorFlow 2.15, more than the driver's own small cache holds.
+  export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/meta_pseudo_labels/cuda}
+  export CUDA_CACHE_MAXSIZE=${CUDA_CACHE_MAXSIZE:-4294967296}
 }
 
 # recipe_arguments [FLAGFILE] [--flag=value ...]: sets ARGUMENTS, what main.py gets. Paths stay

@@ -62,10 +62,11 @@ def with_flags(config, settings):
   return changed
 
 
-def build_step(config, name):
+def build_step(config, name, jit_compile=None):
   """Builds a compiled step of `name`, a feedback or a method, with its flags behind it.
 
-  It uses a constant batch, or with `<name>+input` the batches of the input pipeline.
+  It uses a constant batch, or with `<name>+input` the batches of the input pipeline. `jit_compile`: as of
+  tf.function.
   """
   name, *own = name.split('/')
   name, _, fed = name.partition('+')
@@ -78,7 +79,8 @@ def build_step(config, name):
   method = build.method(config, student=model(0), teacher=model(1) if name in FEEDBACKS else None)
   if fed:
     iterator = build_input(config, supervised=name == 'supervised')
-    return tf.function(lambda: method.train_step(next(iterator)), autograph=False)
+    step = tf.function(method.train_step, autograph=False, jit_compile=jit_compile)
+    return tf.function(lambda: step(next(iterator)), autograph=False)
   dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
   draw = lambda count: tf.cast(tf.random.stateless_normal([count, *shape], [0, count]), dtype)
   size = config.train_batch_size
@@ -88,7 +90,7 @@ def build_step(config, name):
     if name == 'supervised'
     else (draw(size), labels, draw(size * config.uda_data), draw(size * config.uda_data))
   )
-  return tf.function(lambda: method.train_step(data), autograph=False)
+  return tf.function(lambda: method.train_step(data), autograph=False, jit_compile=jit_compile)
 
 
 def measure(steps, rounds):

@@ -17,7 +17,7 @@ from meta_pseudo_labels.checkpoints import run_folder, saver
 from meta_pseudo_labels.config import Config, notes
 from meta_pseudo_labels.data import registry, splits, teacher_predictions
 from meta_pseudo_labels.data.serving import Serving
-from meta_pseudo_labels.distribution import devices, workers
+from meta_pseudo_labels.distribution import devices, gpus, workers
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.files import read_json, write_json
 from meta_pseudo_labels.inference import classifier, predict_files, saved_model, select_images
@@ -78,6 +78,8 @@ def set_up(config, progress, writes=False):
     writes: whether the task trains: then the folder is locked, and made if need be.
   """
   devices.set_threads(config.intra_op_threads)
+  machine = gpus.probe()
+  gpus.prepare(machine)
   strategy = devices.create_strategy(
     config.strategy,
     use_tpu=config.use_tpu,
@@ -86,7 +88,12 @@ def set_up(config, progress, writes=False):
     tpu_topology=config.tpu_topology,
     cores_per_replica=config.num_cores_per_replica,
   )
+  is_images = registry.info(config.dataset).kind != 'points'
+  config = gpus.choose_precision(config, machine, is_images, run_folder.find_settings(config))
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
+  if machine:
+    for line in gpus.diagnose(machine, config.computes_in, gpus.is_known_for_nan(strategy)):
+      progress.say(f'GPU: {line}')
   problem = workers.run_on_all(strategy, lambda: build.problem(config, progress.say))
   lines = notes(config)
   config = config.replace(num_classes=problem.num_classes)
@@ -201,6 +208,7 @@ def _trained(config, progress, problem=None):
   The data need not be there: the checkpoint knows what the network sees and what its classes are. Those
   of earlier versions do not; then the data are read.
   """
+  gpus.prepare(gpus.probe())
   devices.create_strategy('one_device')
   devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
   newest = conversion.find_newest(config.output_dir, progress.say, config.task)

@@ -10,8 +10,10 @@ import re
 import shutil
 
 from meta_pseudo_labels import main
+from meta_pseudo_labels.distribution import gpus
 
 import bad_inputs
+import gpu_machines
 import pytest
 
 DOC = pathlib.Path(__file__).resolve().parents[1] / 'docs' / 'bad_requests.md'
@@ -67,6 +69,8 @@ train
 --output_dir=DIR/a\0b
 --output_dir=gs://bucket/run
 --use_float16 --use_bfloat16
+--precision=float32 --use_bfloat16
+--precision=half
 --flagfile=
 --ema_decay=1
 --uda_temp=0
@@ -321,8 +325,22 @@ def of_runs(capsys, folder):
   return rows
 
 
+def of_gpus():
+  """Rows about cards that will not work or be slow."""
+  rows = [
+    '\n## What is said of GPUs at start\n',
+    'Each line begins with `GPU: `. None of them ends a run: it trains on the CPU, or slowly.\n',
+    '| what is the matter | what is said |',
+    '|---|---|',
+  ]
+  for what, machine, more in gpu_machines.MACHINES:
+    rows.append(f'| {what} | {"<br>".join(gpus.diagnose(machine, **more))} |')
+  return rows
+
+
 def test_every_bad_request_is_answered_in_one_line(inputs, capsys, request, monkeypatch):
   monkeypatch.setenv('COLUMNS', '80')
+  monkeypatch.delenv('CUDA_CACHE_PATH', raising=False)
   split = lambda text: [line for line in text.splitlines() if line]
   arrays = [f'--dataset_name=npz --data_dir=DIR/{name}.npz' for name in ARRAYS]
   rows = [HEAD]
@@ -335,6 +353,7 @@ def test_every_bad_request_is_answered_in_one_line(inputs, capsys, request, monk
   ):
     rows += section(capsys, inputs, title, requests)
   rows += of_runs(capsys, inputs)
+  rows += of_gpus()
   text = '\n'.join(rows) + '\n'
   assert text.count(' | 2 |') + text.count(' | 1 |') >= 60
   if request.config.getoption('--write-table'):

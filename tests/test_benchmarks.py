@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import time
 
 from meta_pseudo_labels import config
@@ -9,8 +11,11 @@ from meta_pseudo_labels.optim import optimizers
 
 import augment
 import digits
+import gpu
+import gpu_steps
 import numpy as np
 import op_times
+import overhead
 import predict as predict_benchmark
 import pytest
 import scaling
@@ -249,3 +254,43 @@ def test_the_profile_in_words():
 def test_scaling_measures_replicas(monkeypatch):
   monkeypatch.setattr(scaling, 'SECONDS', 0.0)
   assert scaling.measure('uda', 4, [*SMALL, '--train_batch_size=4']) > 0
+
+
+def test_everything_about_a_device_in_one_command(tmp_path):
+  """On the CPU and small; what a test of another file covers in full is left out."""
+  report = tmp_path / 'gpu.json'
+  flags = [
+    '--device=cpu',
+    '--quick',
+    '--only=machine,peak,steps,resnet,replicas,parity',
+    f'--json={report}',
+  ]
+  done = subprocess.run(
+    [sys.executable, str(CHECKOUT / 'benchmarks/gpu.py'), *flags],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  rows = json.loads(report.read_text())['rows']
+  assert [row['section'] for row in rows].count('peak') == 4
+  steps = [row for row in rows if row['section'] in ('steps', 'resnet')]
+  assert len(steps) == 4 and all(row['images_per_s'] > 0 and row['share_of_peak'] > 0 for row in steps)
+  assert rows[-1]['section'] == 'parity' and rows[-1]['status'] == 0 and 'first_bad' not in rows[-1]
+  assert len(done.stdout.splitlines()) >= len(rows)
+
+
+def test_a_step_that_fails_is_a_row(tmp_path, capsys):
+  report = gpu.Report(None, 10)
+  bad = gpu_steps.Case('steps', 'bad', 'release', 'float32', ('--model_type=wrn-9-1',))
+  gpu.measure_cases([bad], 1, 'cpu', report)
+  assert report.rows[0]['failed'].startswith('--model_type=wrn-9-1') and 'bad' in capsys.readouterr().out
+  late = gpu.Report(None, 0)
+  gpu.measure_cases([bad], 1, 'cpu', late)
+  assert late.rows[0]['skipped'] == 'the minutes are over'
+
+
+def test_what_a_step_costs_besides_its_arithmetic():
+  found = overhead.measure(['release'], 2)
+  assert set(found) == {'fit', 'release'} and all(len(values) == 2 for values in found.values())
+  # At most a few times what Keras' own loop takes; a step that returns to Python takes ten times as much.
+  assert min(found['release']) < 10 * max(found['fit'])

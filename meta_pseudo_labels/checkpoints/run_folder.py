@@ -162,7 +162,7 @@ def _find_objection(folder, names, data_dir, teacher_predictions):
 
 
 # Properties that are derived from flags. The flags may change when a run resumes, these must not.
-DERIVED = ('dataset', 'method_name', 'labeled_count', 'micro_batch_count')
+DERIVED = ('dataset', 'method_name', 'labeled_count', 'micro_batch_count', 'computes_in')
 
 
 def prepare_folder(config):
@@ -204,6 +204,12 @@ def read_settings(folder):
   if files.listed_checkpoints(os.path.join(folder, 'ckpt_last')):  # Trained, so not to be chosen anew.
     found = found.replace(micro_batches=found.micro_batch_count, remat=bool(found.remat))
   return found
+
+
+def find_settings(config):
+  """Returns the Config of the run that a command goes on with, or None. Raises as `read_settings`."""
+  there = not config.reset_output_dir and os.path.isfile(settings_path(config.output_dir))
+  return read_settings(config.output_dir) if there else None
 
 
 def write_settings(config):

@@ -100,15 +100,27 @@ class HardwareFlags:
   """Devices, precision, memory."""
 
   strategy: str = flag('auto', 'How to distribute over devices.', STRATEGIES, may_change=True)
-  use_bfloat16: bool = flag(
-    False, 'Compute in bfloat16; variables, batch statistics, logits and losses stay float32.'
+  precision: str = flag(
+    'auto',
+    'What to compute in. Variables, batch statistics, logits and losses stay float32. auto: bfloat16 for '
+    'images on GPUs that have units for it (Ampere and later), else float32; a run that goes on keeps its '
+    'own.',
+    ('auto', 'float32', 'bfloat16', 'float16'),
+    may_change=True,  # computes_in may not.
   )
-  use_float16: bool = flag(
-    False,
-    'Compute in float16 with loss scaling, for GPUs without bfloat16; variables, batch '
-    'statistics, logits and losses stay float32.',
+  use_bfloat16: Optional[bool] = flag(
+    None, 'Compute in bfloat16 (none: as --precision says).', may_change=True
   )
-  jit_compile: bool = flag(False, 'Compile the training step with XLA.')
+  use_float16: Optional[bool] = flag(
+    None,
+    'Compute in float16 with loss scaling, for GPUs without bfloat16 (none: as --precision says).',
+    may_change=True,
+  )
+  jit_compile: Optional[bool] = flag(
+    None,
+    'Compile the training step with XLA (none: on one GPU in runs of 1,000 steps and more, where it is '
+    'several times as fast).',
+  )
   memory: Optional[float] = flag(
     None,
     'GB of memory that a run may take on each device (none: what the device has free). By an estimate '

@@ -76,6 +76,13 @@ class Config(
     return _RELEASE_CLASSES.get(self.dataset.split('_')[0])
 
   @property
+  def computes_in(self) -> str:
+    """The dtype that networks compute in: 'bfloat16', 'float16' or 'float32'."""
+    if self.precision != 'auto':
+      return self.precision
+    return 'bfloat16' if self.use_bfloat16 else 'float16' if self.use_float16 else 'float32'
+
+  @property
   def micro_batch_count(self) -> int:
     """The parts of a batch: `micro_batches`, 1 where they are not chosen yet."""
     return self.micro_batches or 1

@@ -54,6 +54,9 @@ def validate(config: Config) -> None:
     )
   if config.use_float16 and config.use_bfloat16:
     raise UserError('--use_float16: not together with --use_bfloat16; leave one out')
+  for name in ('bfloat16', 'float16'):
+    if getattr(config, f'use_{name}') and config.precision not in ('auto', name):
+      raise UserError(f'--precision={config.precision}: not together with --use_{name}; leave one out')
   if config.labeled_count == 0:
     raise UserError(
       f'--dataset_name={config.dataset_name}: the number of labeled examples in it must be 1 or more'

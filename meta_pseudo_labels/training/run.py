@@ -10,7 +10,7 @@ from meta_pseudo_labels import build
 from meta_pseudo_labels.checkpoints import convert as conversion
 from meta_pseudo_labels.checkpoints import release_format, run_folder, saver
 from meta_pseudo_labels.data.serving import Serving
-from meta_pseudo_labels.distribution import devices, spatial, workers
+from meta_pseudo_labels.distribution import devices, gpus, spatial, workers
 from meta_pseudo_labels.errors import Failure, UserError
 from meta_pseudo_labels.files import read_json, write_json
 from meta_pseudo_labels.methods import parts
@@ -247,7 +247,7 @@ class Run:
       stops=(config.log_every, config.save_every),
       most_in_a_row=config.steps_per_loop,
       most_skipped=self.most_skipped,
-      jit_compile=config.jit_compile,
+      jit_compile=gpus.choose_xla(config.jit_compile, self.strategy, phase.num_steps),
     )
 
   @staticmethod
@@ -256,8 +256,12 @@ class Run:
 
   @property
   def most_skipped(self):
-    """The steps in a row without an update that stop the run: int."""
-    return self.config.max_nonfinite_steps or 2**62
+    """The steps in a row without an update that stop the run: int.
+
+    It is one where such steps are a known fault of this TensorFlow. The loss scale of float16 makes them.
+    """
+    known = gpus.is_known_for_nan(self.strategy) and not self.config.use_float16
+    return 1 if known else self.config.max_nonfinite_steps or 2**62
 
   def _check_updates(self, phase, logs):
     """Raises Failure if the last steps, too many of them, had gradients that were not finite."""
@@ -269,7 +273,8 @@ class Run:
       raise Failure(
         f'step {phase.method.steps_made} of {phase.name}: the gradient was not finite in {skipped} '
         f'steps in a row (--max_nonfinite_steps), {losses}; the last intact checkpoint is '
-        f'{self.checkpoints.newest or "not there yet"}; try a lower learning rate or --grad_bound'
+        f'{self.checkpoints.newest or "not there yet"}; try '
+        f'{gpus.nan_remedy(self.strategy)}a lower learning rate or --grad_bound'
       )
 
   def _log(self, phase, steps, evaluation):

@@ -11,6 +11,7 @@ import sys
 from meta_pseudo_labels import experiment, main
 from meta_pseudo_labels.checkpoints import files, run_folder, saver
 from meta_pseudo_labels.data import semi_supervised
+from meta_pseudo_labels.distribution import gpus
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.training import interrupts, logs
 from meta_pseudo_labels.training.run import Run
@@ -297,12 +298,16 @@ def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
   assert [line['skipped_steps'] for line in lines if line['kind'] == 'train'] == [0, 0, 0, 1, 2, 3]
 
 
-def test_a_loop_on_the_device_ends_at_the_last_step_that_is_allowed(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+  'known, step, words', [(0, 12, 'is not there yet'), (1, 4, 'try --strategy=one_')]
+)
+def test_a_loop_ends_at_the_last_allowed_step(tmp_path, capsys, monkeypatch, known, step, words):
+  monkeypatch.setattr(gpus, 'is_known_for_nan', lambda _: known)
   monkeypatch.setattr(semi_supervised.Problem, 'train_batches', poisoned(3, 1000))
   flags = ['--max_nonfinite_steps=9', '--num_train_steps=500', '--log_every=500', '--save_every=500']
   assert main.run(short(tmp_path, *flags)) == 1
   line, _ = one_error_line(capsys)
-  assert line.startswith('error: step 12 of train: ') and 'checkpoint is not there yet' in line
+  assert line.startswith(f'error: step {step} of train: ') and words in line
 
 
 def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
