@@ -1,8 +1,8 @@
 """Which unlabeled images a person should label next: representative, uncertain, and unlike one another.
 
 The images are chosen one after the other. Each is the one that adds most to a sum over all unlabeled
-images: how unsure the classifier is of an image, times how alike it is to the nearest image with a label,
-given or suggested. (The sum is the facility location function. Choosing greedily comes within 1 - 1/e of
+images: how unsure the classifier is of an image, times the cosine to the nearest image with a label, given
+or suggested. (The sum is the facility location function. Choosing greedily comes within 1 - 1/e of
 its largest value: Nemhauser, Wolsey and Fisher 1978.)
 """
 
@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 MOST = 6000  # Unlabeled images that are compared with one another; of more, so many are drawn.
-_SHARPNESS = 3  # Two images are alike by their cosine to this power.
 
 
 class Suggestions(NamedTuple):
@@ -58,7 +57,7 @@ def suggest(directions, labeled, weights, count, seed=0):
 
 def _likeness(first, second):
   """Returns how alike images are: float32 `[a, b]` of directions `[a, d]` and `[b, d]`."""
-  return np.maximum(first @ second.T, 0) ** _SHARPNESS
+  return np.maximum(first @ second.T, 0)
 
 
 def _greedy(directions, labeled, weights, count):
