@@ -30,6 +30,7 @@ from meta_pseudo_labels.config.fields import (
   POSITIVE,
   SEED,
   SIZE,
+  SOME,
   Names,
   flag,
 )
@@ -78,7 +79,7 @@ class DataFlags:
   suggest_images: int = flag(
     100,
     'Unlabeled images that --task_mode=suggest names, the most useful ones to label.',
-    FEW,
+    SOME,
     may_change=True,
     per_command=True,
   )

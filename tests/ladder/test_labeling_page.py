@@ -84,70 +84,89 @@ def saved(chromium):
   return path
 
 
+class Person:
+  """Who uses the page, and knows what it should say.
+
+  Attributes:
+    chromium: browser.Browser.
+    expected: {number of a picture: its class, or 'skipped'}.
+  """
+
+  def __init__(self, chromium):
+    self.chromium, self.expected = chromium, {}
+
+  def expects(self, number, value, then):
+    """Checks all labels after a picture got a value, None to lose it, and which picture is seen then."""
+    self.expected.pop(number, None)
+    if value:
+      self.expected[number] = value
+    assert labels(self.chromium) == self.expected and place(self.chromium) == then
+
+  def uses_keys(self):
+    self.chromium.press('Enter')
+    self.expects(0, 'cat', 1)
+    self.chromium.press('4')
+    self.expects(1, 'a, "quoted"', 2)
+    self.chromium.press('a')  # The eleventh.
+    self.expects(2, 'class 010', 3)
+    self.chromium.press('s')
+    self.expects(3, 'skipped', 4)
+    self.chromium.press('/')
+    self.chromium.type('class 19s')
+    buttons = 'document.querySelectorAll("#classes button").length'
+    assert self.chromium.run(buttons) == 1  # A new class alone.
+    self.chromium.press('Backspace')
+    assert self.chromium.run(buttons) == 10 + 1 and overflow(self.chromium) <= 0
+    self.chromium.press('Enter')
+    self.expects(4, 'class 190', 5)
+
+  def clicks(self):
+    self.chromium.click(class_button('<b>bold</b>'))
+    self.expects(5, '<b>bold</b>', 6)
+    self.chromium.press('Enter')  # Of the picture, and not of the button that was clicked.
+    self.expects(6, CLASSES[6], 7)
+    self.chromium.click("element('likely').children[1]")
+    self.expects(7, CLASSES[8], 8)
+    self.chromium.click("element('filter')")
+    self.chromium.type('Owl')
+    self.chromium.click("element('new')")
+    self.expects(8, 'Owl', 9)
+    self.chromium.click("element('strip').children[499]")
+    self.chromium.press('2')
+    self.expects(499, 'dog', 9)  # Behind the last one the first without a label.
+
+  def undoes(self):
+    self.chromium.press('u')
+    self.expects(499, None, 499)
+    self.chromium.press('Backspace')
+    self.expects(8, None, 8)
+    self.chromium.click("element('undo')")
+    self.expects(7, None, 7)
+    self.chromium.press('ArrowLeft')  # To a picture that has a label, for another one.
+    self.chromium.press('1')
+    self.expects(6, 'cat', 7)
+    self.chromium.press('z', modifiers=2)
+    self.expects(6, CLASSES[6], 6)
+
+
 @pytest.mark.parametrize('width', WIDTHS)
 def test_a_person_labels_500_pictures(address, chromium, width):
   chromium.open(address, width)
+  person = Person(chromium)
   assert chromium.run('document.querySelectorAll("#strip button").length') == COUNT
   assert chromium.run('document.querySelector("h1").textContent') == '<i>mine</i>'
   assert overflow(chromium) <= 0 and chromium.run("element('save').disabled")
-  expected = {}
-
-  def expect(number, value, then):
-    expected.update({number: value})
-    assert labels(chromium) == expected and place(chromium) == then
-
-  chromium.press('Enter')
-  expect(0, 'cat', 1)
-  chromium.press('4')
-  expect(1, 'a, "quoted"', 2)
-  chromium.press('a')  # The eleventh.
-  expect(2, 'class 010', 3)
-  chromium.click(class_button('<b>bold</b>'))
-  expect(3, '<b>bold</b>', 4)
-  chromium.press('Enter')  # Of the picture, and not of the button that was clicked.
-  expect(4, CLASSES[4], 5)
-  chromium.press('s')
-  expect(5, 'skipped', 6)
-  chromium.press('/')
-  chromium.type('class 19s')
-  assert chromium.run('document.querySelectorAll("#classes button").length') == 1  # A new class alone.
-  chromium.press('Backspace')
-  assert chromium.run('document.querySelectorAll("#classes button").length') == 10 + 1
-  assert overflow(chromium) <= 0
-  chromium.press('Enter')
-  expect(6, 'class 190', 7)
-  chromium.click("element('likely').children[1]")
-  expect(7, CLASSES[8], 8)
-  chromium.click("element('filter')")
-  chromium.type('Owl')
-  chromium.click("element('new')")
-  expect(8, 'Owl', 9)
-  chromium.click("element('strip').children[499]")
-  chromium.press('2')
-  expect(499, 'dog', 9)  # Behind the last one the first without a label.
-  chromium.press('9')
-  # Undo, by each of its ways; and back to a picture that has a label, for another one.
-  for number, way in ((9, 'u'), (499, 'Backspace'), (8, None)):
-    if way:
-      chromium.press(way)
-    else:
-      chromium.click("element('undo')")
-    expected.pop(number, None)
-    assert labels(chromium) == expected and place(chromium) == number
-  chromium.press('z', modifiers=2)
-  expected.pop(7)
-  assert labels(chromium) == expected and place(chromium) == 7
-  chromium.press('ArrowLeft')
-  chromium.press('1')
-  expect(6, 'cat', 7)
+  person.uses_keys()
+  person.clicks()
+  person.undoes()
   assert chromium.run("element('progress').textContent") == '6 of 500 labeled, 1 skipped'
   chromium.reload()
-  assert labels(chromium) == expected and place(chromium) == 7
+  assert labels(chromium) == person.expected and place(chromium) == 7
   chromium.press('u')  # What was done before can be undone.
-  expect(6, 'class 190', 6)
+  person.expects(6, None, 6)
   chromium.run("document.querySelector('details').open = true")
   assert overflow(chromium) <= 0
-  given = {path_of(n): label for n, label in expected.items() if label != 'skipped'}
+  given = {path_of(n): label for n, label in person.expected.items() if label != 'skipped'}
   path = saved(chromium)
   with open(path, newline='', encoding='utf-8', errors='surrogateescape') as file:
     assert list(csv.reader(file)) == [['path', 'class'], *map(list, given.items())]
