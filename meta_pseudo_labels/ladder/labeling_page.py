@@ -24,7 +24,7 @@ def encode_picture(pixels):
   return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
 
 
-def fill_in(title, class_names, items):
+def fill_in(title, class_names, items, given=()):
   """Returns the page (str).
 
   The browser keeps a person's labels under a fingerprint of all that the page shows.
@@ -34,8 +34,9 @@ def fill_in(title, class_names, items):
     class_names: sequence of str.
     items: list of dicts of an image: its `path` (str); `image`, of `encode_picture`; `likely`, the most
       probable classes first: [[name, probability]]; `stands_for` (int).
+    given: pairs (path, class) of other images, which the file that the page saves has too.
   """
-  shown = {'classes': list(class_names), 'items': items}
+  shown = {'classes': list(class_names), 'items': items, 'given': list(map(list, given))}
   key = 'labels-' + hashlib.sha256(json.dumps(shown).encode()).hexdigest()
   # In a script no text ends the element, or begins a comment, without this character.
   text = json.dumps({**shown, 'key': key}).replace('<', '\\u003c')

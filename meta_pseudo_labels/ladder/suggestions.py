@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from meta_pseudo_labels.data.formats import label_file
 from meta_pseudo_labels.data.images.facts import CannotDecode
 from meta_pseudo_labels.errors import UserError, one_line
 from meta_pseudo_labels.features import spreading, suggest
@@ -51,7 +52,8 @@ def write(config, problem, say):
   for item, picture in zip(items, pictures):
     item['image'] = picture
   path = os.path.join(folder, 'suggest.html')
-  write_text(path, labeling_page.fill_in(title, problem.info.class_names, items))
+  given = label_file.read(config.labels, config.data_dir).items() if config.labels else ()
+  write_text(path, labeling_page.fill_in(title, problem.info.class_names, items, given))
   say(f'{len(items)} of {len(candidates)} unlabeled images: {os.path.join(folder, "suggest.csv")}')
   say(f'label them in a browser: {path}; then add --labels=labels.csv, the file that the page saves')
 

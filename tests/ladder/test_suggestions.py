@@ -22,6 +22,11 @@ def rows_in(folder):
     return list(csv.DictReader(file))
 
 
+def read_page(folder):
+  page = (folder / 'suggest' / 'suggest.html').read_text(encoding='utf-8')
+  return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
 def truth(path):
   """The color of an unlabeled image: they take turns."""
   return list(COLORS)[int(path.split('/')[-1][:3]) % 3]
@@ -43,10 +48,9 @@ def test_from_suggestions_to_labels_and_back(place, tmp_path, capsys):
   assert all(row['path'].startswith('unlabeled/more/') for row in rows)
   assert sum(row['guess'] == truth(row['path']) for row in rows) >= 6  # Colors are easy.
   assert all(0.3 < float(row['confidence']) <= 1 and row['guess'] != row['second_guess'] for row in rows)
-  page = (tmp_path / 'run' / 'suggest' / 'suggest.html').read_text(encoding='utf-8')
-  data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+  data = read_page(tmp_path / 'run')
   assert [item['path'] for item in data['items']] == [row['path'] for row in rows]
-  assert data['classes'] == list(COLORS)
+  assert data['classes'] == list(COLORS) and data['given'] == []
   assert all(item['image'].startswith('data:image/jpeg;base64,') for item in data['items'])
   # With the labels of these, others are suggested.
   labels = write_labels(tmp_path / 'labels.csv', [row['path'] for row in rows])
@@ -54,6 +58,8 @@ def test_from_suggestions_to_labels_and_back(place, tmp_path, capsys):
   lines = capsys.readouterr().out
   assert '8 of 92 unlabeled images: ' in lines and '44 labeled images in 3 classes' in lines
   assert not {row['path'] for row in rows} & {row['path'] for row in rows_in(tmp_path / 'run')}
+  # The file that the second page saves has the first labels too.
+  assert read_page(tmp_path / 'run')['given'] == [[row['path'], truth(row['path'])] for row in rows]
 
 
 def test_the_same_command_gives_the_same_page(place, tmp_path):
