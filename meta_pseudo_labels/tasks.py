@@ -22,6 +22,7 @@ from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.files import read_json, write_json
 from meta_pseudo_labels.inference import classifier, predict_files, saved_model, select_images
 from meta_pseudo_labels.ladder import answer as climber
+from meta_pseudo_labels.ladder import suggestions
 from meta_pseudo_labels.models import heads
 from meta_pseudo_labels.report import document
 from meta_pseudo_labels.training import evaluate as evaluation
@@ -109,7 +110,7 @@ def set_up(config, progress, writes=False):
       progress = Progress(stack.enter_context(open(os.devnull, 'w', encoding='utf-8')))
     for line in filter(None, lines):
       progress.say(line)
-    what = 'ladder of' if config.task == 'ladder' else config.method_name
+    what = {'ladder': 'ladder of', 'suggest': 'suggestions by'}.get(config.task, config.method_name)
     progress.say(
       f'{what} {config.model_type} on {config.dataset}, {strategy.num_replicas_in_sync} replica(s)'
     )
@@ -347,6 +348,12 @@ def ladder(config, progress):
     climber.run(setup.config, setup.problem, setup.strategy, setup.progress.say, began)
 
 
+def suggest(config, progress):
+  """Writes which unlabeled images to label next, and the page on which to do it."""
+  with set_up(config.replace(features=True), progress, writes=True) as setup:
+    suggestions.write(setup.config, setup.problem, setup.progress.say)
+
+
 TASKS = {
   'train': train,
   'finetune': finetune,
@@ -360,4 +367,5 @@ TASKS = {
   'convert': convert,
   'prepare': prepare,
   'ladder': ladder,
+  'suggest': suggest,
 }

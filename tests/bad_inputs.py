@@ -51,6 +51,16 @@ ARRAYS = {
   'no_zip': None,
   'missing': None,
 }
+# {name: lines of a file of labels}, each wrong in one way.
+LABELS = {
+  'unknown_column': ['path,label', 'labeled/a/0.png,a'],
+  'no_such_image': ['path,class', 'labeled/a/7.png,a'],
+  'outside': ['path,class', '../0.png,a'],
+  'two_classes': ['path,class', 'labeled/a/0.png,a', 'labeled/a/0.png,b'],
+  'other_folder': ['path,class', 'labeled/a/0.png,b'],
+  'no_class': ['path,class', 'labeled/a/0.png,'],
+  'no_rows': ['path,class'],
+}
 # {what is done to a copy of a run: how the table says it}.
 DAMAGES = {
   'all_damaged': 'all its checkpoints cut in half',
@@ -131,6 +141,8 @@ def _folders_of_images(folder):
       (folder / name / 'labeled' / 'a' / f'{path}.png').write_bytes(content)
 
   images('images')
+  for name, lines in LABELS.items():
+    (folder / f'{name}.csv').write_text('\n'.join(lines) + '\n')
   images('one_class', ['a'])
   images('no_images', count=0)
   images('strange_class')

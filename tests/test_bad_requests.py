@@ -123,6 +123,10 @@ train
 --task_mode=ladder --time_limit=soon
 --task_mode=ladder
 --task_mode=ladder --model_type=MobileNetV2 --head=mlp-8x1
+--task_mode=suggest --model_type=MobileNetV2
+--task_mode=suggest --dataset_name=folder
+--task_mode=suggest --suggest_images=-1
+--labels=labels.csv
 --dataset_name=
 --output_dir=
 --dataset_name=digits_0_mpl
@@ -192,6 +196,16 @@ FOLDERS = """
 --dataset_name=folder --data_dir=DIR/webp
 --dataset_name=folder --data_dir=DIR/all_bad --skip_bad_images
 --dataset_name=folder --data_dir=DIR/images --num_labeled=1000
+--dataset_name=folder --data_dir=DIR/images --labels=/no/such.csv
+--dataset_name=folder --data_dir=DIR/images --labels=DIR/image.flags
+--dataset_name=folder --data_dir=DIR/images --labels=DIR/unknown_column.csv
+--dataset_name=folder --data_dir=DIR/images --labels=DIR/no_such_image.csv
+--dataset_name=folder --data_dir=DIR/images --labels=DIR/outside.csv
+--dataset_name=folder --data_dir=DIR/images --labels=DIR/two_classes.csv
+--dataset_name=folder --data_dir=DIR/images --labels=DIR/other_folder.csv
+--dataset_name=folder --data_dir=DIR/images --labels=DIR/no_class.csv
+--dataset_name=folder --data_dir=DIR/images --labels=DIR/no_rows.csv
+--dataset_name=folder --data_dir=DIR/empty --labels=DIR/two_classes.csv
 --dataset_name=fashion_mnist --data_dir=DIR/idx_wrong
 --dataset_name=fashion_mnist --data_dir=DIR/idx_short
 --dataset_name=fashion_mnist --data_dir=DIR/idx_gzip

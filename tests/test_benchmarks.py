@@ -22,6 +22,7 @@ import scaling
 import step
 import step_cost
 import study
+import suggest as suggest_benchmark
 import tensorflow as tf
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
@@ -294,3 +295,26 @@ def test_what_a_step_costs_besides_its_arithmetic():
   assert set(found) == {'fit', 'release'} and all(len(values) == 2 for values in found.values())
   # At most a few times what Keras' own loop takes; a step that returns to Python takes ten times as much.
   assert min(found['release']) < 10 * max(found['fit'])
+
+
+def test_suggestions_are_compared_with_random_labels_seed_by_seed():
+  rows = [dict(start=50.0, random=60.0, suggested=61.0), dict(start=52.0, random=61.0, suggested=64.0)]
+  # Differences 1 and 3, as above.
+  assert suggest_benchmark.format_table(rows).splitlines()[2:] == [
+    '| start | 51.00 ± 1.41 | |',
+    '| random | 60.50 ± 0.71 | |',
+    '| suggested | 62.50 ± 2.12 | +2.00 ± 12.71 |',
+  ]
+
+
+@pytest.mark.parametrize('way', suggest_benchmark.WAYS)
+def test_each_way_of_choosing_gives_other_images_without_labels(way):
+  random = np.random.RandomState(0)
+  labels = np.arange(90) % 3
+  pool = suggest_benchmark.Pool(random.rand(90, 6).astype(np.float32) + np.eye(6)[labels], labels)
+  pool.start(seed=0, per_class=2)
+  found = suggest_benchmark.WAYS[way](pool, 10)
+  assert 8 <= len(found) == len(set(found.tolist())) <= 10 and 0 <= found.min() <= found.max() < 84
+  test = pool.inputs[:30], labels[:30]
+  accuracies = suggest_benchmark.measure(pool, test, [way], 0, 2, 10)
+  assert list(accuracies) == ['start', way] and min(accuracies.values()) > 60

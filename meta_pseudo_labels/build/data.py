@@ -98,6 +98,7 @@ def _load(config, info, crops, say):
     config.seed,
     decoding=_decoding(config, crops),
     cache_dir=config.cache_dir or CACHE_DIR,
+    labels=config.labels,
     own_range=config.image_range == 'data',
     skip_bad_images=config.skip_bad_images,
     say=say or (lambda line: None),
@@ -127,7 +128,7 @@ def _evaluated(config, train, split, validation, test):
       train.inputs[split.validation], train.labels[split.validation]
     )
   if (
-    config.task != 'ladder'
+    not config.uses_all_labels
     and 'validation' not in evaluated
     and ('test' not in evaluated or config.eval_split == 'validation')
   ):
@@ -147,7 +148,7 @@ def _num_validation(config, info, data):
         'examples of its own; leave the flag out'
       )
     return 0
-  if config.task == 'ladder':
+  if config.uses_all_labels:
     return 0  # Cross-validation holds out each in turn.
   if config.num_validation is not None:
     return config.num_validation

@@ -93,13 +93,13 @@ def write_error(folder, error):
   return UserError(f'--output_dir={folder}: cannot be written ({error.strerror}); give another folder')
 
 
-def reset(folder, data_dir=None, teacher_predictions=None):
+def reset(folder, data_dir=None, **inputs):
   """Removes everything in a folder that this program made, except its marker and lock.
 
   Args:
     folder: str.
     data_dir: str, the path of the run's data, or None.
-    teacher_predictions: str, a file that the run trains on, or None.
+    **inputs: str, files that the run trains on, by the names of their flags; or None.
 
   Returns:
     str, one line that lists what was removed; '' if the folder was empty.
@@ -110,7 +110,7 @@ def reset(folder, data_dir=None, teacher_predictions=None):
   names = sorted(set(os.listdir(folder)) - {MARKER, LOCK}) if os.path.isdir(folder) else []
   if not names:
     return ''
-  reason = _find_objection(folder, names, data_dir, teacher_predictions)
+  reason = _find_objection(folder, names, data_dir, inputs)
   if reason:
     raise UserError(
       f'--reset_output_dir: {folder} {reason}; nothing was removed; give another --output_dir'
@@ -139,7 +139,7 @@ def _list_files(path):
   return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
 
 
-def _find_objection(folder, names, data_dir, teacher_predictions):
+def _find_objection(folder, names, data_dir, inputs):
   """Returns why a folder must not be emptied, as words that follow its name, or '' if it may be."""
   real = os.path.realpath(folder)
   inside = lambda path: path and (os.path.realpath(path) + '/').startswith(real.rstrip('/') + '/')
@@ -147,8 +147,9 @@ def _find_objection(folder, names, data_dir, teacher_predictions):
     return 'is or holds a home or root folder'
   if inside(data_dir):
     return f'is or holds --data_dir={data_dir}'
-  if inside(teacher_predictions):
-    return f'holds --teacher_predictions={teacher_predictions}'
+  for flag, path in inputs.items():
+    if inside(path):
+      return f'holds --{flag}={path}'
   if any(name == '.git' for _, folders, files in os.walk(real) for name in folders + files):
     return 'is or holds a repository (.git)'
   if inside(os.getcwd()):
@@ -177,7 +178,8 @@ def prepare_folder(config):
   folder = config.output_dir
   path = settings_path(folder)
   predictions = config.teacher_predictions if config.reads_predictions else None
-  removed = reset(folder, config.data_dir, predictions) if config.reset_output_dir else ''
+  inputs = dict(teacher_predictions=predictions, labels=config.labels)
+  removed = reset(folder, config.data_dir, **inputs) if config.reset_output_dir else ''
   try:
     mark(folder)
     if os.path.isfile(path):

@@ -6,7 +6,7 @@ STRATEGIES = ('auto', 'one_device', 'mirrored', 'multi_worker', 'tpu')
 BASELINES = METHODS + ('mpl_without_uda', 'label_spreading')
 TASKS = (
     'train', 'finetune', 'eval', 'eval_forever', 'export', 'predict', 'report', 'select', 'label',
-    'convert', 'prepare', 'ladder')  # fmt: skip
+    'convert', 'prepare', 'ladder', 'suggest')  # fmt: skip
 EFFICIENTNETS = (
     'bs', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'b5-mpl',
     'b6-mpl')  # fmt: skip

@@ -39,6 +39,7 @@ PIXELS = Rule('between 1 and 2048', lambda v: 1 <= v <= 2048)
 SIZE = Rule('between 1 and 65536', lambda v: 1 <= v <= 65536)
 LAYERS = Rule('between 0 and 100', lambda v: 0 <= v <= 100)
 FEW = Rule('between 0 and 1024', lambda v: 0 <= v <= 1024)
+SOME = Rule('between 1 and 2000', lambda v: 1 <= v <= 2000)
 
 LARGEST = 2**31 - 1  # Of every whole number: TensorFlow counts many things in int32.
 

@@ -56,6 +56,11 @@ class Config(
     return {None: 'train', 'evals': 'eval'}.get(self.task_mode, self.task_mode)
 
   @property
+  def uses_all_labels(self) -> bool:
+    """Whether the task works on features, and holds no labeled images out of its own accord."""
+    return self.task in ('ladder', 'suggest')
+
+  @property
   def method_name(self) -> str:
     """The method: `method` if given, else the end of dataset_name as in the release."""
     return self.method or _split_name(self.dataset_name)[2] or 'supervised'

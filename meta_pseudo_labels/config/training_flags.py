@@ -30,6 +30,7 @@ from meta_pseudo_labels.config.fields import (
   POSITIVE,
   SEED,
   SIZE,
+  SOME,
   Names,
   flag,
 )
@@ -41,6 +42,12 @@ class DataFlags:
 
   data_dir: Optional[str] = flag(
     None, 'Folder that the data are read from (none: that of TFDS).', may_change=True
+  )
+  labels: Optional[str] = flag(
+    None,
+    'CSV file with the columns path and class: labels of your own images in unlabeled/, beside the '
+    'folders in labeled/ or in place of them (none: the folders alone).',
+    may_change=True,
   )
   num_classes: int = flag(
     10, "Number of classes; the dataset's own number replaces it.", CLASSES, in_report=False
@@ -66,6 +73,13 @@ class DataFlags:
     1000,
     'Unlabeled examples of each class that --task_mode=select chooses, the most probable ones.',
     COUNT,
+    may_change=True,
+    per_command=True,
+  )
+  suggest_images: int = flag(
+    100,
+    'Unlabeled images that --task_mode=suggest names, the most useful ones to label.',
+    SOME,
     may_change=True,
     per_command=True,
   )

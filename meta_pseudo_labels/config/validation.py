@@ -68,6 +68,15 @@ def validate(config: Config) -> None:
         f'--num_seeds={config.num_seeds}: counts --{name}={value} up beyond 2147483647; give a smaller one'
       )
   seconds_of(config.time_limit)
+  if config.labels and config.dataset_name and config.dataset != 'folder':
+    raise UserError(
+      f'--labels={config.labels}: is for your own images in folders, and --dataset_name='
+      f'{config.dataset_name} has labels of its own; leave it out'
+    )
+  if config.task == 'suggest' and config.dataset != 'folder':
+    raise UserError(
+      '--task_mode=suggest: is for your own images in folders; give --dataset_name=folder --data_dir=...'
+    )
   _validate_networks(config)
   _validate_predictions(config)
   _validate_cores(config)
@@ -197,7 +206,7 @@ def _validate_networks(config: Config) -> None:
     for name in ('freeze', 'train_batch_norm', 'model_inputs', 'head_steps', 'layer_decay')
     if getattr(config, name) != FLAGS_BY_NAME[name].default
   ]
-  if config.features or config.task == 'ladder':
+  if config.features or config.uses_all_labels:
     _validate_features(config, stated if config.features else [])
   if config.head_weights and not is_pretrained(config.model_type):
     raise UserError(
@@ -220,18 +229,18 @@ def seconds_of(duration: str) -> float:
 
 
 def _validate_features(config: Config, stated: List[str]) -> None:
-  """Raises UserError unless all other flags fit --features, or the ladder, which begins with them.
+  """Raises UserError unless all other flags fit --features, or a task that begins with them.
 
   Args:
     config: Config.
     stated: flags about pretrained networks that have no meaning for features alone.
   """
-  ladder = config.task == 'ladder'
-  asked = '--task_mode=ladder' if ladder else '--features'
+  own_head = config.uses_all_labels
+  asked = f'--task_mode={config.task}' if own_head else '--features'
   unused = [text for text in stated if not text.startswith('--model_inputs')]
   unused += [
     f'--{name}={getattr(config, name)}'
-    for name in ('student_model_type', *(('head', 'head_weights') if ladder else ()))
+    for name in ('student_model_type', *(('head', 'head_weights') if own_head else ()))
     if getattr(config, name) != FLAGS_BY_NAME[name].default
   ]
   if unused:

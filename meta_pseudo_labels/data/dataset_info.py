@@ -20,6 +20,7 @@ class Request:
     seed: int >= 0; only generated datasets depend on it.
     decoding: images.decoding.Decoding of one's own image files; None where there are none.
     cache_dir: folder where prepared images and indices are kept.
+    labels: str, a file of labels of one's own images, or None.
     own_range: whether images of more than 8 bits are scaled by the largest value that there is.
     skip_bad_images: leave out what cannot be decoded (one's own images).
     say: function of a line, told what was found.
@@ -29,6 +30,7 @@ class Request:
   seed: int = 0
   decoding: Any = None
   cache_dir: str = CACHE_DIR
+  labels: Optional[str] = None
   own_range: bool = False
   skip_bad_images: bool = False
   say: Callable[[str], None] = lambda line: None

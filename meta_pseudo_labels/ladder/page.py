@@ -143,7 +143,7 @@ def _names(inputs, names, chosen):
   return [f'image {position}' for position in chosen]
 
 
-def _write_csv(folder, name, header, rows):
+def write_csv(folder, name, header, rows):
   """Writes a table; names that are no text keep their bytes."""
   with atomic_write(os.path.join(folder, name), newline='', errors='surrogateescape') as file:
     csv.writer(file).writerows([header, *rows])
@@ -197,7 +197,7 @@ def _doubts(folder, climb, problem, pool):
   doubts = findings.label_errors(best.logits, climb.labels)
   doubts = doubts[: max(1, round(DOUBTS * len(doubts)))]
   names = pool.class_names
-  _write_csv(
+  write_csv(
     folder,
     'label_errors.csv',
     ('path', 'label', 'predicted', 'probability_of_label'),
@@ -220,7 +220,7 @@ def _duplicates(folder, pool):
   """Writes the images that are nearly the same in two splits, and shows the first of them."""
   pairs = findings.near_duplicates(pool.raw, pool.groups)
   where = lambda position: SPLITS[pool.groups[position]]
-  _write_csv(
+  write_csv(
     folder,
     'near_duplicates.csv',
     ('path', 'other', 'split', 'other_split', 'cosine'),
@@ -245,7 +245,7 @@ def _strangers(folder, pool):
   far = findings.strangers(pool.directions[unlabeled], pool.directions[pool.of('labeled')])
   order = np.argsort(-far, kind='stable')
   rows = [(pool.names[unlabeled[i]], f'{far[i]:.4f}') for i in order[: max(SHOWN, len(order) // 5)]]
-  _write_csv(folder, 'strangers.csv', ('path', 'distance'), rows)
+  write_csv(folder, 'strangers.csv', ('path', 'distance'), rows)
   captions = [(unlabeled[i], [f'distance {far[i]:.2f}']) for i in order[:SHOWN]]
   note = 'They may be of no class at all. More of them: strangers.csv.'
   return page.join([page.tag('p', note, class_='note'), pool.tiles(captions)])

@@ -55,6 +55,7 @@ OURS = dict(
     augment_ops='', skip_bad_images=False, cache=False, cache_dir='',
     image_background='white', image_range='high_bits',
     unlabeled_manifest=None, select_per_class=1000, seed=0, data_dir=None, strategy='auto',
+    labels=None, suggest_images=100,
     num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, use_float16=False, remat=None,
     memory=None, micro_batches=0, original_view='together', student_model_type='', model_weights='',
     student_model_weights='', model_inputs='', freeze='none', train_batch_norm=False,

@@ -108,7 +108,7 @@ FEEDBACK_WORDS = 'release, soft, sampled, sampled_dot, argmax'
       '--task_mode=trian',
       "--task_mode=trian: unknown value (did you mean 'train'?); use one of "
       'train, finetune, eval, eval_forever, export, predict, report, select, label, convert, prepare, '
-      'ladder, evals',
+      'ladder, suggest, evals',
     ),
     (
       '--baselines=uda,suprvised',

@@ -5,6 +5,7 @@
   data_dir/validation/<class>/*    may be missing
   data_dir/test/<class>/*          may be missing
 
+A file of labels (label_file.py) gives images in unlabeled/ a class, beside labeled/ or in place of it.
 They are decoded once, into a store on disk (data/store/); later starts list names and times alone.
 """
 
@@ -15,7 +16,7 @@ from typing import List
 
 from meta_pseudo_labels.data import storage
 from meta_pseudo_labels.data.dataset_info import require_data_dir
-from meta_pseudo_labels.data.formats import folder_notes
+from meta_pseudo_labels.data.formats import folder_notes, label_file
 from meta_pseudo_labels.data.images import decoding as decodings
 from meta_pseudo_labels.data.images import facts, kinds
 from meta_pseudo_labels.data.store import decoding as store_decoding
@@ -38,6 +39,7 @@ def load(info, request):
   return read(
     request.data_dir,
     request.decoding,
+    labels=request.labels,
     cache_dir=request.cache_dir,
     own_range=request.own_range,
     skip_bad_images=request.skip_bad_images,
@@ -45,13 +47,23 @@ def load(info, request):
   )
 
 
-def read(data_dir, decoding, *, cache_dir, own_range=False, skip_bad_images=False, say=lambda line: None):
+def read(
+  data_dir,
+  decoding,
+  *,
+  cache_dir,
+  labels=None,
+  own_range=False,
+  skip_bad_images=False,
+  say=lambda line: None,
+):
   """Reads a folder of images; those that the store does not have are decoded first.
 
   Args:
     data_dir: str, a folder as above. Hidden files are left out.
     decoding: `decoding.Decoding`.
     cache_dir: str, where stores are kept.
+    labels: str, a file of labels of images in unlabeled/, or None.
     own_range: whether images of more than 8 bits are scaled by the largest value in the folder.
     skip_bad_images: whether images that cannot be decoded are left out, or are an error.
     say: function of a line, told what was found.
@@ -60,16 +72,17 @@ def read(data_dir, decoding, *, cache_dir, own_range=False, skip_bad_images=Fals
     A `storage.Data`. Inputs are `store.reading.Prepared`. `train` has the labeled images, class by
     class, then the unlabeled ones with label -1; within a class, and among those without, they are
     sorted by name. `validation` and `test` are None without their folders. `facts` has the class
-    names: those of the folders in labeled/, sorted.
+    names: those of the folders in labeled/ and of the file of labels, sorted.
 
   Raises:
     UserError: a folder is missing or has no images, there are fewer than two classes or one that
-      labeled/ does not have, an image cannot be read, or there is no room for the store.
+      labeled/ does not have, the file of labels is wrong, an image cannot be read, or there is no room for
+      the store.
   """
-  groups, class_names, left_out = _find(data_dir)
+  groups, class_names, left_out = _find(data_dir, labels, say)
   folder_notes.tell_left_out(left_out, skip_bad_images, say)
   images, decoding = _prepared(data_dir, groups, decoding, cache_dir, own_range, say)
-  labels = np.concatenate([np.full(len(group.names), group.label, np.int32) for group in groups])
+  numbers = np.concatenate([np.full(len(group.names), group.label, np.int32) for group in groups])
   splits = np.concatenate([np.full(len(group.names), SPLITS.index(group.split)) for group in groups])
   unreadable, report = images.unreadable, images.report
   images = images.images
@@ -77,12 +90,12 @@ def read(data_dir, decoding, *, cache_dir, own_range=False, skip_bad_images=Fals
     _leave_out(unreadable, report, skip_bad_images, say)
   good = np.flatnonzero(images.readable)
   _require_some(groups, images.readable)
-  images, labels, splits = images[good], labels[good], splits[good]
-  say(_summary(data_dir, labels, splits))
+  images, numbers, splits = images[good], numbers[good], splits[good]
+  say(_summary(data_dir, numbers, splits))
   folder_notes.tell(data_dir, images, splits, decoding, say)
-  found = storage.Examples(images, labels, images.names.astype(str))
-  part = lambda *numbers: (
-    found.chosen(np.flatnonzero(np.isin(splits, numbers))) if np.isin(splits, numbers).any() else None
+  found = storage.Examples(images, numbers, images.names.astype(str))
+  part = lambda *those: (
+    found.chosen(np.flatnonzero(np.isin(splits, those))) if np.isin(splits, those).any() else None
   )
   return storage.Data(
     train=part(0, 1),
@@ -112,29 +125,67 @@ class _Group:
   sizes: np.ndarray
   mtimes_ns: np.ndarray
 
+  def chosen(self, positions):
+    """Returns the _Group of some of the images."""
+    names = [self.names[position] for position in positions]
+    return dataclasses.replace(
+      self, names=names, sizes=self.sizes[positions], mtimes_ns=self.mtimes_ns[positions]
+    )
 
-def _find(data_dir):
+
+def _find(data_dir, labels, say):
   """Returns (groups: labeled, unlabeled, validation, test; class names; what is left out).
 
   What is left out is a list of (name relative to data_dir, what it is or '').
   """
   if not data_dir or not tf.io.gfile.isdir(data_dir):
     raise UserError(f'--data_dir={data_dir}: not a folder; {_LAYOUT}')
-  if not tf.io.gfile.isdir(os.path.join(data_dir, 'labeled')):
-    raise UserError(f'--data_dir={data_dir}: no folder labeled/; {_LAYOUT}')
-  groups, left_out, class_names = [], [], None
-  for split in SPLITS:
-    if not tf.io.gfile.isdir(os.path.join(data_dir, split)):
-      continue
-    names = [''] if split == 'unlabeled' else _class_folders(data_dir, split, left_out)
-    class_names = class_names or tuple(names)
-    for name in names:
+  there = [split for split in SPLITS if tf.io.gfile.isdir(os.path.join(data_dir, split))]
+  given = label_file.read(labels, data_dir) if labels else {}
+  if 'labeled' not in there and not (given and 'unlabeled' in there):
+    more = f'; the images of --labels={labels} go into unlabeled/' if given else ''
+    raise UserError(f'--data_dir={data_dir}: no folder labeled/; {_LAYOUT}{more}')
+  groups, left_out = [], []
+  own = _class_folders(data_dir, 'labeled', left_out, 0 if given else 2) if 'labeled' in there else []
+  class_names = tuple(sorted({*own, *given.values()}))
+  if len(class_names) < 2:
+    raise UserError(f'--labels={labels}: all labels are {class_names[0]!r}; give images of a second class')
+  for split in there:
+    names = {'labeled': own, 'unlabeled': ['']}.get(split)
+    for name in _class_folders(data_dir, split, left_out) if names is None else names:
       label = -1 if split == 'unlabeled' else _label(data_dir, split, name, class_names)
       groups.append(_group(data_dir, split, name, label, left_out))
+  if given:
+    label_of = {name: class_names[g.label] if g.label >= 0 else None for g in groups for name in g.names}
+    label_file.check_folders(given, label_of, labels, data_dir)
+    label_file.tell_new_classes(given, own, labels, say)
+    groups = _labeled(groups, {name: class_names.index(label) for name, label in given.items()})
   return groups, class_names, left_out
 
 
-def _class_folders(data_dir, split, left_out):
+def _labeled(groups, given):
+  """Returns the groups with the images of unlabeled/ that have a label behind those of its folder.
+
+  Args:
+    groups: list of _Group.
+    given: {name: label}.
+  """
+  rest = next((group for group in groups if group.label < 0), None)
+  if rest is None:
+    return groups
+  numbers = np.array([given.get(name, -1) for name in rest.names])
+  parts = {number: rest.chosen(np.flatnonzero(numbers == number)) for number in np.unique(numbers)}
+  moved = [
+    dataclasses.replace(part, split='labeled', label=int(number))
+    for number, part in parts.items()
+    if number >= 0
+  ]
+  ordered = sorted([g for g in groups if g.split == 'labeled'] + moved, key=lambda group: group.label)
+  unlabeled = [parts[-1]] if -1 in parts else []
+  return ordered + unlabeled + [g for g in groups if g.split not in ('labeled', 'unlabeled')]
+
+
+def _class_folders(data_dir, split, left_out, least=1):
   """Returns the names of the class folders of a split, sorted; helper folders are left out."""
   parent = os.path.join(data_dir, split)
   try:
@@ -152,7 +203,6 @@ def _class_folders(data_dir, split, left_out):
       left_out.append((f'{split}/{name}/', 'a helper folder of another program'))
     else:
       classes.append(name)
-  least = 2 if split == 'labeled' else 1
   if len(classes) < least:
     raise UserError(
       f'{parent}: {len(classes)} class folders; make at least {least}, each with the images of one class'
@@ -276,13 +326,15 @@ def _leave_out(unreadable, report, skip_bad_images, say):
 
 
 def _require_some(groups, readable):
-  """Raises UserError if a folder has no image left that can be read."""
-  start = 0
+  """Raises UserError if a folder, or a class, has no image left that can be read."""
+  start, left = 0, collections.Counter()
   for group in groups:
     end = start + len(group.names)
-    if not readable[start:end].any():
-      raise UserError(f'{group.folder}: no image in it can be read; add some, or remove the folder')
+    left[group.split, group.label] += np.count_nonzero(readable[start:end])
     start = end
+  for group in groups:
+    if not left[group.split, group.label]:
+      raise UserError(f'{group.folder}: no image in it can be read; add some, or remove the folder')
 
 
 def _summary(data_dir, labels, splits):
