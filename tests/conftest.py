@@ -23,6 +23,11 @@ import tensorflow as tf
 
 devices.configure_devices(4)
 
+# Tests that are left out of the suite that takes ten minutes.
+APART = {
+  'long': 'takes half a minute or more, or has a quicker sister; CI runs it',
+  'slow': 'takes minutes; nothing runs it by itself',
+}
 # Whose graphs TensorFlow optimizes as it does in a run; tests/quick_process is for processes likewise.
 OPTIMIZED = ('test_train.py', 'test_parity.py', 'test_remat.py', 'test_replicas.py')
 
@@ -34,15 +39,16 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-  config.addinivalue_line('markers', 'slow: takes minutes; run with -m slow')
+  for name, what in APART.items():
+    config.addinivalue_line('markers', f'{name}: {what}; run with -m {name}')
 
 
 def pytest_collection_modifyitems(config, items):
   if not config.getoption('-m'):
-    skip = pytest.mark.skip(reason='slow; run with -m slow')
     for item in items:
-      if 'slow' in item.keywords:
-        item.add_marker(skip)
+      for name in APART:
+        if name in item.keywords:
+          item.add_marker(pytest.mark.skip(reason=f'{name}; run with -m {name}'))
 
 
 def pytest_collection_finish():

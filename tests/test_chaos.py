@@ -1,6 +1,7 @@
 """A short version of tools/chaos.py: two moons, killed twice."""
 
 import chaos
+import pytest
 from tiny import quick_path
 
 TINY = [
@@ -23,6 +24,7 @@ TINY = [
 ]
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_as_one_left_alone(tmp_path, monkeypatch):
   monkeypatch.setenv('PYTHONPATH', quick_path(chaos.CHECKOUT))
   said = []

@@ -158,6 +158,7 @@ def blocks(name, language):
   ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name, count', [('README.md', 1), ('docs/python.md', 6)])
 def test_the_python_blocks_run(tmp_path, name, count):
   found = blocks(name, 'python')
@@ -267,6 +268,7 @@ def fixture_readme(checkout):
   return run_commands('README.md', checkout)
 
 
+@pytest.mark.long
 def test_the_readmes_commands_lead_from_images_to_predictions(checkout, readme):
   """As they stand there, with flags behind them that make the run small."""
   answered = readme[ANSWER]
@@ -289,6 +291,7 @@ def test_the_readmes_commands_lead_from_images_to_predictions(checkout, readme):
   assert (checkout / 'runs/two_moons_mpl/decision_regions.png').exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('readme')
 def test_servings_commands_and_python(checkout):
   printed = run_commands('docs/serving.md', checkout)
@@ -305,6 +308,7 @@ def test_servings_commands_and_python(checkout):
   assert result.stdout.startswith(('cat [', 'a dog ['))
 
 
+@pytest.mark.long
 def test_contributings_commands(checkout):
   printed = run_commands('CONTRIBUTING.md', checkout)
   assert '| supervised | 1 |' in printed['python benchmarks/study.py --output=study.jsonl --table']

@@ -75,6 +75,7 @@ def seen_in_predict(served, paths):
   return {pathlib.Path(paths[number]).name: image for number, image in found.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('views, size', [('pad_crop', 8), ('pad_crop', 32), ('resized_crop', 96)])
 def test_evaluation_predict_and_an_exported_model_see_the_same(folder, tmp_path, views, size):
   problem = build.problem(

@@ -7,6 +7,7 @@ from meta_pseudo_labels.config import parse
 from meta_pseudo_labels.data import semi_supervised
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 
@@ -30,6 +31,7 @@ def write_shards(folder, prefix, labels, shards):
         )
 
 
+@pytest.mark.long
 def test_imagenet_10_percent_mpl_trains(tmp_path, capsys):
   (tmp_path / 'shards').mkdir()
   write_shards(tmp_path / 'shards', 'ten_percent', range(1000), 2)

@@ -97,6 +97,7 @@ def test_the_wheel_has_the_page_to_label_on(wheel):
   assert 'meta_pseudo_labels/ladder/labeling.html' in zipfile.ZipFile(wheel).namelist()
 
 
+@pytest.mark.long
 def test_the_command_trains_far_from_the_checkout(venv, tmp_path):
   (tmp_path / 'meta_pseudo_labels').mkdir()  # Not to be taken for the package.
   (tmp_path / 'meta_pseudo_labels/__init__.py').write_text('raise ImportError("not this one")')

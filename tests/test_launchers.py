@@ -204,6 +204,7 @@ def test_a_signal_reaches_python(ready):
   assert 'KeyboardInterrupt' in errors
 
 
+@pytest.mark.long
 def test_changed_requirements_are_installed_once(ready, tmp_path):
   checkout = tmp_path / 'checkout'
   shutil.copytree(ready, checkout, ignore=shutil.ignore_patterns('.venv*'))
@@ -276,6 +277,7 @@ def test_tpu_dry_run_prints_the_command_and_makes_nothing(bare):
   assert not list(bare.glob('.venv*'))
 
 
+@pytest.mark.long
 def test_tpu_keeps_the_systems_tensorflow(bare):
   """Without one it stops; with one, only requirements.txt's other lines are installed."""
   lines = 'tensorflow==0.0.1 ; python_version >= "3"\ntf-keras==0.0.* ; python_version < "3"\n'

@@ -52,6 +52,7 @@ def make_folder(root, test=True):
     picture(color, random).save(root / 'unlabeled' / 'more' / f'{number:03d}.jpg')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'flags',
   [

@@ -59,7 +59,13 @@ def assert_same(one, other, atol=0.0):
       np.testing.assert_allclose(value, other[name], atol=atol, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize('method', ['supervised', 'pseudo_labels', 'uda', 'mpl'])
+@pytest.mark.parametrize(
+  'method',
+  [
+    *(pytest.param(name, marks=pytest.mark.long) for name in ('supervised', 'pseudo_labels', 'uda')),
+    'mpl',
+  ],
+)
 def test_every_method_starts_from_the_file_and_leaves_its_statistics(tmp_path, network, method):
   flags = (f'--method={method}', '--freeze=1', '--head_steps=1', '--layer_decay=0.5')
   assert main.run(command(tmp_path, network, *flags)) == 0
@@ -73,6 +79,7 @@ def test_every_method_starts_from_the_file_and_leaves_its_statistics(tmp_path, n
   assert [same(layer.kernel.numpy()) for layer in convolutions] == [True, True, True, False]
 
 
+@pytest.mark.long
 def test_it_goes_on_and_predicts_without_the_file(tmp_path, network, capsys):
   moved = tmp_path / 'moved.h5'
   moved.write_bytes(open(network, 'rb').read())
@@ -97,6 +104,7 @@ def test_it_goes_on_and_predicts_without_the_file(tmp_path, network, capsys):
   assert main.run([*converting, f'--output={tmp_path}/released/model.ckpt']) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('flags', [('--remat',), ('--strategy=mirrored',)])
 def test_memory_and_replicas_do_not_change_the_result(tmp_path, network, flags):
   run = ('--method=mpl', '--train_batch_norm', '--dense_dropout_rate=0.2')

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -298,16 +299,13 @@ def test_nan_in_a_row_ends_the_run(tmp_path, capsys, monkeypatch, method):
   assert [line['skipped_steps'] for line in lines if line['kind'] == 'train'] == [0, 0, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-  'known, step, words', [(0, 12, 'is not there yet'), (1, 4, 'try --strategy=one_')]
-)
+@pytest.mark.parametrize('known, step, words', [(0, 12, 'not there yet'), (1, 4, 'try --strategy=')])
 def test_a_loop_ends_at_the_last_allowed_step(tmp_path, capsys, monkeypatch, known, step, words):
   monkeypatch.setattr(gpus, 'is_known_for_nan', lambda _: known)
   monkeypatch.setattr(semi_supervised.Problem, 'train_batches', poisoned(3, 1000))
-  flags = ['--max_nonfinite_steps=9', '--num_train_steps=500', '--log_every=500', '--save_every=500']
-  assert main.run(short(tmp_path, *flags)) == 1
-  line, _ = one_error_line(capsys)
-  assert line.startswith(f'error: step {step} of train: ') and words in line
+  flags = [f'--{name}=500' for name in ('num_train_steps', 'log_every', 'save_every')]
+  assert main.run(short(tmp_path, '--max_nonfinite_steps=9', *flags)) == 1
+  assert re.match(f'error: step {step} of train: .*{words}', one_error_line(capsys)[0])
 
 
 def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
@@ -372,6 +370,7 @@ def test_failures_that_pass_restart_and_others_do_not(tmp_path, capsys, monkeypa
   assert len(restarted) == 3
 
 
+@pytest.mark.long
 def test_a_restarted_process_goes_on_and_resets_nothing(tmp_path):
   """A worker is lost after the second checkpoint; the process starts itself anew."""
   program = f"""

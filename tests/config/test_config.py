@@ -56,7 +56,7 @@ OURS = dict(
     image_background='white', image_range='high_bits',
     unlabeled_manifest=None, select_per_class=1000, seed=0, data_dir=None, strategy='auto',
     labels=None, suggest_images=100,
-    num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, use_float16=False, remat=None,
+    num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, use_float16=None, remat=None,
     memory=None, micro_batches=0, original_view='together', student_model_type='', model_weights='',
     student_model_weights='', model_inputs='', freeze='none', train_batch_norm=False,
     backbone_lr_scale=.1, layer_decay=1., head_steps=0, features=False, feature_views=2,
@@ -64,7 +64,8 @@ OURS = dict(
     finetune_steps=0, finetune_lr=1e-5,
     finetune_batch_size=512, baselines='', keep_checkpoints=3, save_retry_seconds=300,
     max_nonfinite_steps=10, max_restarts=3, augment_stddev=.1,
-    jit_compile=False, deterministic=False, num_seeds=1, export_dir='', export_weights='ema',
+    jit_compile=None, precision='auto', use_bfloat16=None, deterministic=False, num_seeds=1,
+    export_dir='', export_weights='ema',
     teacher_predictions=None, calibration_units=64, calibration_layers=1,
     export_tflite=False, input='', output='', format='', saved_model='', dataset_service_address=None)
 # fmt: on

@@ -66,6 +66,7 @@ def fixture_service_address():
   del workers, dispatcher
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('replicas', [1, 2])
 def test_a_service_s_workers_make_the_same_batches(service_address, replicas):
   # Up to the places of some: each is found among those that this process makes itself.

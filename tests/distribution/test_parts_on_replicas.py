@@ -79,6 +79,7 @@ def test_all_replicas_hold_the_same_averages(monkeypatch):
     assert np.abs(one - np.round(one)).max() > 1e-3  # They have moved.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'kind', [pytest.param('uda', marks=SLOW), pytest.param('release', marks=SLOW), 'soft']
 )
@@ -86,6 +87,7 @@ def test_a_compiled_step_in_parts_trains_what_a_plain_one_trains(kind):
   assert_same(train(kind, 1, 2, jit_compile=True), plain(kind, 1, 2))
 
 
+@pytest.mark.long
 def test_parts_in_float16():
   """With loss scaling: about what float32 trains."""
   expected, _ = plain('soft', 1, 2)

@@ -42,6 +42,7 @@ AT_FOUR = ('uda',)
 COMPILED = ('sampled',)
 IN_FLOAT16 = ('uda', 'soft')
 IN_PROCESSES = ('soft',)
+QUICK = ('uda', 'soft')
 
 
 def slow_but(kinds):
@@ -51,7 +52,7 @@ def slow_but(kinds):
 
 @pytest.mark.parametrize(
   'kind, count',
-  [(kind, 2) for kind in replicas.KINDS]
+  [pytest.param(kind, 2, marks=() if kind in QUICK else pytest.mark.long) for kind in replicas.KINDS]
   + [pytest.param(kind, 4, marks=() if kind in AT_FOUR else pytest.mark.slow) for kind in replicas.KINDS],
 )
 def test_devices_train_what_one_trains(alone, kind, count):
@@ -59,6 +60,7 @@ def test_devices_train_what_one_trains(alone, kind, count):
   assert_same(replicas.train(strategy, kind), alone[kind])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kind', slow_but(COMPILED))
 def test_a_compiled_step_trains_what_a_plain_one_trains(alone, kind, one_device):
   assert_same(replicas.train(one_device, kind, jit_compile=True), alone[kind])
@@ -133,6 +135,7 @@ def start_again(process):
   return start(process.args, process.cluster)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   'kinds', [IN_PROCESSES, pytest.param(replicas.KINDS, marks=pytest.mark.slow)], ids=['some', 'all']
 )

@@ -138,6 +138,7 @@ def mpl(model_type, remat=False):
   return build.method(config, student=make(1), teacher=make(0)), (views(), tf.range(4), views(), views())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('remat', (False, True))
 def test_every_pass_is_split(on_four_cores, remat):
   method, data = mpl('wrn-10-1', remat)
@@ -147,6 +148,7 @@ def test_every_pass_is_split(on_four_cores, remat):
   assert on_four_cores == [(12, 8, 8, 3), (8, 8, 8, 3), (4, 8, 8, 3)]
 
 
+@pytest.mark.long
 def test_xla_takes_it_and_computes_the_same(on_four_cores, monkeypatch):
   def logs():
     method, data = mpl('mlp-8x1')

@@ -68,6 +68,7 @@ def weights(folder):
   }
 
 
+@pytest.mark.long
 def test_two_workers_stopped_and_killed_train_what_two_devices_train(tmp_path):
   """A signal to one stops both; one is killed and started again; the other one starts itself."""
   folder = tmp_path / 'run'

@@ -110,6 +110,7 @@ def fixture_digits(run):
   return registry.load(problem.info).test.inputs, found
 
 
+@pytest.mark.long
 def test_another_process_predicts_what_evaluation_does(run, digits, tmp_path, capsys):
   exported(run, tmp_path / 'served')
   printed = capsys.readouterr().out

@@ -57,7 +57,7 @@ def predicted(root, name, *flags):
   return (root / f'{name}.csv').read_text()
 
 
-@pytest.mark.parametrize('kind', ['squares', 'crops', 'npz'])
+@pytest.mark.parametrize('kind', [pytest.param('squares', marks=pytest.mark.long), 'crops', 'npz'])
 def test_predictions_are_the_same_once_the_data_are_gone(tmp_path, capsys, kind):
   run = [f'--output_dir={tmp_path}/run']
   assert main.run(['main', *make_data(tmp_path, kind), *run, *SHORT]) == 0

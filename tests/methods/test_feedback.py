@@ -291,6 +291,7 @@ def expected_over_draws(bilevel, function):
   return total
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('batch_norm, reduced', [(False, False), (True, False), (True, True)])
 def test_sampled_is_unbiased_at_the_mean_scale(batch_norm, reduced):
   bilevel = Bilevel('sampled', OPTIMIZERS['nesterov'](), batch_norm, unlabeled=2, reduced=reduced)

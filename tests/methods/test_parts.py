@@ -13,6 +13,7 @@ import tensorflow as tf
 
 CLASSES, SHAPE, UNLABELED = 3, (4, 4, 1), 8
 FEEDBACKS = ('release', 'soft', 'sampled', 'sampled_dot', 'argmax')
+QUICK = ('supervised', 'uda', 'soft', 'reduced')
 KINDS = ('supervised', 'pseudo_labels', 'uda', *FEEDBACKS, 'reduced')
 
 
@@ -91,7 +92,9 @@ def train(method, labeled, steps=3):
   return {name: float(value) for name, value in logs.items()}, [v.numpy() for v in method.variables]
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(
+  'kind', [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.long) for kind in KINDS]
+)
 def test_parts_train_what_the_whole_batch_trains(kind):
   """4 labeled examples in two parts; 3 with each of two; 2 with two parts each."""
   for labeled, micro_batches in ((4, 2), (3, 2), (2, 4)):

@@ -53,10 +53,10 @@ def train(method, model_type, size, steps, **options):
   [
     ('supervised', 'release', 'wrn-10-1', 8, {}),
     pytest.param('uda', 'release', 'efficientnet-bs', 32, {}, marks=pytest.mark.slow),
-    ('pseudo_labels', 'release', 'mlp-8x2', 4, {}),
+    pytest.param('pseudo_labels', 'release', 'mlp-8x2', 4, {}, marks=pytest.mark.long),
     pytest.param('mpl', 'release', 'wrn-10-1', 8, {}, marks=pytest.mark.slow),  # Quick: in parts, below.
     ('mpl', 'soft', 'wrn-10-1', 8, {}),
-    ('mpl', 'soft', 'mlp-8x2', 4, {'micro_batches': 4}),
+    pytest.param('mpl', 'soft', 'mlp-8x2', 4, {'micro_batches': 4}, marks=pytest.mark.long),
     ('mpl', 'release', 'wrn-10-1', 8, {'micro_batches': 2, 'original_view': 'separate'}),
   ],
 )

@@ -150,7 +150,7 @@ def make_run(config, one_device):
       ],
       3,
     ),
-    (['--method=pseudo_labels', '--save_every=2'], 2),
+    pytest.param(['--method=pseudo_labels', '--save_every=2'], 2, marks=pytest.mark.long),
   ],
 )
 def test_a_run_that_goes_on_equals_one_that_was_not_stopped(tmp_path, one_device, flags, least):
@@ -301,6 +301,7 @@ def test_evaluation_counts_every_example_once(one_device):
   assert found['loss'] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.long
 def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(tmp_path):
   command = [
     sys.executable,

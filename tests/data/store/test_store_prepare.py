@@ -276,6 +276,7 @@ def wait_for(condition):
   raise AssertionError('it does not come')
 
 
+@pytest.mark.long
 def test_kill_and_two_at_once(folder, store):
   expected = files.write_images(folder, 40)
   with start(folder, store, 0.05) as killed:
