@@ -132,6 +132,9 @@ def test_the_default_run(ready):
   assert seen['argv'] == [f'--flagfile={ready}/flags/digits_mpl.flags', '--output_dir=runs/digits_mpl']
   assert seen['prefix'] == str(ready / '.venv')
   assert seen['environ']['TF_CPP_MIN_LOG_LEVEL'] == '2'
+  # What the driver compiles for a new card is kept, and has room.
+  assert seen['environ']['CUDA_CACHE_PATH'].endswith('/meta_pseudo_labels/cuda')
+  assert int(seen['environ']['CUDA_CACHE_MAXSIZE']) >= 2**32
 
 
 def test_flags_alone_go_with_the_default_flagfile(ready):
