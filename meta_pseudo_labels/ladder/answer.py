@@ -9,7 +9,7 @@ from meta_pseudo_labels.features.linear import Linear
 from meta_pseudo_labels.files import write_json
 from meta_pseudo_labels.inference import classifier, saved_model
 from meta_pseudo_labels.ladder import climb as climbing
-from meta_pseudo_labels.ladder import intervals, page, rungs
+from meta_pseudo_labels.ladder import findings, intervals, page, rungs
 from meta_pseudo_labels.models import heads
 
 import numpy as np
@@ -44,17 +44,19 @@ def run(config, problem, strategy, say, began):
   say(f'training the best of them on all labeled images: {rung.name}')
   whole = climbing.all_labels(problem)
   found = climb.fit(rung, whole, 'all')
-  tests = _tests(climb, rung, found, whole) if 'test' in problem.evaluated else {}
+  logits = _test_logits(climb, rung, found, whole) if 'test' in problem.evaluated else {}
+  labels = problem.evaluated['test'].labels if logits else np.empty(0, np.int32)
+  tests = {name: values.argmax(axis=1) == labels for name, values in logits.items()}
   for name, right in tests.items():
     share, lower, upper = intervals.accuracy(right)
     say(f'{name}: {100 * share:.1f} % of {len(right)} test images [{100 * lower:.1f}, {100 * upper:.1f}]')
   folder = os.path.join(config.output_dir, 'saved_model')
   serving = Serving.of(problem, build.architectures(config))
   saved_model.write(classifier.Classifier(_model(found, whole, config), serving), folder)
-  write_json(os.path.join(config.output_dir, 'ladder.json'), _facts(climb, rung, tests))
+  write_json(os.path.join(config.output_dir, 'ladder.json'), _facts(climb, rung, tests, labels))
   title = f'{os.path.basename(os.path.normpath(config.data_dir or config.dataset))}: a first answer'
   report = page.write(
-    config.output_dir, climb, whole, title=title, sentence=climbing.sentence(climb), tests=tests
+    config.output_dir, climb, whole, title=title, sentence=climbing.sentence(climb), tests=logits
   )
   say(f'report: {report}; beside it label_errors.csv, near_duplicates.csv, strangers.csv')
   say(f'SavedModel: {folder}')
@@ -70,19 +72,16 @@ def _model(found, problem, config):
   return heads.join(problem.backbone, head)
 
 
-def _tests(climb, rung, found, problem):
-  """Returns {name: bool `[n]`}: which test images the first rung and the best one classify correctly."""
-  inputs, labels = problem.evaluated['test'].inputs, problem.evaluated['test'].labels
-  first = rungs.RUNGS[0]
-  right = {
-    first.name: rungs.fit_logistic_regression(problem).logits(inputs[:, 0]).argmax(axis=1) == labels
-  }
+def _test_logits(climb, rung, found, problem):
+  """Returns {name: float `[n, K]`}: of the test images, by the first rung and the best one."""
+  inputs, first = problem.evaluated['test'].inputs, rungs.RUNGS[0]
+  logits = {first.name: rungs.fit_logistic_regression(problem).logits(inputs[:, 0])}
   if rung is not first:
-    right[rung.name] = climb.logits(found, inputs).argmax(axis=1) == labels
-  return right
+    logits[rung.name] = climb.logits(found, inputs)
+  return logits
 
 
-def _facts(climb, rung, tests):
+def _facts(climb, rung, tests, test_labels):
   """Returns what `ladder.json` says: a dict of JSON values."""
   as_dict = lambda values: dict(zip(('value', 'lower', 'upper'), values))
   return {
@@ -93,6 +92,7 @@ def _facts(climb, rung, tests):
         'name': found.rung.name,
         'unlabeled': found.rung.unlabeled,
         'accuracy': as_dict(intervals.accuracy(found.right(climb.labels))),
+        'balanced_accuracy': findings.balanced_accuracy(found.right(climb.labels), climb.labels),
         'gain': as_dict(climb.gain(found)),
         'seconds': found.seconds,
       }
@@ -102,7 +102,12 @@ def _facts(climb, rung, tests):
     'best': rung.name,
     'sentence': climbing.sentence(climb),
     'test': {
-      name: {**as_dict(intervals.accuracy(right)), 'examples': len(right)} for name, right in tests.items()
+      name: {
+        **as_dict(intervals.accuracy(right)),
+        'balanced_accuracy': findings.balanced_accuracy(right, test_labels),
+        'examples': len(right),
+      }
+      for name, right in tests.items()
     },
     'test_gain': as_dict(intervals.difference(*(np.array(v) for v in reversed(list(tests.values())))))
     if len(tests) == 2

@@ -25,6 +25,51 @@ class Doubt(NamedTuple):
   probability: float
 
 
+class Mistake(NamedTuple):
+  """An image that is classified wrongly.
+
+  Attributes:
+    position: int, among the images.
+    given, predicted: ints, classes.
+    probability: float, of the predicted class.
+  """
+
+  position: int
+  given: int
+  predicted: int
+  probability: float
+
+
+def _probabilities(logits):
+  """Returns the softmax of logits: float64 `[n, K]`."""
+  shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
+  return np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+
+
+def mistakes(logits, labels):
+  """Returns the images that are classified wrongly, the most confident mistakes first: list of Mistake.
+
+  Args:
+    logits: float `[n, K]`, of each image by a classifier that has not seen it.
+    labels: int `[n]`.
+  """
+  probabilities = _probabilities(logits)
+  predicted, most = probabilities.argmax(axis=1), probabilities.max(axis=1)
+  order = [i for i in np.argsort(-most, kind='stable') if predicted[i] != labels[i]]
+  return [Mistake(int(i), int(labels[i]), int(predicted[i]), float(most[i])) for i in order]
+
+
+def balanced_accuracy(right, labels):
+  """Returns the mean over classes of the share of their images that is classified correctly: float.
+
+  Args:
+    right: bool `[n]`, n at least 1.
+    labels: int `[n]`; classes without an image do not count.
+  """
+  right, labels = np.asarray(right), np.asarray(labels)
+  return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
 def label_errors(logits, labels):
   """Returns all labeled images, those first whose label is the most in doubt: list of Doubt.
 
@@ -35,8 +80,7 @@ def label_errors(logits, labels):
     logits: float `[n, K]`, of each image by a classifier that has not seen it.
     labels: int `[n]`, as given.
   """
-  shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
-  probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+  probabilities = _probabilities(logits)
   own = probabilities[np.arange(len(labels)), labels]
   others = probabilities.copy()
   others[np.arange(len(labels)), labels] = -1

@@ -27,7 +27,7 @@ def write(folder, climb, problem, *, title, sentence, tests):
     problem: Problem of features, with all labeled images.
     title: str.
     sentence: str, what the unlabeled images added.
-    tests: {name: bool `[n]`}, which test images it classifies correctly.
+    tests: {name: float `[n, K]`}, logits of the test images, the best rung's last; {} without such.
 
   Returns:
     str, the path of the page.
@@ -38,15 +38,17 @@ def write(folder, climb, problem, *, title, sentence, tests):
   pool = _Pool(problem)
   sections = [
     ('ladder', 'What is worth how much', _ladder(climb)),
+    ('mistakes', 'The most confident mistakes', _mistakes(tests, problem, pool)),
     ('doubts', 'Labels to look at', _doubts(folder, climb, problem, pool)),
     ('duplicates', 'Nearly the same in two splits', _duplicates(folder, pool)),
     ('strangers', 'Unlabeled images unlike all labeled ones', _strangers(folder, pool)),
     ('map', 'A map of the images', _map(problem, pool)),
     ('classes', 'Classes', _classes(climb, problem)),
   ]
+  labels = problem.evaluated['test'].labels if tests else None
   cards = [
-    (f'{100 * np.mean(right):.1f}%', f'of {len(right)} test images: {name}')
-    for name, right in tests.items()
+    (f'{100 * np.mean(logits.argmax(axis=1) == labels):.1f}%', f'of {len(labels)} test images: {name}')
+    for name, logits in tests.items()
   ]
   cards += [(len(climb.labels), 'labeled images'), (len(pool.of('unlabeled')), 'unlabeled images')]
   lead = page.join(
@@ -189,6 +191,22 @@ def _ladder(climb):
   )
 
 
+def _mistakes(tests, problem, pool):
+  """Shows the test images that the best rung is the most sure of, and wrong."""
+  if not tests:
+    return ''
+  shown = findings.mistakes(list(tests.values())[-1], problem.evaluated['test'].labels)[:SHOWN]
+  if not shown:
+    return ''
+  bold, at = lambda label: page.tag('b', pool.class_names[label]), pool.of('test')
+  captions = [
+    (at[m.position], [bold(m.predicted), f' {100 * m.probability:.0f}%; is ', bold(m.given)])
+    for m in shown
+  ]
+  note = 'Test images that the chosen classifier gets wrong, those first of which it is the most sure.'
+  return page.join([page.tag('p', note, class_='note'), pool.tiles(captions)])
+
+
 def _doubts(folder, climb, problem, pool):
   """Writes the labels that are in doubt, and shows the first of them."""
   best = climb.best()
@@ -277,4 +295,7 @@ def _classes(climb, problem):
     right = best.right(climb.labels)[of_class].mean() if best and of_class.any() else None
     rows.append((name, int(of_class.sum()), '–' if right is None else f'{100 * right:.0f}%'))
   table = page.table(('class', 'labeled images', 'accuracy'), rows, True)
+  if best:
+    share = findings.balanced_accuracy(best.right(climb.labels), climb.labels)
+    lines.append(f'balanced accuracy, the mean over the classes: {100 * share:.1f}%')
   return page.join([*(page.tag('p', line) for line in lines), table])

@@ -63,3 +63,17 @@ def test_notes_on_classes():
     'fewer than 10 labeled images: owl (4)',
     'cat has 10 times as many labeled images as owl',
   ]
+
+
+def test_the_most_confident_mistakes_come_first():
+  probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
+  found = findings.mistakes(np.log(probabilities) + 5, np.array([1, 1, 0, 0]))
+  assert [(m.position, m.given, m.predicted) for m in found] == [(0, 1, 0), (3, 0, 1), (2, 0, 1)]
+  np.testing.assert_allclose([m.probability for m in found], [0.9, 0.7, 0.6])
+  assert findings.mistakes(np.eye(2), np.arange(2)) == []
+
+
+def test_each_class_counts_as_much_in_the_balanced_accuracy():
+  # Three of four, none of one, and no image of class 1.
+  right = [True, True, True, False, False]
+  assert findings.balanced_accuracy(right, [0, 0, 0, 0, 2]) == 0.375
