@@ -120,6 +120,7 @@ class HardwareFlags:
     None,
     'Compile the training step with XLA (none: on one GPU in runs of 1,000 steps and more, where it is '
     'several times as fast).',
+    may_change=True,  # It only rounds otherwise.
   )
   memory: Optional[float] = flag(
     None,
