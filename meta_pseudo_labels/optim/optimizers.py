@@ -5,7 +5,7 @@ So a `tf.where` can skip a non-finite step. The feedback (methods/feedback.py) n
 the update with respect to the gradients, which a plain GradientTape computes.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from meta_pseudo_labels.distribution import collectives
 from meta_pseudo_labels.optim.schedules import LearningRate as LearningRate  # Public from here, too.
@@ -51,6 +51,7 @@ class Optimizer(tf.Module):
     self.learning_rate = learning_rate
     self.slots = None
     self._scales, self._wait = {}, 0
+    self._decay, self._decays, self._decayed = 0.0, None, ()
 
   def scale_rates(self, scales: Dict[str, float], wait: int = 0) -> 'Optimizer':
     """Multiplies the rate of some variables, such as those of a pretrained network, by factors.
@@ -66,9 +67,26 @@ class Optimizer(tf.Module):
     self._scales, self._wait = dict(scales), wait
     return self
 
+  def decay_weights(self, weight_decay: float, decays: Callable[[tf.Variable], bool]) -> 'Optimizer':
+    """Adds decoupled weight decay (Loshchilov and Hutter 2019): w <- step(w) - rate * weight_decay * w.
+
+    The decay is not part of the gradient, so the method does not clip it. The rate is the variable's own
+    one at that step. The method's own weight_decay comes on top.
+
+    Args:
+      weight_decay: float.
+      decays: function of a variable to whether it decays; `build` asks it.
+
+    Returns:
+      the optimizer itself.
+    """
+    self._decay, self._decays = weight_decay, decays
+    return self
+
   def build(self, variables: Sequence[tf.Variable]) -> None:
     """Creates the slots on the first call; call it under the strategy's scope."""
     if self.slots is None:
+      self._decayed = tuple(bool(self._decay and self._decays(v)) for v in variables)
       self.names = [v.name for v in variables]
       self.slots = {
         slot: [
@@ -114,6 +132,8 @@ class Optimizer(tf.Module):
       own = {slot: tensors[index] for slot, tensors in slots.items()}
       scaled = tf.cast(self._scaled(rate, step, self.names[index]), value.dtype)
       new_value, new_own = self.update_one(gradient, value, scaled, step, self.names[index], **own)
+      if self._decayed[index]:
+        new_value -= scaled * self._decay * value
       new_values.append(new_value)
       for slot, tensor in new_own.items():
         new_slots[slot].append(tensor)
@@ -264,7 +284,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
   """Adam with decoupled weight decay (Loshchilov and Hutter 2019): w <- w - rate * (adam + decay * w).
 
-  The decay is not part of the gradient that the method clips. So give the method a weight_decay of 0.
+  See `decay_weights`; give the method a weight_decay of 0.
   Variables whose names contain one of `skip` have none.
   """
 
@@ -283,19 +303,26 @@ class AdamW(Adam):
     super().__init__(learning_rate, beta_1, beta_2, epsilon, name)
     self.weight_decay = weight_decay
     self.skip = self.skip if skip is None else tuple(skip)
+    self.decay_weights(weight_decay, lambda v: not any(word in v.name for word in self.skip))
 
-  def update_one(self, gradient, value, rate, step, name, m, v):
-    new_value, slots = super().update_one(gradient, value, rate, step, name, m, v)
-    if not any(word in name for word in self.skip):
-      new_value -= rate * self.weight_decay * value
-    return new_value, slots
+
+# Settings of a Keras optimizer that the method has its own of, or that no optimizer here has.
+_OF_THE_METHOD = {
+  **dict.fromkeys(
+    ('clipnorm', 'clipvalue', 'global_clipnorm'), 'pass grad_bound, a global norm, to the method'
+  ),
+  'use_ema': 'pass ema_decay to the method, which averages the student',
+  'amsgrad': 'use Adam or AdamW without it',
+  'decay': 'use a schedule of tf.keras.optimizers.schedules as its learning rate',
+}
 
 
 def get(optimizer: Any) -> Optimizer:
   """Returns an `Optimizer` unchanged, or the one that corresponds to a Keras SGD, Adam or AdamW.
 
   The learning rate is still read from the Keras optimizer: from its schedule, or from its variable,
-  which Keras callbacks may set.
+  which Keras callbacks may set. Its own weight_decay stays what it is in Keras: `decay_weights`, of all
+  variables but those of `exclude_from_weight_decay`. It is read when the method takes the optimizer.
 
   Raises:
     TypeError: the optimizer is of another kind, or has settings that belong to the method.
@@ -307,32 +334,29 @@ def get(optimizer: Any) -> Optimizer:
       f'{optimizer!r}: not an optimizer; use meta_pseudo_labels.optimizers or a Keras SGD, Adam or AdamW'
     )
   settings, kind = optimizer.get_config(), type(optimizer).__name__
-  decay = settings.pop('weight_decay', None) if kind == 'AdamW' else None
-  for taken in ('clipnorm', 'clipvalue', 'global_clipnorm', 'weight_decay'):
-    if settings.get(taken):
-      raise TypeError(
-        f'{taken}={settings[taken]}: not supported in {optimizer.name}; pass weight_decay and '
-        'grad_bound to the method, which applies them in the order of the release'
-      )
-  schedule = getattr(optimizer, '_learning_rate', None)
+  for name, instead in _OF_THE_METHOD.items():
+    if settings.get(name):
+      raise TypeError(f'{name}={settings[name]}: not supported in {settings["name"]}; {instead}')
 
   def rate(step):
-    is_schedule = isinstance(schedule, tf.keras.optimizers.schedules.LearningRateSchedule)
-    return schedule(step) if is_schedule else tf.convert_to_tensor(optimizer.learning_rate)
+    found = getattr(optimizer, '_learning_rate', None)  # Keras' own would call a schedule by its own step.
+    if not isinstance(found, tf.keras.optimizers.schedules.LearningRateSchedule):
+      found = optimizer.learning_rate  # Of the optimizers before Keras 2.11 a schedule, too.
+    return found(step) if callable(found) and not hasattr(found, 'dtype') else tf.convert_to_tensor(found)
 
-  if kind == 'AdamW' and not settings.get('amsgrad'):
-    # Keras decays every variable, unless it was told names to leave out.
-    skip = getattr(optimizer, '_exclude_from_weight_decay_names', None) or ()
-    return AdamW(rate, decay or 0.0, settings['beta_1'], settings['beta_2'], settings['epsilon'], skip)
   if kind == 'SGD' and not settings['momentum']:
-    return SGD(rate)
-  if kind == 'SGD':
-    return Momentum(rate, settings['momentum'], settings['nesterov'], rate_inside=True)
-  if kind == 'Adam' and not settings.get('amsgrad'):
-    return Adam(rate, settings['beta_1'], settings['beta_2'], settings['epsilon'])
-  raise TypeError(
-    f'{kind}: not supported; use meta_pseudo_labels.optimizers or a Keras SGD, Adam or AdamW'
-  )
+    found = SGD(rate)
+  elif kind == 'SGD':
+    found = Momentum(rate, settings['momentum'], settings['nesterov'], rate_inside=True)
+  elif kind in ('Adam', 'AdamW'):
+    found = Adam(rate, settings['beta_1'], settings['beta_2'], settings['epsilon'])
+  else:
+    raise TypeError(
+      f'{kind}: not supported; use meta_pseudo_labels.optimizers or a Keras SGD, Adam or AdamW'
+    )
+  # Keras itself knows which variables it was told to leave out.
+  decay = settings.get('weight_decay')
+  return found.decay_weights(decay, optimizer._use_weight_decay) if decay else found
 
 
 def build(
