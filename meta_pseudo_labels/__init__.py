@@ -1,7 +1,9 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021) for TensorFlow 2 / Keras."""
 
+import importlib
 import importlib.util
 import os
+from typing import TYPE_CHECKING
 
 __version__ = '0.1.0'  # pyproject.toml, CITATION.cff and CHANGELOG.md follow it.
 
@@ -34,12 +36,33 @@ from meta_pseudo_labels.methods import (
 )
 from meta_pseudo_labels.optim import optimizers
 
+if TYPE_CHECKING:
+  from meta_pseudo_labels.trained import TrainedRun, load_run, train
+
+# What needs the whole program is imported when it is first used.
+_LATE = {'TrainedRun': 'trained', 'load_run': 'trained', 'train': 'trained'}
+
 __all__ = [
   'MetaPseudoLabels',
   'PseudoLabels',
   'ReducedMetaPseudoLabels',
   'Supervised',
+  'TrainedRun',
   'UDA',
+  'load_run',
   'models',
   'optimizers',
+  'train',
 ]
+
+
+def __getattr__(name):
+  """Returns a public name of `_LATE`. Raises AttributeError for any other."""
+  if name not in _LATE:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(f'{__name__}.{_LATE[name]}'), name)
+
+
+def __dir__():
+  """Returns the module's names, those that are imported late among them."""
+  return sorted({*globals(), *__all__})
