@@ -26,9 +26,11 @@ if not getattr(tf.keras, '__version__', '2').startswith('2'):
   )
 
 
-from meta_pseudo_labels import models
+from meta_pseudo_labels import data, models
+from meta_pseudo_labels.errors import Failure, UserError
 from meta_pseudo_labels.methods import (
   UDA,
+  Batch,
   MetaPseudoLabels,
   PseudoLabels,
   ReducedMetaPseudoLabels,
@@ -37,18 +39,23 @@ from meta_pseudo_labels.methods import (
 from meta_pseudo_labels.optim import optimizers
 
 if TYPE_CHECKING:
-  from meta_pseudo_labels.trained import TrainedRun, load_run, train
+  from meta_pseudo_labels.trained import Predictions, TrainedRun, load_run, train
 
 # What needs the whole program is imported when it is first used.
-_LATE = {'TrainedRun': 'trained', 'load_run': 'trained', 'train': 'trained'}
+_LATE = dict.fromkeys(('Predictions', 'TrainedRun', 'load_run', 'train'), 'trained')
 
 __all__ = [
+  'Batch',
+  'Failure',
   'MetaPseudoLabels',
+  'Predictions',
   'PseudoLabels',
   'ReducedMetaPseudoLabels',
   'Supervised',
   'TrainedRun',
   'UDA',
+  'UserError',
+  'data',
   'load_run',
   'models',
   'optimizers',

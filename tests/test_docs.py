@@ -158,7 +158,7 @@ def blocks(name, language):
   ]
 
 
-@pytest.mark.parametrize('name, count', [('README.md', 1), ('docs/python.md', 5)])
+@pytest.mark.parametrize('name, count', [('README.md', 1), ('docs/python.md', 6)])
 def test_the_python_blocks_run(tmp_path, name, count):
   found = blocks(name, 'python')
   assert len(found) == count
