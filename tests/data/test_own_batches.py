@@ -22,8 +22,9 @@ def first(dataset, count=3):
 
 
 def assert_equal(found, expected):
-  for one, other in zip(found, expected, strict=True):
-    for part, value in zip(one, other, strict=True):
+  assert [len(one) for one in found] == [len(other) for other in expected]
+  for one, other in zip(found, expected):
+    for part, value in zip(one, other):
       np.testing.assert_array_equal(part, value)
 
 
