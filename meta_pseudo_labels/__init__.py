@@ -1,7 +1,9 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021) for TensorFlow 2 / Keras."""
 
+import importlib
 import importlib.util
 import os
+from typing import TYPE_CHECKING
 
 __version__ = '0.1.0'  # pyproject.toml, CITATION.cff and CHANGELOG.md follow it.
 
@@ -24,9 +26,11 @@ if not getattr(tf.keras, '__version__', '2').startswith('2'):
   )
 
 
-from meta_pseudo_labels import models
+from meta_pseudo_labels import data, models
+from meta_pseudo_labels.errors import Failure, UserError
 from meta_pseudo_labels.methods import (
   UDA,
+  Batch,
   MetaPseudoLabels,
   PseudoLabels,
   ReducedMetaPseudoLabels,
@@ -34,12 +38,38 @@ from meta_pseudo_labels.methods import (
 )
 from meta_pseudo_labels.optim import optimizers
 
+if TYPE_CHECKING:
+  from meta_pseudo_labels.trained import Predictions, TrainedRun, load_run, train
+
+# What needs the whole program is imported when it is first used.
+_LATE = dict.fromkeys(('Predictions', 'TrainedRun', 'load_run', 'train'), 'trained')
+
 __all__ = [
+  'Batch',
+  'Failure',
   'MetaPseudoLabels',
+  'Predictions',
   'PseudoLabels',
   'ReducedMetaPseudoLabels',
   'Supervised',
+  'TrainedRun',
   'UDA',
+  'UserError',
+  'data',
+  'load_run',
   'models',
   'optimizers',
+  'train',
 ]
+
+
+def __getattr__(name):
+  """Returns a public name of `_LATE`. Raises AttributeError for any other."""
+  if name not in _LATE:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(f'{__name__}.{_LATE[name]}'), name)
+
+
+def __dir__():
+  """Returns the module's names, those that are imported late among them."""
+  return sorted({*globals(), *__all__})

@@ -201,10 +201,11 @@ def report(config, progress):
     setup.progress.say(f'report: {document.write(setup.run())}')
 
 
-def _trained(config, progress, problem=None):
-  """Returns (Serving, Keras model, backbone) of the run in `output_dir`: its selected student, if any.
+def restore_trained(config, progress, problem=None):
+  """Returns (Serving, Keras model, backbone, phases) of the run in `output_dir`.
 
-  Of a run on features the model takes these, and the backbone gives them; else the backbone is None.
+  The model is the selected student, if any. Of a run on features the model takes these, and the backbone
+  gives them; else the backbone is None. The phases are those that the checkpoint has reached.
 
   The data need not be there: the checkpoint knows what the network sees and what its classes are. Those
   of earlier versions do not; then the data are read.
@@ -237,12 +238,12 @@ def _trained(config, progress, problem=None):
     f'{config.export_weights} weights of {path} (step {reached[-1].method.steps_made} of '
     f'{reached[-1].name})'
   )
-  return serving, model, backbone
+  return serving, model, backbone, reached
 
 
 def _classifier(config, progress):
   """Returns classifier.Classifier of the run in `output_dir`."""
-  serving, model, backbone = _trained(config, progress)
+  serving, model, backbone, _ = restore_trained(config, progress)
   return classifier.Classifier(heads.join(backbone, model) if backbone else model, serving)
 
 
@@ -261,7 +262,7 @@ def select(config, progress):
   config = run_folder.load_trained_config(config)
   path = config.output or os.path.join(config.output_dir, 'selected.json')
   problem = build.problem(config, progress.say)
-  _, model, _ = _trained(config, progress, problem)
+  _, model, *_ = restore_trained(config, progress, problem)
   log_probs = select_images.log_probabilities(
     model, problem.unlabeled, problem.views, config.eval_batch_size
   )
@@ -279,7 +280,7 @@ def label(config, progress):
   config = run_folder.load_trained_config(config)
   path = config.output or os.path.join(config.output_dir, 'teacher_predictions.npz')
   problem = build.problem(config, progress.say)
-  _, model, _ = _trained(config, progress, problem)
+  _, model, *_ = restore_trained(config, progress, problem)
   found = teacher_predictions.Predictions(
     *(
       select_images.log_probabilities(model, inputs, problem.views, config.eval_batch_size)

@@ -30,14 +30,24 @@ LAYERS = (
   'ladder',
   'experiment',
   'tasks',
-  'main',
+  'main trained',
   '__main__',
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line.split()}
 LEVEL[''] = LEVEL['methods']
 MAY_READ_FLAGS = ('config.command_line',)
 # Who knows Config; everything below takes plain arguments.
-MAY_IMPORT_CONFIG = ('checkpoints', 'build', 'training', 'report', 'ladder', 'experiment', 'tasks', 'main')
+MAY_IMPORT_CONFIG = (
+  'checkpoints',
+  'build',
+  'training',
+  'report',
+  'ladder',
+  'experiment',
+  'tasks',
+  'main',
+  'trained',
+)
 
 
 MAX_FILE_LINES = 400

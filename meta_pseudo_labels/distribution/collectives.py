@@ -1,4 +1,6 @@
-"""The two operations that all replicas do together: a sum and an assignment."""
+"""What all replicas do together: a sum, an assignment, and counting the rows of a batch."""
+
+from typing import NamedTuple, Union
 
 import tensorflow as tf
 
@@ -17,6 +19,49 @@ def sum_over_replicas(tensors):
     return sums, lambda *cotangents: sum_over_replicas(list(cotangents))
 
   return tf.nest.pack_sequence_as(tensors, tf.nest.flatten(summed(*tf.nest.flatten(tensors))))
+
+
+class Place(NamedTuple):
+  """Where one replica's rows stand in the global batch.
+
+  Attributes:
+    first: int32 scalar, the position of its first row.
+    count: int, or int32 scalar, how many rows it has.
+    total: int, or int32 scalar, how many rows all replicas have.
+  """
+
+  first: tf.Tensor
+  count: Union[int, tf.Tensor]
+  total: Union[int, tf.Tensor]
+
+
+def count_rows(values):
+  """Returns the rows of `values` `[n, ...]`: int, or an int32 scalar where the shape does not say."""
+  return tf.shape(values)[0] if values.shape[0] is None else values.shape[0]
+
+
+def find_place(values):
+  """Returns the `Place` of this replica's rows of `values` `[n, ...]`; call it in replica context.
+
+  Where the shape says how many there are, all replicas have as many. Otherwise each may have another
+  number of them, and they are counted. A replica without any raises tf.errors.InvalidArgumentError: some
+  kernels fail for an empty batch.
+  """
+  context, count = tf.distribute.get_replica_context(), count_rows(values)
+  replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+  if isinstance(count, int):
+    return Place(replica * count, count, count * replicas)
+  some = tf.debugging.assert_positive(
+    count,
+    message='a replica got no examples of this batch; batch the dataset with drop_remainder=True, or use '
+    'fewer replicas',
+  )
+  with tf.control_dependencies([some] if some is not None else []):
+    count = tf.identity(count)
+  # As float32, which is exact up to 2^24: GPUs keep int32 on the host.
+  own = tf.one_hot(replica, replicas) * tf.cast(count, tf.float32)
+  counts = tf.cast(sum_over_replicas(own), tf.int32)
+  return Place(tf.reduce_sum(counts[:replica]), count, tf.reduce_sum(counts))
 
 
 def assign(variables, values):

@@ -107,7 +107,7 @@ def write(classifier, paths, output, kind, *, batch_size, progress):
     with atomic_write(output, errors='surrogateescape', newline='') as file:
       names = [name.decode() for name in classifier.names().numpy()]
       began = time.time()
-      found, reasons = _classify(classifier, paths, batch_size, progress)
+      found, reasons = classify(classifier, paths, batch_size, progress)
       write_line = _writer(file, kind, names)
       for number in sorted(found):
         write_line(paths[number], *found[number])
@@ -159,7 +159,7 @@ def _batches(classifier, paths, chosen, batch_size):
   options = tf.data.Options()
   options.autotune.enabled = False
   files = tf.data.Dataset.from_tensor_slices(
-    (np.array(chosen, np.int64), [os.fsencode(paths[number]) for number in chosen])
+    (np.array(chosen, np.int64), np.array([os.fsencode(paths[number]) for number in chosen], object))
   )
   yield from (
     files.map(load_one, num_parallel_calls=min(os.cpu_count(), PARALLEL_CALLS), deterministic=True)
@@ -171,14 +171,21 @@ def _batches(classifier, paths, chosen, batch_size):
   )
 
 
-def _python_batches(classifier, paths, chosen, batch_size, reasons):
-  """Yields likewise of files that Pillow decodes; `reasons`: {number: why not} of the others."""
+def _content(source):
+  """Returns the bytes of an image: those of the file at a path, or bytes as they are."""
+  if isinstance(source, bytes):
+    return source
+  with open(os.fsencode(source), 'rb') as file:
+    return file.read()
+
+
+def _python_batches(classifier, sources, chosen, batch_size, reasons):
+  """Yields likewise of images that Python decodes; `reasons`: {number: why not} of the others."""
   options = Serving.from_json(classifier.options().numpy().decode())
 
   def pixels(number):
     try:
-      with open(os.fsencode(paths[number]), 'rb') as file:
-        content = file.read()
+      content = _content(sources[number])
       if options.decoding is not None:
         return options.decoding.in_python(content)[0]
       return decode.decode(content).pixels
@@ -196,39 +203,42 @@ def _python_batches(classifier, paths, chosen, batch_size, reasons):
         yield _filled(tf.constant(good, tf.int64), inputs, batch_size)
 
 
-def _classify(classifier, paths, batch_size, progress):
-  """Classifies every file that can be read.
+def classify(classifier, sources, batch_size, progress, columns=('top_5_classes', 'top_5_probabilities')):
+  """Classifies every image that can be read.
+
+  Args:
+    classifier, batch_size, progress: see `write`.
+    sources: list of str, paths, or of bytes, encoded images.
+    columns: names of what `Classifier.classify` returns.
 
   Returns:
-    ({number: (classes, probabilities), the largest first}, {number: why a file cannot be read}).
+    ({number: a tuple of one list or number per column}, {number: why an image cannot be read}).
   """
   found, reasons = {}, {}
-  progress.start('predict', 0, math.ceil(len(paths) / batch_size), batch_size)
+  progress.start('predict', 0, math.ceil(len(sources) / batch_size), batch_size)
 
   def take(batches):
     for numbers, inputs in batches:
       outputs = classifier.classify(inputs)
-      top, probabilities = (
-        outputs[name].numpy().tolist() for name in ('top_5_classes', 'top_5_probabilities')
-      )
+      rows = list(zip(*(outputs[name].numpy().tolist() for name in columns)))
       for row, number in enumerate(numbers.numpy().tolist()):
         if number >= 0:
-          found[number] = top[row], probabilities[row]
+          found[number] = rows[row]
       progress.update(math.ceil(len(found) / batch_size), {})
 
-  everything = range(len(paths))
+  everything = range(len(sources))
   has_options = hasattr(classifier, 'options')  # Not in models exported by earlier versions.
   take(
     _batches(
       classifier,
-      paths,
-      [n for n in everything if not has_options or _for_tensorflow(paths[n])],
+      sources,
+      [n for n in everything if not has_options or _for_tensorflow(sources[n])],
       batch_size,
     )
   )
   rest = [number for number in everything if number not in found]
   if has_options:
-    take(_python_batches(classifier, paths, rest, batch_size, reasons))
+    take(_python_batches(classifier, sources, rest, batch_size, reasons))
   for number in rest:
     if number not in found:
       reasons.setdefault(number, 'it cannot be decoded')
@@ -236,7 +246,9 @@ def _classify(classifier, paths, batch_size, progress):
 
 
 def _for_tensorflow(path):
-  """Whether a file is decoded by TensorFlow's operations, as in training."""
+  """Whether a file is decoded by TensorFlow's operations, as in training; bytes never are."""
+  if isinstance(path, bytes):
+    return False
   try:
     with open(os.fsencode(path), 'rb') as file:
       return decoding.takes_in_graph(file.read(4096))

@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import inspect
 from typing import Any, Callable, Optional
 
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.distribution import collectives, spatial
+from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.methods import parts
+from meta_pseudo_labels.methods.batch import LABELED, Batch
 from meta_pseudo_labels.models import batch_norm, layers
 from meta_pseudo_labels.models.remat import Rematerialized
 from meta_pseudo_labels.optim import ema, loss_scale, optimizers
@@ -42,6 +45,20 @@ class Passes:
   def __call__(self, model, inputs):
     rematerialized, inputs = self._models.get(id(model)), spatial.split(inputs)
     return rematerialized(inputs) if rematerialized else model(inputs, training=True)
+
+
+@contextlib.contextmanager
+def _told_plainly():
+  """Raises a UserError that a step raised while it was traced as it is, not as what became of it."""
+  try:
+    yield
+  except Exception as error:
+    cause = error
+    while cause is not None and not isinstance(cause, UserError):
+      cause = cause.__cause__ or cause.__context__
+    if cause is None:
+      raise
+    raise cause.with_traceback(None) from None
 
 
 class Method(tf.keras.Model):
@@ -128,6 +145,34 @@ class Method(tf.keras.Model):
     return optimizer
 
   evaluates_teacher = False  # Whether there is a teacher whose accuracy is meaningful.
+  needs = LABELED  # The parts of a batch that a step reads.
+
+  def batch_of(self, data):
+    """Returns the `Batch` of what a dataset yields. Raises UserError: see `Batch.of`."""
+    return Batch.of(data, self.needs)
+
+  def fit(self, *args: Any, **kwargs: Any) -> tf.keras.callbacks.History:
+    """Trains as Keras' `fit` does, on a dataset whose elements `Batch.of` takes.
+
+    Args:
+      *args, **kwargs: as of Keras' `fit`: dataset, epochs, steps_per_epoch, callbacks, validation_data
+        of (inputs `[N, ...]`, labels `[N]`), ...
+
+    Returns:
+      tf.keras.callbacks.History, with the logs by their names.
+
+    Raises:
+      UserError: the batches are not as `Batch.of` expects, or there are class or sample weights.
+    """
+    given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+    for name in ('class_weight', 'sample_weight'):
+      if given.get(name) is not None:
+        raise UserError(
+          f'{name}: the methods do not weight examples, as labeled and unlabeled ones share a batch; let '
+          'the dataset repeat the examples that should count more'
+        )
+    with _told_plainly():
+      return super().fit(*args, **kwargs)
 
   def call(self, inputs, training=False):
     """Returns the student's logits `[N, C]`."""
@@ -138,9 +183,17 @@ class Method(tf.keras.Model):
     return [self.accuracy]
 
   def test_step(self, data):
-    """Evaluates the student for Keras on (inputs, labels `[N]` integers): {'accuracy': scalar}."""
-    inputs, labels = data
-    self.accuracy.update_state(labels, self.student(inputs, training=False))
+    """Evaluates the student for Keras on labeled examples.
+
+    Args:
+      data: what `Batch.of` takes; (inputs, labels) are enough.
+
+    Returns:
+      {'accuracy': scalar}.
+    """
+    found = Batch.of(data)
+    labels = found.labels if found.labels.dtype.is_integer else tf.argmax(found.labels, axis=-1)
+    self.accuracy.update_state(labels, self.student(found.labeled, training=False))
     return {'accuracy': self.accuracy.result()}
 
   @property
@@ -159,10 +212,10 @@ class Method(tf.keras.Model):
     Returns:
       {name: logits `[n, C]`}, float32 (or float64 from a float64 model).
     """
-    sizes = [inputs.shape[0] for inputs in views.values()]
+    sizes = [collectives.count_rows(inputs) for inputs in views.values()]
+    sections = [parts.section(f'{role}/{view}', view, inputs) for view, inputs in views.items()]
     inputs = list(views.values())
     inputs = inputs[0] if len(inputs) == 1 else tf.concat(inputs, axis=0)
-    sections = [parts.section(f'{role}/{view}', view, size) for view, size in zip(views, sizes)]
     with layers.noise(rng.key(self.seed, self.step), sections):
       logits = self._passes(model, inputs)
     if logits.dtype != tf.float64:
@@ -202,7 +255,12 @@ class Method(tf.keras.Model):
       collectives.assign(variables, before)
 
   def global_size(self, values):
-    """Returns the number of rows of `values` over all replicas and parts: int."""
+    """Returns the number of rows of `values` `[n, ...]` over all replicas and parts: int.
+
+    Where the shape does not say it, the result is a scalar of the values' dtype.
+    """
+    if values.shape[0] is None:
+      return tf.cast(collectives.find_place(values).total, values.dtype)
     return values.shape[0] * self.replicas * parts.count()
 
   def global_mean(self, values):
@@ -223,9 +281,13 @@ class Method(tf.keras.Model):
       See `parts.add_up`.
 
     Raises:
-      UserError: `micro_batches` does not divide the unlabeled examples.
+      UserError: `micro_batches` does not divide the unlabeled examples, or the batch's size is unknown.
     """
     count, labeled = self.micro_batches, batch.labeled.shape[0]
+    if count == 1:
+      return function(batch, *rows)
+    if labeled is None:
+      parts.check(count, None)
     if batch.augmented is not None:
       parts.check(count, batch.augmented.shape[0])
     else:
@@ -297,8 +359,15 @@ class Method(tf.keras.Model):
 
   def one_hot(self, labels, logits):
     """Returns labels `[N, C]` in the logits' dtype, from integers `[N]` or distributions `[N, C]`."""
+    classes = logits.shape[-1]
     if labels.dtype.is_integer:
-      return tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+      return tf.one_hot(labels, classes, dtype=logits.dtype)
+    if labels.shape[-1] is None:
+      labels = tf.ensure_shape(labels, [None, classes])
+    if labels.shape[-1] != classes:
+      raise UserError(
+        f'labels are distributions over {labels.shape[-1]} classes, but the network has {classes}'
+      )
     return tf.cast(labels, logits.dtype)
 
   def logs(self, shares, common):

@@ -8,13 +8,14 @@ import tensorflow as tf
 ROUNDING = 1e-6
 
 
-def measure_pseudo_labels(teacher_log_probs, student_logits, truth, replicas):
+def measure_pseudo_labels(teacher_log_probs, student_logits, truth, replicas, total=None):
   """Measures the pseudo labels on the augmented views and the student's agreement with them.
 
   Args:
     teacher_log_probs, student_logits: `[n, C]` float, this replica's share.
     truth: `[n]` int32, the examples' labels, -1 where unknown, or None.
     replicas: int.
+    total: scalar, the examples of all replicas, where `n` is not known before the step.
 
   Returns:
     {log name: scalar}, shares of the global means, to be summed over replicas:
@@ -23,7 +24,10 @@ def measure_pseudo_labels(teacher_log_probs, student_logits, truth, replicas):
         teacher and of the student.
       `pseudo_labels/accuracy`: accuracy of the teacher, only with `truth`; 0 if no label is known.
   """
-  mean = lambda values: tf.reduce_mean(tf.cast(values, tf.float32)) / replicas
+  if teacher_log_probs.shape[0] is None:
+    mean = lambda values: tf.reduce_sum(tf.cast(values, tf.float32)) / tf.cast(total, tf.float32)
+  else:
+    mean = lambda values: tf.reduce_mean(tf.cast(values, tf.float32)) / replicas
   predicted = tf.argmax(teacher_log_probs, axis=-1, output_type=tf.int32)
   logs = {
     'pseudo_labels/agreement': mean(predicted == tf.argmax(student_logits, axis=-1, output_type=tf.int32)),

@@ -16,7 +16,7 @@ The formulas are pure functions; `ESTIMATORS` has an object for each, with what 
 from typing import NamedTuple
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.distribution.collectives import sum_over_replicas
+from meta_pseudo_labels.distribution.collectives import find_place, sum_over_replicas
 
 import tensorflow as tf
 
@@ -46,9 +46,13 @@ def drawn_labels(log_probs, key, replica, replicas):
     replica, replicas: this replica's index and how many there are.
   """
   count, classes = log_probs.shape
+  if count is None:
+    first, count, total = find_place(log_probs)
+  else:
+    first, total = replica * count, count * replicas
   # The largest of log p + Gumbel noise is a draw from p.
-  draw = rng.uniform(key, 'pseudo_labels', [count * replicas, classes], minval=1e-20)
-  gumbel = -tf.math.log(-tf.math.log(rng.rows(draw, replica * count, count)))
+  draw = rng.uniform(key, 'pseudo_labels', [total, classes], minval=1e-20)
+  gumbel = -tf.math.log(-tf.math.log(rng.rows(draw, first, count)))
   chosen = tf.argmax(log_probs + tf.cast(gumbel, log_probs.dtype), axis=-1)
   return tf.one_hot(chosen, classes, dtype=log_probs.dtype)
 

@@ -88,7 +88,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     Returns:
       The release's logs, and those of `diagnostics`: {name: float32 scalar}.
     """
-    batch, rates = Batch.of(data), self.rates()
+    batch, rates = self.batch_of(data), self.rates()
 
     # 1. The teacher sees all views, and labels the augmented ones.
     teacher = self.teacher_passes(batch)
@@ -140,7 +140,9 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     return {
       'cross_entropy/student_on_u': student.loss,
       **teacher.shares,
-      **diagnostics.measure_pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas),
+      **diagnostics.measure_pseudo_labels(
+        teacher.log_probs, student.logits, truth, self.replicas, self.global_size(student.logits)
+      ),
     }
 
   def teacher_passes(self, batch):
@@ -193,7 +195,9 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       return self.in_parts(one_pass, labeled, most=self.rows_of_student(batch))[0]
 
   def rows_of_student(self, batch):
-    """Returns the largest number of labeled examples that pass together: those of a part, or all."""
+    """Returns the largest number of labeled examples that pass together: those of a part; None: all."""
+    if self.micro_batches == 1:
+      return None
     views = [view for view in (batch.labeled, batch.augmented) if view is not None]
     return max(1, sum(view.shape[0] for view in views) // self.micro_batches)
 

@@ -13,6 +13,7 @@ import contextvars
 import math
 from typing import NamedTuple
 
+from meta_pseudo_labels.distribution import collectives
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.methods.batch import Batch
 from meta_pseudo_labels.models import batch_norm, layers
@@ -73,9 +74,14 @@ def count():
   return _PART.get().count if _PART.get() else 1
 
 
-def section(purpose, view, size):
-  """Returns the `layers.Section` of the `size` examples of a view in the surrounding part."""
-  return _PART.get().section(purpose, view) if _PART.get() else layers.Section(purpose, size)
+def section(purpose, view, inputs):
+  """Returns the `layers.Section` of a view's inputs `[n, ...]` in the surrounding part, if any."""
+  if _PART.get():
+    return _PART.get().section(purpose, view)
+  if inputs.shape[0] is not None:
+    return layers.Section(purpose, inputs.shape[0])
+  place = collectives.find_place(inputs)
+  return layers.Section(purpose, place.count, place.first, total=place.total)
 
 
 def fewest(size, most):
@@ -84,7 +90,12 @@ def fewest(size, most):
 
 
 def check(micro_batches, unlabeled):
-  """Raises UserError unless a replica's unlabeled examples can be divided among the parts."""
+  """Raises UserError unless a replica's unlabeled examples (int, None) can be divided among the parts."""
+  if unlabeled is None:
+    raise UserError(
+      f'--micro_batches={micro_batches}: needs batches of a known size; batch the dataset with '
+      'drop_remainder=True'
+    )
   if unlabeled % micro_batches:
     smaller = max(n for n in range(1, micro_batches) if unlabeled % n == 0)
     raise UserError(

@@ -4,7 +4,7 @@ from typing import Any
 
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
-from meta_pseudo_labels.methods.batch import Batch
+from meta_pseudo_labels.methods.batch import VIEWS
 
 import tensorflow as tf
 
@@ -28,6 +28,7 @@ class PseudoLabels(base.Method):
     self.pseudo_weight = pseudo_weight
 
   evaluates_teacher = True
+  needs = VIEWS
 
   def train_step(self, data):
     """Makes one step; for arguments and result see `UDA.train_step`.
@@ -55,7 +56,7 @@ class PseudoLabels(base.Method):
       shares = {'loss/total': loss, 'loss/cross_entropy': loss_l, 'pseudo_labels/loss': loss_u}
       return (shares, self.gradient(tape, loss, self.student.trainable_variables)), ()
 
-    (shares, gradients), _ = self.in_parts(one_pass, Batch.of(data))
+    (shares, gradients), _ = self.in_parts(one_pass, self.batch_of(data))
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.count_step(update)

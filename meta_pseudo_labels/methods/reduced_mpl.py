@@ -1,7 +1,9 @@
 """Reduced Meta Pseudo Labels (the paper's appendix): only one large network in memory, the student."""
 
 from meta_pseudo_labels import losses
+from meta_pseudo_labels.distribution import collectives
 from meta_pseudo_labels.methods import mpl, uda
+from meta_pseudo_labels.methods.batch import LABELED
 
 import tensorflow as tf
 
@@ -16,6 +18,7 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
   """
 
   large_teacher = False
+  needs = (*LABELED, 'augmented', 'predictions')
 
   def teacher_pass(self, batch):
     """Makes the small network's pass over `batch.predictions`: a `uda.Pass` without a second view."""
@@ -31,6 +34,6 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
       labels,
       loss,
       tf.zeros_like(loss),
-      mask_l=tf.ones(labeled.shape[:1]),
-      mask_u=tf.zeros(unlabeled.shape[:1]),
+      mask_l=tf.ones([collectives.count_rows(labeled)]),
+      mask_u=tf.zeros([collectives.count_rows(unlabeled)]),
     )

@@ -31,7 +31,7 @@ class Supervised(base.Method):
         )
       return (cross_entropy, self.gradient(tape, cross_entropy, self.student.trainable_variables)), ()
 
-    batch = Batch.of(data)
+    batch = self.batch_of(data)
     (cross_entropy, gradients), _ = self.in_parts(one_pass, Batch(batch.labeled, batch.labels))
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)

@@ -6,7 +6,7 @@ from typing import Any
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.config.choices import ORIGINAL_VIEWS
 from meta_pseudo_labels.methods import base
-from meta_pseudo_labels.methods.batch import Batch
+from meta_pseudo_labels.methods.batch import VIEWS
 from meta_pseudo_labels.models import batch_norm
 
 import tensorflow as tf
@@ -33,6 +33,8 @@ class Pass:
 
 class ConsistencyMethod(base.Method):
   """A method with UDA's losses: the settings and the pass that UDA and MPL share."""
+
+  needs = VIEWS
 
   def __init__(
     self,
@@ -140,7 +142,7 @@ class UDA(ConsistencyMethod):
       }
       return (shares, self.gradient(tape, loss, self.student.trainable_variables)), ()
 
-    (shares, gradients), _ = self.in_parts(one_pass, Batch.of(data))
+    (shares, gradients), _ = self.in_parts(one_pass, self.batch_of(data))
     decay = self.l2(self.student)
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)

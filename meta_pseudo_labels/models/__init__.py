@@ -2,28 +2,33 @@
 
 import contextlib
 import sys
+from typing import Optional, Sequence
 
 from meta_pseudo_labels.config.choices import is_pretrained
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.models import efficientnet, mlp, pretrained, resnet, wide_resnet
 from meta_pseudo_labels.models.pretrained import Pretrained as Pretrained  # Public from here, too.
 
+import tensorflow as tf
+
+__all__ = ['Pretrained', 'build']
+
 
 def build(
-  name,
+  name: str,
   *,
-  num_classes,
-  input_shape,
-  dropout=0.0,
-  bn_decay=0.99,
-  bn_epsilon=1e-3,
-  bn_batch_size=None,
-  stochastic_depth=0.0,
-  small_images=False,
-  seed=0,
-  use=None,
-  architecture=None,
-):
+  num_classes: int,
+  input_shape: Sequence[int],
+  dropout: float = 0.0,
+  bn_decay: float = 0.99,
+  bn_epsilon: float = 1e-3,
+  bn_batch_size: Optional[int] = None,
+  stochastic_depth: float = 0.0,
+  small_images: bool = False,
+  seed: int = 0,
+  use: Optional[Pretrained] = None,
+  architecture: Optional[str] = None,
+) -> tf.keras.Model:
   """Builds a Keras model by `--model_type`: inputs `[N, *input_shape]` -> logits `[N, num_classes]`.
 
   The variables of the release's networks are in its order, under its names without their scope.

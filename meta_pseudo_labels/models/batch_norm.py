@@ -179,15 +179,21 @@ def group_size(replicas, examples, batch_size=None):
 
   Args:
     replicas: int, number of replicas of all workers.
-    examples: int, number of examples in one replica's batch at that batch norm, over all views.
+    examples: int, number of examples in one replica's batch at that batch norm, over all views; None:
+      not known.
     batch_size: `--batch_norm_batch_size`, the approximate number of examples of a group. If None, a
       group is an eighth of the replicas, at least 8.
 
   Raises:
-    UserError: the replicas cannot be divided into groups of that size.
+    UserError: the replicas cannot be divided into groups of that size, or that size is not known.
   """
   if replicas <= ONE_GROUP:
     return replicas
+  if batch_size is not None and examples is None:
+    raise UserError(
+      f'--batch_norm_batch_size={batch_size}: needs batches of a known size; batch the dataset with '
+      'drop_remainder=True'
+    )
   wanted = max(8, replicas // 8) if batch_size is None else min(replicas, batch_size // examples)
   size = 2 ** max(1, wanted.bit_length() - 1)
   if replicas % size:
@@ -340,17 +346,26 @@ class BatchNorm(tf.keras.layers.Layer):
       (means `[G, C]`, biased variances `[G, C]`, index of this replica's group: int32 scalar).
     """
     values, axes = tf.cast(inputs, self.moving_mean.dtype), list(range(inputs.shape.rank - 1))
-    moments = tf.stack([tf.reduce_mean(values, axis=axes), tf.reduce_mean(tf.square(values), axis=axes)])
     context = tf.distribute.get_replica_context()
     replicas, group = _replicas(), tf.constant(0)
-    size, moments = group_size(replicas, inputs.shape[0], self.batch_size), moments[tf.newaxis]
+    size = group_size(replicas, inputs.shape[0], self.batch_size)
+    # The replicas' shares may differ where the shape does not say how large this one is.
+    uneven = inputs.shape[0] is None and replicas > 1
+    reduce = tf.reduce_sum if uneven else tf.reduce_mean
+    moments = [reduce(values, axis=axes), reduce(tf.square(values), axis=axes)]
+    if uneven:
+      rows = tf.cast(tf.size(values) // values.shape[-1], values.dtype)
+      moments.append(tf.fill(values.shape[-1:], rows))
+    moments = tf.stack(moments)[tf.newaxis]
     if size < replicas:
       # Each replica puts its moments into its group's row; the sum over all replicas gives all groups.
       group = context.replica_id_in_sync_group // size
       row = tf.one_hot(group, replicas // size, dtype=moments.dtype)
       moments *= row[:, tf.newaxis, tf.newaxis]
     if replicas > 1:
-      moments = collectives.sum_over_replicas(moments / size)
+      moments = collectives.sum_over_replicas(moments if uneven else moments / size)
+    if uneven:
+      moments = moments[:, :2] / moments[:, 2:]
     means, mean_squares = tf.unstack(moments, axis=1)
     return means, mean_squares - tf.square(means), group
 

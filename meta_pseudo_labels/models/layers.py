@@ -25,16 +25,18 @@ class Section(NamedTuple):
 
   Attributes:
     purpose: str.
-    count: int, how many they are.
+    count: int, or int32 scalar: how many they are.
     first: int, or int32 scalar: the position of the first one in the replica's whole batch, of which the
-      pass may be a part.
+      pass may be a part; with `total` its position in the global batch.
     whole: int, the size of that batch; None: these are all.
+    total: int32 scalar, the size of the global batch where the replicas' shares may differ; else None.
   """
 
   purpose: str
-  count: int
+  count: Union[int, tf.Tensor]
   first: Union[int, tf.Tensor] = 0
   whole: Optional[int] = None
+  total: Optional[tf.Tensor] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,11 @@ class Noise:
     """Returns uniform draws in [0, 1), float32 `[sum of counts, features]`, for the layer of this name."""
     parts = []
     for section in self.sections:
-      purpose, count, first, whole = Section(*section)
+      purpose, count, first, whole, total = Section(*section)
+      if total is not None:
+        draw = rng.uniform(self.key, f'{layer}/{purpose}', [total, features])
+        parts.append(rng.rows(draw, first, count))
+        continue
       size = count if whole is None else whole
       draw = rng.uniform(self.key, f'{layer}/{purpose}', [size * self.replicas, features])
       if whole is not None:

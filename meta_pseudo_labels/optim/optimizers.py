@@ -5,131 +5,28 @@ So a `tf.where` can skip a non-finite step. The feedback (methods/feedback.py) n
 the update with respect to the gradients, which a plain GradientTape computes.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence
 
-from meta_pseudo_labels.distribution import collectives
 from meta_pseudo_labels.optim.schedules import LearningRate as LearningRate  # Public from here, too.
 from meta_pseudo_labels.optim.schedules import Rate
+from meta_pseudo_labels.optim.updates import NORM_WORDS, Optimizer
+from meta_pseudo_labels.optim.updates import add_weight_decay as add_weight_decay
+from meta_pseudo_labels.optim.updates import clip as clip
 
 import tensorflow as tf
 
-# A slot's values by the slot's name.
-Slots = Dict[str, List[tf.Tensor]]
-
-# A variable belongs to a batch norm (no weight decay) if its name contains one of these (release).
-NORM_WORDS = ('batch_norm', 'batchnorm', 'bn', 'layer_norm', 'layernorm')
-
-
-def add_weight_decay(
-  gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], names: Sequence[str], weight_decay: float
-) -> List[tf.Tensor]:
-  """Returns gradient + weight_decay * value, except for batch norms' variables (`NORM_WORDS`)."""
-  return [
-    g if any(word in name.lower() for word in NORM_WORDS) else g + weight_decay * v
-    for g, v, name in zip(gradients, values, names)
-  ]
-
-
-def clip(gradients: Sequence[tf.Tensor], grad_bound: float) -> Tuple[List[tf.Tensor], tf.Tensor]:
-  """Scales gradients to a global norm of at most `grad_bound`; returns (gradients, norm before)."""
-  # Bounded away from zero, where the square root has no derivative.
-  norm = tf.sqrt(tf.maximum(tf.add_n([tf.reduce_sum(tf.square(g)) for g in gradients]), 1e-36))
-  scale = tf.minimum(grad_bound / norm, 1.0)
-  # A norm that is not finite must stay visible, since the caller skips such a step.
-  scale = tf.where(tf.math.is_finite(norm), scale, norm)
-  return [g * scale for g in gradients], norm
-
-
-class Optimizer(tf.Module):
-  """Base class of the optimizers: slots for the variables it was built with, and their update."""
-
-  slot_starts = {}  # Slot name -> its initial value.
-
-  def __init__(self, learning_rate: Rate, name: Optional[str] = None):
-    """Stores `learning_rate`: a float, or a function of the step (integer scalar) such as LearningRate."""
-    super().__init__(name=name)
-    self.learning_rate = learning_rate
-    self.slots = None
-    self._scales, self._wait = {}, 0
-
-  def scale_rates(self, scales: Dict[str, float], wait: int = 0) -> 'Optimizer':
-    """Multiplies the rate of some variables, such as those of a pretrained network, by factors.
-
-    Args:
-      scales: {variable's name: float}.
-      wait: int, the step before which these variables' rate is 0. Their slots move before, so that the
-        first step after it is no larger than the next ones.
-
-    Returns:
-      the optimizer itself.
-    """
-    self._scales, self._wait = dict(scales), wait
-    return self
-
-  def build(self, variables: Sequence[tf.Variable]) -> None:
-    """Creates the slots on the first call; call it under the strategy's scope."""
-    if self.slots is None:
-      self.names = [v.name for v in variables]
-      self.slots = {
-        slot: [
-          tf.Variable(
-            tf.fill(v.shape, tf.cast(start, v.dtype)),
-            trainable=False,
-            name=f'{v.name.split(":")[0]}/{slot}',
-          )
-          for v in variables
-        ]
-        for slot, start in self.slot_starts.items()
-      }
-
-  def rate(self, step: tf.Tensor) -> tf.Tensor:
-    """Returns the learning rate at `step`: float32 scalar."""
-    rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
-    return tf.cast(rate, tf.float32)
-
-  def slot_values(self) -> Slots:
-    """Returns the current values of the slots: {slot: list of tensors}."""
-    return {slot: [tf.convert_to_tensor(v) for v in values] for slot, values in self.slots.items()}
-
-  def update_one(self, gradient, value, rate, step, name, **slots):
-    """Computes the step of one variable as a pure function: (new value, {slot: new value})."""
-    raise NotImplementedError
-
-  def update(
-    self, gradients: Sequence[tf.Tensor], values: Sequence[tf.Tensor], slots: Slots, step: tf.Tensor
-  ) -> Tuple[List[tf.Tensor], Slots]:
-    """Computes the step of all variables as a pure, differentiable function.
-
-    Args:
-      gradients: list of tensors, already summed over replicas.
-      values: list of the variables' values before the step.
-      slots: `slot_values()`.
-      step: integer scalar, the number of steps before this one.
-
-    Returns:
-      (list of new values, {slot: list of new values}).
-    """
-    new_values, new_slots, rate = [], {slot: [] for slot in slots}, self.rate(step)
-    for index, (gradient, value) in enumerate(zip(gradients, values)):
-      own = {slot: tensors[index] for slot, tensors in slots.items()}
-      scaled = tf.cast(self._scaled(rate, step, self.names[index]), value.dtype)
-      new_value, new_own = self.update_one(gradient, value, scaled, step, self.names[index], **own)
-      new_values.append(new_value)
-      for slot, tensor in new_own.items():
-        new_slots[slot].append(tensor)
-    return new_values, new_slots
-
-  def _scaled(self, rate, step, name):
-    """Returns the rate of one variable; see `scale_rates`."""
-    if name not in self._scales:
-      return rate
-    rate *= self._scales[name]
-    return tf.where(step < self._wait, tf.zeros_like(rate), rate) if self._wait else rate
-
-  def assign_slots(self, new_slots: Slots) -> None:
-    """Stores the slots that `update` returned; all replicas must call it with the same values."""
-    for slot, tensors in new_slots.items():
-      collectives.assign(self.slots[slot], tensors)
+__all__ = [
+  'LARS',
+  'SGD',
+  'Adam',
+  'AdamW',
+  'LearningRate',
+  'Momentum',
+  'Optimizer',
+  'RMSProp',
+  'build',
+  'get',
+]
 
 
 class SGD(Optimizer):
@@ -155,7 +52,14 @@ class Momentum(Optimizer):
     rate_inside: bool = False,
     name: Optional[str] = None,
   ):
-    """Creates the optimizer. `rate_inside`: as in Keras, the accumulator sums gradients times rates."""
+    """Creates the optimizer.
+
+    Args:
+      learning_rate, name: see `Optimizer`.
+      momentum: float m in [0, 1).
+      nesterov: bool.
+      rate_inside: bool, whether the accumulator sums gradients times rates, as in Keras.
+    """
     super().__init__(learning_rate, name)
     self.momentum = momentum
     self.nesterov = nesterov
@@ -234,7 +138,10 @@ class LARS(Optimizer):
 
 
 class Adam(Optimizer):
-  """Adam (Kingma and Ba 2015) with bias correction; epsilon is outside of the root as in Keras."""
+  """Adam (Kingma and Ba 2015) with bias correction; epsilon is outside of the root as in Keras.
+
+  `beta_1` and `beta_2` are the decays of the averages of the gradients and of their squares.
+  """
 
   slot_starts = {'m': 0.0, 'v': 0.0}
 
@@ -264,7 +171,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
   """Adam with decoupled weight decay (Loshchilov and Hutter 2019): w <- w - rate * (adam + decay * w).
 
-  The decay is not part of the gradient that the method clips. So give the method a weight_decay of 0.
+  See `decay_weights`; give the method a weight_decay of 0.
   Variables whose names contain one of `skip` have none.
   """
 
@@ -283,19 +190,26 @@ class AdamW(Adam):
     super().__init__(learning_rate, beta_1, beta_2, epsilon, name)
     self.weight_decay = weight_decay
     self.skip = self.skip if skip is None else tuple(skip)
+    self.decay_weights(weight_decay, lambda v: not any(word in v.name for word in self.skip))
 
-  def update_one(self, gradient, value, rate, step, name, m, v):
-    new_value, slots = super().update_one(gradient, value, rate, step, name, m, v)
-    if not any(word in name for word in self.skip):
-      new_value -= rate * self.weight_decay * value
-    return new_value, slots
+
+# Settings of a Keras optimizer that the method has its own of, or that no optimizer here has.
+_OF_THE_METHOD = {
+  **dict.fromkeys(
+    ('clipnorm', 'clipvalue', 'global_clipnorm'), 'pass grad_bound, a global norm, to the method'
+  ),
+  'use_ema': 'pass ema_decay to the method, which averages the student',
+  'amsgrad': 'use Adam or AdamW without it',
+  'decay': 'use a schedule of tf.keras.optimizers.schedules as its learning rate',
+}
 
 
 def get(optimizer: Any) -> Optimizer:
   """Returns an `Optimizer` unchanged, or the one that corresponds to a Keras SGD, Adam or AdamW.
 
   The learning rate is still read from the Keras optimizer: from its schedule, or from its variable,
-  which Keras callbacks may set.
+  which Keras callbacks may set. Its own weight_decay stays what it is in Keras: `decay_weights`, of all
+  variables but those of `exclude_from_weight_decay`. It is read when the method takes the optimizer.
 
   Raises:
     TypeError: the optimizer is of another kind, or has settings that belong to the method.
@@ -307,32 +221,29 @@ def get(optimizer: Any) -> Optimizer:
       f'{optimizer!r}: not an optimizer; use meta_pseudo_labels.optimizers or a Keras SGD, Adam or AdamW'
     )
   settings, kind = optimizer.get_config(), type(optimizer).__name__
-  decay = settings.pop('weight_decay', None) if kind == 'AdamW' else None
-  for taken in ('clipnorm', 'clipvalue', 'global_clipnorm', 'weight_decay'):
-    if settings.get(taken):
-      raise TypeError(
-        f'{taken}={settings[taken]}: not supported in {optimizer.name}; pass weight_decay and '
-        'grad_bound to the method, which applies them in the order of the release'
-      )
-  schedule = getattr(optimizer, '_learning_rate', None)
+  for name, instead in _OF_THE_METHOD.items():
+    if settings.get(name):
+      raise TypeError(f'{name}={settings[name]}: not supported in {settings["name"]}; {instead}')
 
   def rate(step):
-    is_schedule = isinstance(schedule, tf.keras.optimizers.schedules.LearningRateSchedule)
-    return schedule(step) if is_schedule else tf.convert_to_tensor(optimizer.learning_rate)
+    found = getattr(optimizer, '_learning_rate', None)  # Keras' own would call a schedule by its own step.
+    if not isinstance(found, tf.keras.optimizers.schedules.LearningRateSchedule):
+      found = optimizer.learning_rate  # Of the optimizers before Keras 2.11 a schedule, too.
+    return found(step) if callable(found) and not hasattr(found, 'dtype') else tf.convert_to_tensor(found)
 
-  if kind == 'AdamW' and not settings.get('amsgrad'):
-    # Keras decays every variable, unless it was told names to leave out.
-    skip = getattr(optimizer, '_exclude_from_weight_decay_names', None) or ()
-    return AdamW(rate, decay or 0.0, settings['beta_1'], settings['beta_2'], settings['epsilon'], skip)
   if kind == 'SGD' and not settings['momentum']:
-    return SGD(rate)
-  if kind == 'SGD':
-    return Momentum(rate, settings['momentum'], settings['nesterov'], rate_inside=True)
-  if kind == 'Adam' and not settings.get('amsgrad'):
-    return Adam(rate, settings['beta_1'], settings['beta_2'], settings['epsilon'])
-  raise TypeError(
-    f'{kind}: not supported; use meta_pseudo_labels.optimizers or a Keras SGD, Adam or AdamW'
-  )
+    found = SGD(rate)
+  elif kind == 'SGD':
+    found = Momentum(rate, settings['momentum'], settings['nesterov'], rate_inside=True)
+  elif kind in ('Adam', 'AdamW'):
+    found = Adam(rate, settings['beta_1'], settings['beta_2'], settings['epsilon'])
+  else:
+    raise TypeError(
+      f'{kind}: not supported; use meta_pseudo_labels.optimizers or a Keras SGD, Adam or AdamW'
+    )
+  # Keras itself knows which variables it was told to leave out.
+  decay = settings.get('weight_decay')
+  return found.decay_weights(decay, optimizer._use_weight_decay) if decay else found
 
 
 def build(
@@ -345,6 +256,12 @@ def build(
   weight_decay: float = 0.0,
 ) -> Optimizer:
   """Builds an optimizer by `--optim_type`: sgd, momentum (0.9, Nesterov), rmsprop, lars or adamw.
+
+  Args:
+    optim_type: str.
+    learning_rate: float, or a function of the step such as LearningRate.
+    rmsprop_rho, rmsprop_momentum, rmsprop_epsilon: floats, see `RMSProp`.
+    weight_decay: float, of lars and adamw alone.
 
   Raises:
     ValueError: there is no such optimizer.

@@ -111,6 +111,14 @@ def test_lars_scales_by_the_ratio_of_norms_and_skips_biases():
     lambda: tf.keras.optimizers.SGD(0.1, 0.9, nesterov=True),
     lambda: tf.keras.optimizers.Adam(0.1),
     lambda: tf.keras.optimizers.AdamW(0.1, weight_decay=0.3),
+    lambda: tf.keras.optimizers.Adam(0.1, weight_decay=0.3),
+    lambda: tf.keras.optimizers.SGD(0.1, weight_decay=0.3),
+    lambda: tf.keras.optimizers.SGD(0.1, 0.9, nesterov=True, weight_decay=0.3),
+    lambda: tf.keras.optimizers.SGD(
+      tf.keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5), weight_decay=0.3
+    ),
+    lambda: tf.keras.optimizers.legacy.SGD(0.1, 0.9),
+    lambda: tf.keras.optimizers.legacy.Adam(tf.keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
     lambda: tf.keras.optimizers.SGD(tf.keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
   ],
 )
@@ -122,6 +130,28 @@ def test_the_place_of_a_keras_optimizer_is_taken_by_one_that_does_the_same(make)
     keras.apply_gradients([(tf.constant(gradient), variable)])
     expected.append(float(variable))
   np.testing.assert_allclose(steps(optimizers.get(make()), gradients), expected, rtol=1e-5)
+
+
+def test_what_keras_leaves_out_of_its_weight_decay_stays_out():
+  """By a name, which is a pattern, and by the variable itself."""
+
+  def variables():
+    return [tf.Variable(2.0, name=name) for name in ('a/kernel', 'b/bias', 'c/kernel')]
+
+  def make(found):
+    keras = tf.keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    keras.exclude_from_weight_decay(var_list=found[2:], var_names=['b.*s'])
+    return keras
+
+  expected, own = variables(), variables()
+  optimizer = optimizers.get(make(own))
+  optimizer.build(own)
+  make(expected).apply_gradients([(tf.constant(1.0), variable) for variable in expected])
+  found, _ = optimizer.update(
+    [tf.constant(1.0)] * 3, list(map(tf.convert_to_tensor, own)), optimizer.slot_values(), tf.constant(0)
+  )
+  np.testing.assert_allclose(found, [v.numpy() for v in expected], rtol=1e-5)
+  np.testing.assert_allclose(found, [1.8, 1.9, 1.9], rtol=1e-5)
 
 
 def test_a_keras_learning_rate_may_be_set_later():
@@ -136,7 +166,13 @@ def test_a_keras_learning_rate_may_be_set_later():
   'make, message',
   [
     (lambda: tf.keras.optimizers.Adagrad(0.1), 'Adagrad: not supported; use'),
-    (lambda: tf.keras.optimizers.SGD(0.1, clipnorm=1.0), 'clipnorm=1.0: .* pass weight_decay and'),
+    (
+      lambda: tf.keras.optimizers.SGD(0.1, clipnorm=1.0),
+      'clipnorm=1.0: .* pass grad_bound, a global norm',
+    ),
+    (lambda: tf.keras.optimizers.SGD(0.1, use_ema=True), 'use_ema=True: .* pass ema_decay to the method'),
+    (lambda: tf.keras.optimizers.AdamW(0.1, amsgrad=True), 'amsgrad=True: .* use Adam or AdamW without'),
+    (lambda: tf.keras.optimizers.legacy.SGD(0.1, decay=0.1), 'decay=0.1: .* use a schedule'),
     (lambda: 'sgd', 'not an optimizer'),
   ],
 )

@@ -1,0 +1,129 @@
+"""What is public from Python: docs/python.md lists it, docstrings and type hints describe it."""
+
+import inspect
+import pathlib
+import re
+import types
+
+import meta_pseudo_labels as mpl
+
+import pytest
+
+DOCUMENT = pathlib.Path(__file__).resolve().parents[1] / 'docs' / 'python.md'
+MODULES = ('data', 'models', 'optimizers')
+NAMES = [name for name in mpl.__all__ if name not in MODULES] + [
+  f'{module}.{name}' for module in MODULES for name in getattr(mpl, module).__all__
+]
+SHAPED = ('Batch', 'MetaPseudoLabels', 'Predictions', 'PseudoLabels', 'ReducedMetaPseudoLabels',
+          'Supervised', 'TrainedRun', 'UDA', 'models.build')  # fmt: skip
+UNHINTED = {'self', 'cls', 'args', 'kwargs', 'name'}  # The last is Keras' own.
+
+
+def find(name):
+  """The object of a public name such as 'data.batches'."""
+  found = mpl
+  for part in name.split('.'):
+    found = getattr(found, part)
+  return found
+
+
+def functions_of(name):
+  """{what: function} of a public name: itself, or the constructor and the public methods of a class."""
+  found = find(name)
+  if not inspect.isclass(found):
+    return {name: found}
+  own = {
+    key: getattr(value, '__func__', getattr(value, 'fget', value))
+    for key, value in vars(found).items()
+    if key == '__init__' or not key.startswith('_')
+  }
+  return {f'{name}.{key}': value for key, value in own.items() if inspect.isfunction(value)}
+
+
+def text_of(name, what, function):
+  """What a reader finds on a function: its docstring, and those of its class, bases, and constructors."""
+  owner = find(name)
+  if not inspect.isclass(owner):
+    return inspect.getdoc(function)
+  bases = [base for base in owner.__mro__ if base.__module__.startswith('meta_pseudo_labels')]
+  texts = [inspect.getdoc(getattr(owner, what.rsplit('.', 1)[1]))]
+  for base in bases:
+    texts += [inspect.getdoc(base), inspect.getdoc(base.__init__)]
+  return '\n'.join(filter(None, texts))
+
+
+def raises(function):
+  """Whether a function has a raise of its own; one that dataclasses wrote has none."""
+  try:
+    return bool(re.search(r'^\s+raise \w', inspect.getsource(function), re.MULTILINE))
+  except OSError:
+    return False
+
+
+def problems(name):
+  """One line for each thing that a public name's docstrings or type hints lack."""
+  found, lines = find(name), []
+  first = (inspect.getdoc(found) or '').split('\n')[0]
+  if not first.endswith('.'):
+    lines.append(f'{name}: no docstring whose first line is a sentence')
+  for what, function in functions_of(name).items():
+    text, parameters = text_of(name, what, function), inspect.signature(function).parameters
+    if not text:
+      lines.append(f'{what}: no docstring')
+      continue
+    # `load_run` makes a TrainedRun, nobody else.
+    constructs = (what == name or what.endswith('.__init__')) and name != 'TrainedRun'
+    for parameter in parameters.values():
+      if parameter.name in UNHINTED:
+        continue
+      if constructs and not re.search(rf'\b{parameter.name}\b', text):
+        lines.append(f'{what}: its docstring does not name {parameter.name}')
+      if constructs and parameter.annotation is parameter.empty:
+        lines.append(f'{what}: no type hint for {parameter.name}')
+    if what == name and inspect.signature(function).return_annotation is inspect.Signature.empty:
+      lines.append(f'{what}: no type hint for what it returns')
+    if constructs and raises(function) and 'Raises' not in text:
+      lines.append(f'{what}: its docstring does not say what it raises')
+  return lines
+
+
+def test_the_document_lists_exactly_what_is_public():
+  section = DOCUMENT.read_text(encoding='utf-8').split('## What is public')[1]
+  listed = re.findall(r'^\| `mpl\.([\w.]+)` \| [^|]+ \|$', section, re.MULTILINE)
+  assert sorted(listed) == sorted(NAMES)
+  assert len(set(mpl.__all__)) == len(mpl.__all__)
+
+
+def test_a_star_brings_these_names_alone():
+  namespace = {}
+  exec('from meta_pseudo_labels import *', namespace)  # noqa: S102
+  assert set(namespace) - {'__builtins__'} == set(mpl.__all__)
+  assert {name for name, value in namespace.items() if isinstance(value, types.ModuleType)} == set(MODULES)
+  with pytest.raises(AttributeError, match='no attribute'):
+    getattr(mpl, 'nothing')  # noqa: B009
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_docstrings_and_hints(name):
+  assert problems(name) == []
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('data.') or name in SHAPED])
+def test_docstrings_give_shapes(name):
+  texts = [inspect.getdoc(find(name))]
+  texts += [text_of(name, what, function) for what, function in functions_of(name).items()]
+  assert re.search(r'`\[\w[\w, .*+]*\]`', ' '.join(filter(None, texts)))
+
+
+def test_what_is_missing_is_seen(monkeypatch):
+  def bare(x, y: int = 0):
+    raise ValueError(y)
+
+  bare.__doc__ = 'Does it to x.'
+  monkeypatch.setattr(mpl, 'bare', bare, raising=False)
+  assert problems('bare') == [
+    'bare: no type hint for x',
+    'bare: its docstring does not name y',
+    'bare: no type hint for what it returns',
+    'bare: its docstring does not say what it raises',
+  ]
