@@ -106,6 +106,7 @@ class Method(tf.keras.Model):
     super().__init__(name=name)
     if not student.built:
       raise ValueError(f'{student.name}: has no weights yet; build it, or call it on one batch')
+    self.distribute_reduction_method = 'first'  # Logs are those of all replicas; `fit` would add them up.
     self.student = student
     self.weight_decay = weight_decay
     self.grad_bound = grad_bound

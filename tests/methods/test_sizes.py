@@ -107,6 +107,18 @@ def test_fit_takes_the_last_short_batch_as_a_step_of_that_size():
     np.testing.assert_allclose(value, other, rtol=1e-3, atol=1e-5)
 
 
+def test_fit_on_two_replicas_logs_what_it_logs_on_one():
+  found = []
+  for strategy in (tf.distribute.get_strategy(), devices.create_mirrored(['CPU:0', 'CPU:1'])):
+    with strategy.scope():
+      method = make('uda')
+      method.compile(mpl.optimizers.Momentum(0.1))
+    found.append(method.fit(dataset(False), verbose=0).history)
+  assert found[0].keys() == found[1].keys()
+  for name, values in found[0].items():
+    np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 def test_rows_that_differ_only_in_the_step_are_told_there():
   method = make('uda')
   unknown = [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in batch()[:4]]
