@@ -1,6 +1,5 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021) for TensorFlow 2 / Keras."""
 
-import importlib
 import importlib.util
 import os
 from typing import TYPE_CHECKING
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
   from meta_pseudo_labels.trained import Predictions, TrainedRun, load_run, train
 
 # What needs the whole program is imported when it is first used.
-_LATE = dict.fromkeys(('Predictions', 'TrainedRun', 'load_run', 'train'), 'trained')
+_LATE = ('Predictions', 'TrainedRun', 'load_run', 'train')
 
 __all__ = [
   'Batch',
@@ -67,7 +66,9 @@ def __getattr__(name):
   """Returns a public name of `_LATE`. Raises AttributeError for any other."""
   if name not in _LATE:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  return getattr(importlib.import_module(f'{__name__}.{_LATE[name]}'), name)
+  from meta_pseudo_labels import trained
+
+  return getattr(trained, name)
 
 
 def __dir__():
