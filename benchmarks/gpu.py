@@ -150,6 +150,8 @@ class Report:
       values = function()
     except (tf.errors.OpError, UserError, ValueError, RuntimeError) as error:
       values = {'failed': one_line(error)}
+    except SystemExit as error:  # Of a measurement in a process of its own, which has said why.
+      values = {'failed': f'status {error.code}'}
     self.add(section, name, **values)
     return values
 
