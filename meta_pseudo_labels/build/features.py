@@ -14,6 +14,7 @@ from meta_pseudo_labels.features.feature_cache import FeatureCache
 from meta_pseudo_labels.models.saved_features import SavedFeatures
 
 import numpy as np
+import tensorflow as tf
 
 
 def take_features(config, problem, say):
@@ -63,8 +64,13 @@ def take_features(config, problem, say):
 
 
 def _sha256(model):
-  """Returns the sha256 of a model's layers and weights: hex str."""
-  found = hashlib.sha256(str([type(layer).__name__ for layer in model.layers]).encode())
+  """Returns the sha256 of a model's layers, their settings (such as a scale), and its weights: hex str."""
+  found = hashlib.sha256()
+  for layer in model._flatten_layers(include_self=False):
+    # The names of layers count those built before them.
+    settings = {} if isinstance(layer, tf.keras.Model) else layer.get_config()
+    settings = {name: str(value) for name, value in settings.items() if name != 'name'}
+    found.update(json.dumps([type(layer).__name__, settings], sort_keys=True).encode())
   loaded = [layer.loaded.variables for layer in model.layers if isinstance(layer, SavedFeatures)]
   for weight in [*model.weights, *sum(loaded, [])]:
     found.update(np.ascontiguousarray(weight.numpy()).data)

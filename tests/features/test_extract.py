@@ -3,10 +3,12 @@
 import os
 
 from meta_pseudo_labels import rng
+from meta_pseudo_labels.build import features
 from meta_pseudo_labels.data.augment.views import Features, PadCrop
 from meta_pseudo_labels.features import extract as extraction
 from meta_pseudo_labels.features.extract import extract
 from meta_pseudo_labels.features.feature_cache import FeatureCache
+from meta_pseudo_labels.models.network_inputs import NetworkInputs
 
 import numpy as np
 import pytest
@@ -125,3 +127,15 @@ def test_two_processes_share_what_each_of_them_adds(tmp_path, network, monkeypat
   take(caches[1], images(3, seed=9))
   (folder,) = tmp_path.iterdir()
   assert len([name for name in os.listdir(folder) if name.endswith('.npz')]) == 2
+
+
+def test_features_of_other_inputs_are_others():
+  """The same weights behind another scale give other features, whatever the layers are called."""
+
+  def network(kind):
+    layers = [NetworkInputs(kind), tf.keras.layers.GlobalAveragePooling2D(), tf.keras.layers.Dense(2)]
+    layers[-1].kernel_initializer = 'ones'
+    return tf.keras.Sequential([tf.keras.Input([4, 4, 3]), *layers])
+
+  first, again, other = (features._sha256(network(kind)) for kind in ('0_1', '0_1', '-1_1'))
+  assert first == again != other
