@@ -198,7 +198,7 @@ def estimate(config):
     memory.fixed_bytes(config, net, net),
     memory.step_activations(config, net, net),
     config.train_batch_size,
-    config.use_bfloat16,
+    config.computes_in == 'bfloat16',
     config.num_cores_per_replica,
   )
 

@@ -134,6 +134,10 @@ class Report:
       for key, value in values.items()
     )
     print(f'{section:9} {name:34} {shown}', flush=True)
+    self.write()
+
+  def write(self):
+    """Writes the file, if there is one. Raises OSError."""
     if self._path:
       write_json(self._path, {'date': time.strftime('%Y-%m-%d'), 'rows': self.rows})
 
@@ -273,7 +277,7 @@ def main(argv):
   parser.add_argument('--minutes', type=float, default=10.0, help='nothing is begun after these')
   parser.add_argument('--only', default=','.join(SECTIONS), help='sections, separated by commas')
   parser.add_argument('--match', default='', help='letters in the names of steps to measure')
-  parser.add_argument('--beside', type=int, default=0, help='steps that are built at a time')
+  parser.add_argument('--beside', type=alone.parse_numbers, help='steps that are built at a time')
   parser.add_argument('--json', default='gpu.json', help='where all numbers go')
   given = parser.parse_args(argv)
   gpu_steps.start_device(given.device)
@@ -284,6 +288,10 @@ def main(argv):
   if given.device == 'gpu' and not tf.config.list_logical_devices('GPU'):
     parser.error('--device=gpu: TensorFlow sees no GPU here; give --device=cpu')
   sizes, report = QUICK if given.quick else FULL, Report(given.json, given.minutes)
+  try:
+    report.write()
+  except OSError as error:
+    parser.error(f'--json={given.json}: cannot be written ({error.strerror}); give another path')
   if 'machine' in wanted:
     describe_machine(given.device, report)
   for precision in gpu_steps.PRECISIONS if 'peak' in wanted else ():
@@ -291,7 +299,7 @@ def main(argv):
   cases = [
     case for case in gpu_steps.list_cases(sizes) if case.section in wanted and given.match in case.name
   ]
-  measure_cases(cases, given.beside or choose_beside(), given.device, report)
+  measure_cases(cases, given.beside[0] if given.beside else choose_beside(), given.device, report)
   if 'replicas' in wanted:
     measure_replicas(sizes, report)
   if 'parity' in wanted:

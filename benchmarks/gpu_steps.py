@@ -96,7 +96,7 @@ def start_device(device):
 def use_precision(precision):
   """Sets what networks that are built after it compute in; `precision`: one of PRECISIONS."""
   tf.config.experimental.enable_tensor_float_32_execution(precision != 'float32')
-  devices.set_up(0, use_bfloat16=precision == 'bfloat16', use_float16=precision == 'float16')
+  devices.set_up(0, dtype=precision if precision in DTYPES else 'float32')
 
 
 def time_calls(function, seconds):
@@ -129,7 +129,6 @@ def _measure_step(case):
   config = parse(
     ['gpu', '--dataset_name=cifar10', '--output_dir=unused', f'--precision={kind}', *case.flags]
   )
-  config = config.replace(use_bfloat16=kind == 'bfloat16', use_float16=kind == 'float16')
   method = case.method.partition('+')[0]
   own = dict(method=method) if method in ('uda', 'supervised') else dict(method='mpl', mpl_feedback=method)
   operations = estimate.estimate(config.replace(**own)).step_flops

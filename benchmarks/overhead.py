@@ -21,6 +21,7 @@ from meta_pseudo_labels import build
 from meta_pseudo_labels.config import parse, validate
 from meta_pseudo_labels.config.choices import FEEDBACKS
 from meta_pseudo_labels.distribution import devices
+from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.training import device_loop
 
 import alone
@@ -96,7 +97,10 @@ def main(argv):
   parser.add_argument('--methods', default='release,soft,uda,supervised')
   parser.add_argument('--rounds', type=alone.parse_numbers, default=[5])
   given, flags = parser.parse_known_args(argv)
-  found = measure(given.methods.split(','), given.rounds[0], flags)
+  try:
+    found = measure(given.methods.split(','), given.rounds[0], flags)
+  except UserError as error:
+    parser.error(str(error))
   print(f'TensorFlow {tf.__version__}, {os.cpu_count()} cores, {given.rounds[0]} rounds of {STEPS} steps')
   for name, values in found.items():
     values = sorted(values)

@@ -47,7 +47,7 @@ def measure(name, replicas, flags):
     if (replicas > 1)
     else devices.create_strategy('one_device')
   )
-  devices.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
+  devices.set_up(0, dtype=config.computes_in)
   shape = (config.image_size, config.image_size, 3)
   with strategy.scope():
     make = lambda number: build.model(config, number, shape, 10)

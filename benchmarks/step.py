@@ -89,7 +89,7 @@ def measure(name, rounds, profile, flags):
   operations = estimate.estimate(config.replace(**method)).step_flops
   if profile:
     tf.config.threading.set_inter_op_parallelism_threads(1)
-  devices.set_up(0, use_bfloat16=config.use_bfloat16, use_float16=config.use_float16)
+  devices.set_up(0, dtype=config.computes_in)
   before, began = get_memory()[0], time.perf_counter()
   step = step_cost.build_step(config, name)
   run = lambda: float(step()['global_step'])
@@ -98,7 +98,7 @@ def measure(name, rounds, profile, flags):
   time_calls(run, 0.0)
   most = get_memory()[1]  # Measured before the matrices of the peak are allocated.
   step_memory = measure_memory(run)
-  multiply = build_products(tf.bfloat16 if config.use_bfloat16 else tf.float32)
+  multiply = build_products(tf.bfloat16 if config.computes_in == 'bfloat16' else tf.float32)
   seconds, peaks = [], []
   for _ in range(rounds):
     peaks.append(max(2 * size**3 / time_calls(product, SECONDS / 4) for size, product in multiply.items()))

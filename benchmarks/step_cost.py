@@ -37,7 +37,7 @@ def build_input(config, supervised):
   """Builds an iterator over training batches of 4,000 labeled and 50,000 unlabeled noise images."""
   random, size = np.random.RandomState(0), config.image_size
   images = random.randint(0, 256, [50000, size, size, 3]).astype(np.uint8)
-  dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
+  dtype = tf.bfloat16 if config.computes_in == 'bfloat16' else tf.float32
   return iter(
     input_pipeline.train_batches(
       images[:4000],
@@ -81,7 +81,7 @@ def build_step(config, name, jit_compile=None):
     iterator = build_input(config, supervised=name == 'supervised')
     step = tf.function(method.train_step, autograph=False, jit_compile=jit_compile)
     return tf.function(lambda: step(next(iterator)), autograph=False)
-  dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
+  dtype = tf.bfloat16 if config.computes_in == 'bfloat16' else tf.float32
   draw = lambda count: tf.cast(tf.random.stateless_normal([count, *shape], [0, count]), dtype)
   size = config.train_batch_size
   labels = tf.range(size) % CLASSES
@@ -142,13 +142,13 @@ def main(argv):
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
-  devices.set_up(0, use_bfloat16=config.use_bfloat16)
+  devices.set_up(0, dtype=config.computes_in)
   steps = {name: build_step(config, name) for name in names}
   seconds = measure(steps, int(own['rounds']))
   first = next(iter(steps))
   print(
     f'{config.model_type}, {config.image_size} pixels, batch {config.train_batch_size}, '
-    f'U {config.uda_data}, bfloat16 {config.use_bfloat16}, TensorFlow {tf.__version__}, '
+    f'U {config.uda_data}, {config.computes_in}, TensorFlow {tf.__version__}, '
     f'{os.cpu_count()} cores; {own["rounds"]} rounds'
   )
   for name, values in seconds.items():

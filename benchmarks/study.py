@@ -197,7 +197,7 @@ def run_one(flags, seed, variant='', prepare=None):
       ]
     )
     validate(config)
-    devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
+    devices.set_up(config.seed, dtype=config.computes_in)
     config = config.replace(save_every=config.num_train_steps)
     run_folder.prepare_folder(config)
     data = vary_labels(build.problem(config), variant, seed)

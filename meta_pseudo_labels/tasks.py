@@ -91,7 +91,7 @@ def set_up(config, progress, writes=False):
   )
   is_images = registry.info(config.dataset).kind != 'points'
   config = gpus.choose_precision(config, machine, is_images, run_folder.find_settings(config))
-  devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
+  devices.set_up(config.seed, config.deterministic, config.computes_in)
   if machine:
     for line in gpus.diagnose(machine, config.computes_in, gpus.is_known_for_nan(strategy)):
       progress.say(f'GPU: {line}')
@@ -212,7 +212,7 @@ def restore_trained(config, progress, problem=None):
   """
   gpus.prepare(gpus.probe())
   devices.create_strategy('one_device')
-  devices.set_up(config.seed, config.deterministic, config.use_bfloat16, config.use_float16)
+  devices.set_up(config.seed, config.deterministic, config.computes_in)
   newest = conversion.find_newest(config.output_dir, progress.say, config.task)
   serving = conversion.read_serving(newest) or Serving.of(problem or build.problem(config, progress.say))
   shape, backbone = serving.input_shape, None
@@ -302,6 +302,7 @@ def predict(config, progress):
   paths = predict_files.find(config.input)
   output, kind = predict_files.default_output(config.output, config.format, config.output_dir)
   if config.saved_model:
+    gpus.prepare(gpus.probe())
     loaded = predict_files.load(config.saved_model)
   else:
     config = run_folder.load_trained_config(config)

@@ -266,7 +266,7 @@ def test_recipe(name, stand_ins, one_device):
   which has two labeled and two unlabeled examples: EfficientNet-L2's own step would need a pod.
   """
   config = recipe_config(name)
-  devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
+  devices.set_up(config.seed, dtype=config.computes_in)
   problem, data = stand_ins(config)
   assert len(problem.split.labeled) == config.labeled_count or config.labeled_count is None
   selection.choose(config.select, config.eval_split, problem)
@@ -382,7 +382,7 @@ def test_imagenet_10_percent_mpl_starts_training(one_device, model_type):
   validate(config)
   assert (config.dataset_classes, config.image_size, config.model_type) == (1000, 224, 'resnet-50')
   config = config.replace(model_type=model_type, image_size=32, train_batch_size=2, uda_data=1)
-  devices.set_up(config.seed, use_bfloat16=config.use_bfloat16)
+  devices.set_up(config.seed, dtype=config.computes_in)
   problem = stand_in(config, config.dataset_classes)
   with one_device.scope():
     phases = build.phases(config, problem.input_shape, problem.num_classes)

@@ -158,7 +158,7 @@ def _num_validation(config, info, data):
 
 def _views(config, info, inputs, crops):
   """Returns the views: one of data/augment/views.py."""
-  dtype = tf.bfloat16 if config.use_bfloat16 else tf.float32
+  dtype = tf.bfloat16 if config.computes_in == 'bfloat16' else tf.float32
   if info.kind == 'points':
     for flag, given in (
       ('flip', config.flip),

@@ -173,7 +173,7 @@ def step_activations(config, teacher, student, replicas=1):
     most = by_uda(teacher) + by_student + again
   if config.finetune_steps:
     most = max(most, count_rows(config.finetune_batch_size // replicas, 0, count)[0] * kept(student))
-  return most * (2 if config.use_bfloat16 or config.use_float16 else 4)
+  return most * (4 if config.computes_in == 'float32' else 2)
 
 
 def fixed_bytes(config, teacher, student):

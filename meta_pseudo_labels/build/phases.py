@@ -60,7 +60,7 @@ def method(config, *, student, teacher=None):
     num_train_steps=config.num_train_steps,
     seed=config.seed,
     remat=bool(config.remat),
-    loss_scaling=config.use_float16,
+    loss_scaling=config.computes_in == 'float16',
     micro_batches=config.micro_batch_count,
   )
   consistency = dict(
@@ -214,7 +214,7 @@ def _finetune(config, student, number):
     seed=config.seed,
     num_train_steps=config.finetune_steps,
     remat=bool(config.remat),
-    loss_scaling=config.use_float16,
+    loss_scaling=config.computes_in == 'float16',
     micro_batches=config.micro_batch_count,
   )
   optimizer = optimizers.SGD(config.finetune_lr)

@@ -160,21 +160,18 @@ def _create_tpu_strategy(master, tpu_topology, cores_per_replica):
   return tf.distribute.TPUStrategy(resolver)
 
 
-def set_up(seed, deterministic=False, use_bfloat16=False, use_float16=False):
+def set_up(seed, deterministic=False, dtype='float32'):
   """Sets the seed, the order of operations and the precision for the whole process.
 
   Args:
     seed: int, for third-party layers; stateless draws have seeds of their own.
     deterministic: bool, whether results are bit-identical, at some cost (`--deterministic`).
-    use_bfloat16, use_float16: bool, whether to compute in this dtype, with float32 variables. If neither
-      is set, everything is computed in float32.
+    dtype: that networks compute in, with float32 variables: 'float32', 'bfloat16' or 'float16'.
   """
   tf.keras.utils.set_random_seed(seed)
   if deterministic:
     tf.config.experimental.enable_op_determinism()
-  tf.keras.mixed_precision.set_global_policy(
-    'mixed_bfloat16' if use_bfloat16 else 'mixed_float16' if use_float16 else 'float32'
-  )
+  tf.keras.mixed_precision.set_global_policy('float32' if dtype == 'float32' else f'mixed_{dtype}')
 
 
 def find_usable_memory(strategy):

@@ -260,7 +260,7 @@ class Run:
 
     It is one where such steps are a known fault of this TensorFlow. The loss scale of float16 makes them.
     """
-    known = gpus.is_known_for_nan(self.strategy) and not self.config.use_float16
+    known = gpus.is_known_for_nan(self.strategy) and self.config.computes_in != 'float16'
     return 1 if known else self.config.max_nonfinite_steps or 2**62
 
   def _check_updates(self, phase, logs):

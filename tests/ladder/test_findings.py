@@ -1,7 +1,7 @@
 """Labels in doubt, near-duplicates, strangers."""
 
 from meta_pseudo_labels.features import linear
-from meta_pseudo_labels.ladder import findings, folds
+from meta_pseudo_labels.ladder import findings, folds, page
 
 import numpy as np
 from sklearn import datasets
@@ -77,3 +77,27 @@ def test_each_class_counts_as_much_in_the_balanced_accuracy():
   # Three of four, none of one, and no image of class 1.
   right = [True, True, True, False, False]
   assert findings.balanced_accuracy(right, [0, 0, 0, 0, 2]) == 0.375
+
+
+def test_the_page_shows_the_mistakes_of_the_best_rung(monkeypatch):
+  class Pool:
+    class_names = ('cat', 'dog')
+
+    def of(self, split):
+      assert split == 'test'
+      return np.array([7, 8, 9])
+
+    def tiles(self, captions):
+      return [(position, ''.join(map(str, said))) for position, said in captions]
+
+  class Problem:
+    evaluated = {'test': type('Test', (), {'labels': np.array([0, 1, 1])})}
+
+  monkeypatch.setattr(page, 'SHOWN', 1)
+  monkeypatch.setattr(page.page, 'join', lambda parts: parts[-1])
+  first = np.log([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])  # No mistakes; it is not shown.
+  best = np.log([[0.4, 0.6], [0.8, 0.2], [0.1, 0.9]])
+  assert page._mistakes({'first': first, 'best': best}, Problem, Pool()) == [
+    (8, '<b>cat</b> 80%; is <b>dog</b>')
+  ]
+  assert page._mistakes({'first': first}, Problem, Pool()) == page._mistakes({}, Problem, Pool()) == ''
