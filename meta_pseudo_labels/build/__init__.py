@@ -4,7 +4,18 @@ The only place that reads many of Config's fields; what it makes takes plain arg
 """
 
 from meta_pseudo_labels.build.data import problem
+from meta_pseudo_labels.build.features import take_features
 from meta_pseudo_labels.build.networks import architectures, backbone, model
 from meta_pseudo_labels.build.phases import Phase, method, phases, start_from_head
 
-__all__ = ['Phase', 'architectures', 'backbone', 'method', 'model', 'phases', 'problem', 'start_from_head']
+__all__ = [
+  'Phase',
+  'architectures',
+  'backbone',
+  'method',
+  'model',
+  'phases',
+  'problem',
+  'start_from_head',
+  'take_features',
+]

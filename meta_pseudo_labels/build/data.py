@@ -38,7 +38,7 @@ def problem(config, say=None):
   Raises:
     UserError: no such dataset, not found, or the split asked for cannot be made.
   """
-  info = registry.info(config.dataset)
+  info, say = registry.info(config.dataset), say or (lambda line: None)
   address = config.dataset_service_address and service.check_dispatcher(config.dataset_service_address)
   crops = (
     config.views
@@ -82,7 +82,8 @@ def problem(config, say=None):
     service_address=address,
   )
   if config.features:
-    found = features.take_features(config, found, say or (lambda line: None))
+    # A first answer takes the plain view; random ones follow where a rung needs them.
+    found = features.take_features(config, found, say, 0 if config.uses_all_labels else None)
   if not config.reads_predictions:
     return found
   return dataclasses.replace(
@@ -101,7 +102,7 @@ def _load(config, info, crops, say):
     labels=config.labels,
     own_range=config.image_range == 'data',
     skip_bad_images=config.skip_bad_images,
-    say=say or (lambda line: None),
+    say=say,
   )
 
 

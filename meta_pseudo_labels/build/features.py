@@ -17,39 +17,39 @@ import numpy as np
 import tensorflow as tf
 
 
-def take_features(config, problem, say):
+def take_features(config, problem, say, num_views=None):
   """Returns the Problem of the features of a Problem's images; those not in the cache are computed.
 
   Args:
     config: Config.
     problem: Problem of images.
     say: function of a line (str).
+    num_views: int, random views of each training image; None: `config.feature_views`.
 
   Raises:
     UserError: there are no images, or the network is none that was trained elsewhere.
   """
   if len(problem.input_shape) != 3:
     raise UserError(f'--features: {problem.info.name} has no images; leave it out')
+  number, seed = config.feature_views if num_views is None else num_views, config.seed
   backbone = networks.backbone(config, problem.input_shape, problem.num_classes, views=problem.views)
-  # What the features depend on. The views of evaluation do not depend on the seed.
+  # What the features depend on. The plain view does not depend on the seed.
   known = {'weights': _sha256(backbone), **json.loads(Serving.of(problem).to_json())}
   known = {name: known[name] for name in ('weights', 'views', 'decoding', 'fit')}
-  number, seed = config.feature_views, config.seed
-  caches = {
-    0: {**known, 'feature_views': 0},
-    number: {**known, 'feature_views': number, 'seed': seed if number else 0},
-  }
-  caches = {
-    count: FeatureCache(config.cache_dir or CACHE_DIR, facts, say) for count, facts in caches.items()
-  }
+  facts = [{**known, 'plain': True}, {**known, 'random_views': number, 'seed': seed}]
+  caches = [FeatureCache(config.cache_dir or CACHE_DIR, fact, say) for fact in facts[: 2 if number else 1]]
 
-  def features(inputs, count):
-    return extract(backbone, inputs, problem.views, caches[count], num_views=count, seed=seed, say=say)
+  def features(inputs, *kinds):
+    found = [
+      extract(backbone, inputs, problem.views, cache, num_views=kind, seed=seed, say=say)
+      for cache, kind in zip(caches, kinds)
+    ]
+    return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
   return dataclasses.replace(
     problem,
-    inputs=features(problem.inputs, number),
-    unlabeled=features(problem.unlabeled, number),
+    inputs=features(problem.inputs, 0, number),
+    unlabeled=features(problem.unlabeled, 0, number),
     evaluated={
       name: dataclasses.replace(found, inputs=features(found.inputs, 0))
       for name, found in problem.evaluated.items()
@@ -58,7 +58,7 @@ def take_features(config, problem, say):
     images=problem,
     backbone=backbone,
     backbone_sha256=hashlib.sha256(
-      json.dumps(caches[number].parameters, sort_keys=True).encode()
+      json.dumps([cache.parameters for cache in caches], sort_keys=True).encode()
     ).hexdigest(),
   )
 

@@ -80,6 +80,7 @@ def _network(config, number):
     inputs=config.model_inputs,
     freeze=config.freeze,
     train_batch_norm=config.train_batch_norm,
+    feature_layers=config.feature_layers,
   )
 
 

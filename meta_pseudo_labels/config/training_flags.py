@@ -202,6 +202,12 @@ class ModelFlags:
     'What of a pretrained network keeps its weights: none of it, all but the new last layer, or all but '
     'that and so many of its last blocks (a number).',
   )
+  feature_layers: int = flag(
+    0,
+    'Inner layers of a pretrained network whose features its new last layer sees besides the last ones: '
+    'the last one at each of so many sizes of the maps, or fewer if there are fewer.',
+    NON_NEGATIVE,
+  )
   train_batch_norm: bool = flag(
     False,
     "Let batch norms of a pretrained network use and move the batch's statistics, instead of keeping "

@@ -203,7 +203,14 @@ def _validate_networks(config: Config) -> None:
   networks = (config.model_type, config.student_model_type)
   stated = [
     f'--{name}={getattr(config, name)}'
-    for name in ('freeze', 'train_batch_norm', 'model_inputs', 'head_steps', 'layer_decay')
+    for name in (
+      'freeze',
+      'feature_layers',
+      'train_batch_norm',
+      'model_inputs',
+      'head_steps',
+      'layer_decay',
+    )
     if getattr(config, name) != FLAGS_BY_NAME[name].default
   ]
   if config.features or config.uses_all_labels:

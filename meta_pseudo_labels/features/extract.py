@@ -40,12 +40,12 @@ def extract(network, inputs, views, cache, *, num_views, seed, say):
     inputs: N of a storage.Inputs.
     views: one of data/augment/views.py that takes them.
     cache: FeatureCache, for this network, these views and this number of them.
-    num_views: int V, augmented views of each image.
+    num_views: int V, random views of each image; 0: the plain view.
     seed: int.
     say: function of a line (str).
 
   Returns:
-    float16 `[N, 1 + 2 V, D]`: of the plain view, of V original and of V augmented views
+    float16 `[N, 1, D]` of the plain view; or `[N, 2 V, D]` of V original and of V augmented views
     (`views.unlabeled`).
   """
   keys = fingerprints(inputs)
@@ -58,7 +58,7 @@ def extract(network, inputs, views, cache, *, num_views, seed, say):
 
 def _add(network, inputs, keys, views, cache, num_views, seed, say):
   """Computes the features of images with these keys, and adds them to the cache chunk by chunk."""
-  progress = _Progress(len(inputs), 1 + 2 * num_views, say)
+  progress = _Progress(len(inputs), 2 * num_views or 1, say)
   parts, first = [], 0
   for batch in _batches(inputs, views, num_views, seed, cache.next_chunk):
     parts.append(_forward(network, batch))
@@ -70,7 +70,7 @@ def _add(network, inputs, keys, views, cache, num_views, seed, say):
 
 
 def _batches(inputs, views, num_views, seed, first_chunk):
-  """Makes the views of images: a tf.data.Dataset of 1 + 2 V tensors `[_BATCH, ...]`.
+  """Makes the views of images: a tf.data.Dataset of 1 or 2 V tensors `[_BATCH, ...]`.
 
   The last batch is filled up with the last image.
   """
@@ -81,11 +81,13 @@ def _batches(inputs, views, num_views, seed, first_chunk):
   def batch(number):
     begin = number * _BATCH
     images = read(tf.minimum(begin + tf.range(_BATCH, dtype=tf.int64), last))
+    if not num_views:
+      return (views.plain(images),)
     key = rng.key(seed, first_chunk + begin // CHUNK)
     offset = tf.cast(begin % CHUNK, tf.int32)
     pairs = [views.unlabeled(images, rng.fold(key, view), offset, CHUNK) for view in range(num_views)]
-    originals, augmented = zip(*pairs) if pairs else ((), ())
-    return (views.plain(images), *originals, *augmented)
+    originals, augmented = zip(*pairs)
+    return (*originals, *augmented)
 
   return input_pipeline.in_parallel(tf.data.Dataset.range(-(-count // _BATCH)), batch, 1)
 
@@ -109,6 +111,6 @@ class _Progress:
       return
     self._said, speed = now, done / (now - self._began)
     self._say(
-      f'features of {done:,} of {self._total:,} images, {self._views} views each, '
+      f'features of {done:,} of {self._total:,} images, {self._views} view{"s" * (self._views > 1)} each, '
       f'{speed:.0f} a second, about {(self._total - done) / speed:.0f} s left'
     )

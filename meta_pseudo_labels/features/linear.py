@@ -30,10 +30,6 @@ class Linear(NamedTuple):
     """Returns float32 `[N, K]` of features `[N, D]`."""
     return np.asarray(features, np.float32) @ self.kernel + self.bias
 
-  def mean_with(self, other):
-    """Returns the Linear whose logits are the mean of both."""
-    return Linear((self.kernel + other.kernel) / 2, (self.bias + other.bias) / 2)
-
   def write(self, path):
     """Writes a .npz file for `read`. Raises OSError."""
     with atomic_write(path, 'wb') as file:

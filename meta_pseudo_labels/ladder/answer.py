@@ -22,7 +22,7 @@ def run(config, problem, strategy, say, began):
 
   Args:
     config: Config.
-    problem: Problem of features.
+    problem: Problem of features of plain views.
     strategy: tf.distribute.Strategy.
     say: function of a line (str).
     began: float, when the time limit began (time.monotonic).
@@ -42,7 +42,7 @@ def run(config, problem, strategy, say, began):
   rung = best.rung if best else rungs.RUNGS[0]
   say(climbing.sentence(climb))
   say(f'training the best of them on all labeled images: {rung.name}')
-  whole = climbing.all_labels(problem)
+  whole = climbing.all_labels(climb.problem_for(rung))
   found = climb.fit(rung, whole, 'all')
   logits = _test_logits(climb, rung, found, whole) if 'test' in problem.evaluated else {}
   labels = problem.evaluated['test'].labels if logits else np.empty(0, np.int32)

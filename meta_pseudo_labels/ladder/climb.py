@@ -5,9 +5,11 @@ What is measured is kept in `ladder.npz` after every rung, so the same command g
 
 import dataclasses
 import json
+import math
 import os
 import time
 
+from meta_pseudo_labels import build
 from meta_pseudo_labels.data import storage
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.features.linear import Linear
@@ -53,13 +55,14 @@ class Climb:
 
     Args:
       config: Config.
-      problem: Problem of features, with all labeled images in `split.labeled`.
+      problem: Problem of features of plain views, with all labeled images in `split.labeled`.
       strategy: tf.distribute.Strategy.
       say: function of a line (str).
       began: float, when the time limit began, in seconds of `now`; None: now.
       now: function -> seconds.
     """
     self._config, self._problem, self._strategy, self._say = config, problem, strategy, say
+    self._identity = problem.identity  # Of the plain views: random ones add nothing to it.
     self._now, self._began = now, now() if began is None else began
     self._folder = os.path.join(config.output_dir, 'ladder')
     self.labels = problem.labels[problem.split.labeled]
@@ -82,7 +85,7 @@ class Climb:
     except Exception:  # noqa: BLE001 numpy and zipfile raise many kinds for a damaged file.
       self._say(f'{self._path} is damaged: the ladder is measured again')
       return {}
-    if identity != self._problem.identity:
+    if identity != self._identity:
       raise UserError(
         f'{self._path}: was measured on other data; give another --output_dir, or --reset_output_dir'
       )
@@ -94,7 +97,7 @@ class Climb:
     with atomic_write(self._path, 'wb') as file:
       np.savez(
         file,
-        identity=self._problem.identity,
+        identity=self._identity,
         names=json.dumps(list(self._known)),
         seconds=np.array(seconds),
         labels=self.labels,
@@ -139,13 +142,20 @@ class Climb:
     """Returns (logits, seconds) of a rung, or None where the time is not enough for all its folds."""
     logits = np.zeros([len(self.labels), self._problem.num_classes], np.float32)
     began, count = self._now(), int(self.folds.max() + 1)
-    each = self._forecast(rung) if rung.finetunes else 0.0
+    each, before = 0.0, 0.0
+    if rung.finetunes:
+      each = self._forecast(rung)
+    elif rung.method and not self._problem.views.num_views:
+      before = self._forecast_views()
+      if before <= limit - (self._now() - self._began):
+        self._problem, before = self.problem_for(rung), 0.0
     for fold in range(count):
       # As long for each fold that is left, and once for all labeled images.
       # Rungs without a run take seconds, and without them there is no answer.
-      if rung.method and each * (count - fold + 1) > limit - (self._now() - self._began):
-        self.left_out.append((rung.name, each * (count + 1)))
-        needs = f'needs about {each * (count + 1) / 60:.0f} minutes' if each else 'the time is up'
+      needed = before + each * (count - fold + 1)
+      if rung.method and needed > limit - (self._now() - self._began):
+        self.left_out.append((rung.name, before + each * (count + 1)))
+        needs = f'needs about {math.ceil(needed / 60)} minutes' if needed else 'the time is up'
         self._say(f'{rung.name:22}left out: {needs} (--time_limit)')
         return None
       held = self.folds == fold
@@ -159,6 +169,17 @@ class Climb:
     A step has three passes forward, or what is as long, for each image that it learns from, and one for
     each original view of an unlabeled image.
     """
+    passes = 3 + (4 * self._config.uda_data if rung.unlabeled else 0)
+    return passes * self._pass_seconds() * self._config.num_train_steps
+
+  def _forecast_views(self):
+    """Returns about how many seconds the random views of all images take: float."""
+    images = len(self._problem.inputs) + len(self._problem.unlabeled)
+    batches = images / self._config.train_batch_size
+    return 2 * self._config.feature_views * batches * self._pass_seconds()
+
+  def _pass_seconds(self):
+    """Returns how many seconds the network takes for `--train_batch_size` images: float."""
     config = self._config
     images = dataclasses.replace(
       self._problem.images, evaluated={'labeled': storage.Examples(*self._problem.images.labeled)}
@@ -168,8 +189,13 @@ class Climb:
     forward(views).numpy()
     began = self._now()
     forward(views).numpy()
-    passes = 3 + (4 * config.uda_data if rung.unlabeled else 0)
-    return passes * (self._now() - began) * config.num_train_steps
+    return self._now() - began
+
+  def problem_for(self, rung):
+    """Returns the Problem of features that a rung needs: with random views where it draws among them."""
+    if not rung.method or rung.finetunes or self._problem.views.num_views:
+      return self._problem
+    return build.take_features(self._config, self._problem.images, self._say)
 
   def _held_out(self, rung, held, fold):
     """Returns the logits of held-out images by a classifier of the others: float32 `[h, K]`."""
@@ -203,7 +229,7 @@ class Climb:
     folder = os.path.join(self._folder, place)
     os.makedirs(folder, exist_ok=True)
     head = os.path.join(folder, 'head.npz')
-    rungs.fit_logistic_regression(problem).write(head)
+    rungs.fit_start(rung, problem).write(head)
     config = rungs.configure(self._config, rung, folder, head)
     if rung.finetunes:
       return rungs.train(config, problem.images, self._strategy)

@@ -80,19 +80,16 @@ def fit_logistic_regression(problem):
 
 
 def fit_label_spreading(problem):
-  """Returns the Linear that is the mean of logistic regression, and of one on spread labels."""
+  """Returns the Linear of logistic regression on given labels and on those that spreading finds."""
   labeled, labels, unlabeled = plain(problem)
   every = np.concatenate([labeled, unlabeled])
   scale = linear.deviations(every)
   c = linear.choose_c((labeled - labeled.mean(axis=0)) / scale, labels)
-  fit = lambda *examples, **known: linear.logistic_regression(
-    *examples, problem.num_classes, scale=scale, c=c, **known
-  )
   known = np.concatenate([labels, np.full(len(unlabeled), -1, np.int32)])
   found = spreading.spread(spreading.graph(spreading.embed(every)), known, problem.num_classes)
   hard = np.where(known >= 0, known, found.argmax(axis=1))
   weights = np.where(known >= 0, 1.0, PSEUDO_SHARE * found.max(axis=1))
-  return fit(labeled, labels).mean_with(fit(every, hard, weights=weights))
+  return linear.logistic_regression(every, hard, problem.num_classes, scale=scale, c=c, weights=weights)
 
 
 RUNGS = (
@@ -104,6 +101,11 @@ RUNGS = (
   Rung('finetuning', False, method='supervised', finetunes=True),
   Rung('finetuning by UDA', True, method='uda', finetunes=True),
 )
+
+
+def fit_start(rung, problem):
+  """Returns the Linear that the last layer of a rung's network starts with."""
+  return (fit_label_spreading if rung.unlabeled else fit_logistic_regression)(problem)
 
 
 def configure(config, rung, folder, head_path):

@@ -1,5 +1,6 @@
 """The networks of tf.keras.applications by name: what each expects, and where its weights come from."""
 
+import functools
 import math
 import os
 import re
@@ -76,7 +77,14 @@ def construct(name, weights=None):
     name: a key of `NETWORKS`.
     weights: None, or 'imagenet', which Keras downloads unless it has them in its cache.
   """
-  return _constructor(name)(include_top=False, weights=weights, pooling='avg', input_shape=(None, None, 3))
+  build = functools.partial(_constructor(name), include_top=False, pooling='avg')
+  if weights is None or NETWORKS[name].module != 'nasnet':
+    return build(weights=weights, input_shape=(None, None, 3))
+  # Keras loads NASNet's weights into a network of fixed size alone.
+  size = NETWORKS[name].native
+  model = build(weights=None, input_shape=(None, None, 3))
+  model.set_weights(build(weights=weights, input_shape=(size, size, 3)).get_weights())
+  return model
 
 
 def _constructor(name):

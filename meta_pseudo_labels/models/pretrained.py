@@ -16,11 +16,12 @@ from meta_pseudo_labels.models import (
   saved_features,
 )
 from meta_pseudo_labels.models.batch_norm import BatchNorm
-from meta_pseudo_labels.models.blocks import divide
+from meta_pseudo_labels.models.blocks import block_ends, divide
 
 import tensorflow as tf
 
 HEAD = 'head'  # The layers after the features are called head/...
+_ANY_SIDE = 224  # Pixels, of images of any size, to tell layers apart by the sizes of their maps.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Pretrained:
     freeze: 'none', 'all', or how many of the last blocks learn, in digits.
     train_batch_norm: bool, whether batch norms that learn use and move the batch's statistics.
     mean, std: the normalization of the views that it gets, see `NetworkInputs`.
+    feature_layers: int, how many inner layers the head sees besides the last, at most; see
+      `find_inner_layers`.
   """
 
   weights: str = ''
@@ -41,6 +44,7 @@ class Pretrained:
   train_batch_norm: bool = False
   mean: Tuple[float, ...] = (0.0,)
   std: Tuple[float, ...] = (1.0,)
+  feature_layers: int = 0
 
   @property
   def from_scratch(self):
@@ -63,7 +67,7 @@ def build(
   """Builds a Keras model: views `[N, H, W, 1 or 3]` -> logits `[N, num_classes]` float32.
 
   Its layers are what makes the network's inputs of the views, the network up to its features, global
-  average pooling where these are maps, dropout, a new dense layer.
+  average pooling where these are maps, the same of inner layers, dropout, a new dense layer.
 
   Args:
     name: str, a key of `applications.NETWORKS`, or a path.
@@ -96,8 +100,7 @@ def build(
     x = rebuilder.connect(network, adapted(kind))
     if not use.from_scratch and architecture is None:
       rebuilder.copy_weights()
-  if len(x.shape) == 4:
-    x = tf.keras.layers.GlobalAveragePooling2D(name=f'{HEAD}/pool')(x)
+  x = _pool(inputs, x, use.feature_layers)
   x = layers.Dropout(dropout, name=f'{HEAD}/dropout')(x)
   path = f'{HEAD}/dense'
   x = tf.keras.layers.Dense(
@@ -113,6 +116,44 @@ def build(
 def cut_before_head(model):
   """Returns the part of a model of `build` up to its features: Keras model, views -> `[N, D]`."""
   return tf.keras.Model(model.input, model.get_layer(f'{HEAD}/dropout').input, name='backbone')
+
+
+def _pool(inputs, features, count):
+  """Returns a network's features `[N, D]`, those of `count` inner layers before them.
+
+  Args:
+    inputs: Keras tensor, the views.
+    features: Keras tensor `[N, D]` or `[N, h, w, D]`.
+    count: int, of inner layers, if there are as many.
+  """
+  pool = lambda tensor, name: tf.keras.layers.GlobalAveragePooling2D(name=f'{HEAD}/{name}')(tensor)
+  last = pool(features, 'pool') if len(features.shape) == 4 else features
+  found = find_inner_layers(tf.keras.Model(inputs, features))[-count:] if count else []
+  if not found:
+    return last
+  inner = [pool(layer.output, f'pool_{index}') for index, layer in enumerate(found)]
+  return tf.keras.layers.Concatenate(name=f'{HEAD}/features')([*inner, last])
+
+
+def find_inner_layers(model):
+  """Lists the layers of a network whose features may serve besides its last ones, in order.
+
+  They are the last ends of blocks (`blocks.block_ends`) at each size of the maps. What the last features
+  are made of without a further convolution is none of them.
+
+  Args:
+    model: functional Keras model, images -> features `[N, D]` or `[N, h, w, D]`.
+  """
+  ends = [layer for layer in block_ends(model) if len(layer.output.shape) == 4]
+  outputs = [layer.output for layer in ends]
+  if outputs and None in model.input_shape[1:3]:
+    small = tf.keras.Input([_ANY_SIDE, _ANY_SIDE, model.input_shape[3]])
+    outputs = tf.nest.flatten(tf.keras.Model(model.input, outputs)(small))
+  by_side = {tuple(output.shape[1:3]): layer for layer, output in zip(ends, outputs)}
+  convolves = lambda layer: any(len(weight.shape) == 4 for weight in layer.weights)
+  order = {id(layer): position for position, layer in enumerate(model.layers)}
+  last = max((position for position, layer in enumerate(model.layers) if convolves(layer)), default=0)
+  return [layer for layer in by_side.values() if order[id(layer)] < last]
 
 
 def describe(name, use):
@@ -192,12 +233,20 @@ def _check_shape(name, input_shape):
 
 def _backbone_blocks(model):
   """Returns the blocks of the network before the head, in order: list of lists of layers."""
-  blocks = [
-    [layer for layer in block if not layer.name.startswith(f'{HEAD}/') and layer.name != 'logits']
-    for block in divide(model)
-  ]
+  # Without the head, whose inner features are no branches of the network.
+  blocks = divide(tf.keras.Model(model.input, _last_features(model)))
   # What comes after the last sum belongs to the last block that has weights.
   return [block for block in blocks if any(layer.weights for layer in block)]
+
+
+def _last_features(model):
+  """Returns the Keras tensor of a model of `build` that its head begins with."""
+  names = [layer.name for layer in model.layers]
+  if f'{HEAD}/pool' in names:
+    return model.get_layer(f'{HEAD}/pool').input
+  if f'{HEAD}/features' in names:
+    return model.get_layer(f'{HEAD}/features').input[-1]
+  return model.get_layer(f'{HEAD}/dropout').input
 
 
 def _freeze(model, freeze):

@@ -58,7 +58,7 @@ OURS = dict(
     labels=None, suggest_images=100,
     num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, use_float16=None, remat=None,
     memory=None, micro_batches=0, original_view='together', student_model_type='', model_weights='',
-    student_model_weights='', model_inputs='', freeze='none', train_batch_norm=False,
+    student_model_weights='', model_inputs='', freeze='none', feature_layers=0, train_batch_norm=False,
     backbone_lr_scale=.1, layer_decay=1., head_steps=0, features=False, feature_views=2,
     head='linear', head_weights=None, whole_image=False, crop_area=.08, time_limit='1h',
     finetune_steps=0, finetune_lr=1e-5,
