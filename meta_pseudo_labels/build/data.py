@@ -82,7 +82,6 @@ def problem(config, say=None):
     service_address=address,
   )
   if config.features:
-    # A first answer takes the plain view; random ones follow where a rung needs them.
     found = features.take_features(config, found, say, 0 if config.uses_all_labels else None)
   if not config.reads_predictions:
     return found

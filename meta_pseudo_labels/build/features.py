@@ -24,7 +24,8 @@ def take_features(config, problem, say, num_views=None):
     config: Config.
     problem: Problem of images.
     say: function of a line (str).
-    num_views: int, random views of each training image; None: `config.feature_views`.
+    num_views: int, random views of each training image; None: `config.feature_views`. A first answer
+      begins without, and asks for them where a rung needs them.
 
   Raises:
     UserError: there are no images, or the network is none that was trained elsewhere.
