@@ -27,25 +27,6 @@ def cross_entropy(*, labels, logits, label_smoothing=0.0):
   return -tf.reduce_sum(smooth(labels, label_smoothing) * tf.nn.log_softmax(logits), axis=-1)
 
 
-def consistency(*, original_logits, augmented_logits, temperature, threshold):
-  """Computes UDA's unlabeled loss of each example (Xie et al. 2020; release: UDA step).
-
-  The target is the softmax of `original_logits / temperature`. No gradient flows through it. An
-  example counts if the target's largest probability, AFTER the temperature, is at least `threshold`.
-
-  Args:
-    original_logits, augmented_logits: `[N, C]` float32, of two views of the same examples.
-    temperature: float > 0.
-    threshold: float in [0, 1].
-
-  Returns:
-    (losses `[N]` float32 with zeros where masked out, mask `[N]` float32).
-  """
-  targets = tf.stop_gradient(tf.nn.softmax(original_logits / temperature))
-  mask = tf.cast(tf.reduce_max(targets, axis=-1) >= threshold, augmented_logits.dtype)
-  return mask * cross_entropy(labels=targets, logits=augmented_logits), mask
-
-
 def annealing_mask(*, labels, logits, progress):
   """Computes training signal annealing's mask of labeled examples, which the release only logs.
 

@@ -34,32 +34,6 @@ def test_cross_entropy_of_one_hot_soft_and_smoothed_labels():
   )
 
 
-def test_consistency_masks_after_the_temperature():
-  # At temperature .5 the probabilities (.25, .75) become (.1, .9).
-  augmented = tf.zeros([2, 2])
-  found, mask = losses.consistency(
-    original_logits=LOGITS, augmented_logits=augmented, temperature=0.5, threshold=0.89
-  )
-  np.testing.assert_array_equal(mask, [1, 0])
-  np.testing.assert_allclose(found, [math.log(2), 0], rtol=1e-6)
-  _, mask = losses.consistency(
-    original_logits=LOGITS, augmented_logits=augmented, temperature=1.0, threshold=0.76
-  )
-  np.testing.assert_array_equal(mask, [0, 0])
-
-
-def test_consistency_has_no_gradient_through_its_targets():
-  original, augmented = tf.Variable(LOGITS), tf.Variable(LOGITS + 1.0 * tf.constant([1.0, 0.0]))
-  with tf.GradientTape() as tape:
-    loss, _ = losses.consistency(
-      original_logits=original, augmented_logits=augmented, temperature=1.0, threshold=0.0
-    )
-    loss = tf.reduce_sum(loss)
-  to_original, to_augmented = tape.gradient(loss, [original, augmented])
-  assert to_original is None
-  assert np.abs(to_augmented).max() > 0.01
-
-
 def test_annealing_mask_keeps_what_is_not_yet_known():
   labels = tf.constant([[0.0, 1.0], [0.0, 1.0]])
   # Half-way the threshold is .5 + .5 * .5 = .75; probabilities of the right class .75 and .5.

@@ -11,6 +11,7 @@ from meta_pseudo_labels.methods import (
   ReducedMetaPseudoLabels,
   Supervised,
 )
+from meta_pseudo_labels.methods.pseudo_label_strategies import STRATEGIES
 from meta_pseudo_labels.models import heads
 from meta_pseudo_labels.optim import optimizers
 from meta_pseudo_labels.optim.schedules import LearningRate
@@ -41,7 +42,42 @@ def _optimizer(config, rate, model, number, *, num_warmup_steps, num_wait_steps=
   return built.scale_rates(networks.rate_scales(config, model, number), config.head_steps)
 
 
-def method(config, *, student, teacher=None):
+def _strategy(config):
+  """Returns the configuration's pseudo-labeling strategy."""
+  name, given = config.pseudo_labels, config.pseudo_labels_threshold
+  threshold = {} if given is None else {'threshold': given}
+  settings = {
+    'uda': dict(temperature=config.uda_temp, threshold=config.uda_threshold),
+    'fixmatch': threshold,
+    'flexmatch': threshold,
+    'freematch': dict(fairness=config.pseudo_labels_fairness),
+    'softmatch': {},
+  }
+  return STRATEGIES[name](
+    momentum=config.pseudo_labels_momentum,
+    distribution_alignment=config.distribution_alignment,
+    **settings[name],
+  )
+
+
+def _consistency(config, num_unlabeled):
+  """Returns the arguments of `ConsistencyMethod`, or those of them that reduced_mpl takes."""
+  common = dict(
+    uda_weight=config.uda_weight, uda_steps=config.uda_steps, original_view=config.original_view
+  )
+  if config.method_name == 'reduced_mpl':
+    return common
+  views = {'student_targets_from': config.student_targets_from} if config.method_name == 'mpl' else {}
+  return dict(
+    pseudo_labels=_strategy(config),
+    pseudo_labels_smoothing=config.pseudo_labels_smoothing,
+    num_unlabeled=num_unlabeled,
+    **views,
+    **common,
+  )
+
+
+def method(config, *, student, teacher=None, num_unlabeled=None):
   """Builds the method named by `config.method_name`, with its optimizers; in the strategy's scope.
 
   Args:
@@ -49,6 +85,7 @@ def method(config, *, student, teacher=None):
     student: Keras model.
     teacher: Keras model, for mpl and reduced_mpl (trained with the student) and pseudo_labels
       (trained before).
+    num_unlabeled: int, the unlabeled examples in all; None: not known, and the method does not train.
   """
   common = dict(
     # AdamW has it apart from the gradient.
@@ -63,13 +100,6 @@ def method(config, *, student, teacher=None):
     loss_scaling=config.computes_in == 'float16',
     micro_batches=config.micro_batch_count,
   )
-  consistency = dict(
-    uda_temp=config.uda_temp,
-    uda_threshold=config.uda_threshold,
-    uda_weight=config.uda_weight,
-    uda_steps=config.uda_steps,
-    original_view=config.original_view,
-  )
   if config.method_name in ('mpl', 'reduced_mpl'):
     kind = MetaPseudoLabels if config.method_name == 'mpl' else ReducedMetaPseudoLabels
     built = kind(
@@ -77,15 +107,22 @@ def method(config, *, student, teacher=None):
       student=student,
       mpl_feedback=config.mpl_feedback,
       mpl_weight=config.mpl_weight,
-      **consistency,
+      **_consistency(config, num_unlabeled),
       **common,
     )
     built.set_optimizers(**_mpl_optimizers(config, teacher, student))
     return built
   if config.method_name == 'pseudo_labels':
-    built = PseudoLabels(teacher=teacher, student=student, pseudo_weight=config.uda_weight, **common)
+    built = PseudoLabels(
+      teacher=teacher,
+      student=student,
+      pseudo_weight=config.uda_weight,
+      soft=config.pseudo_labels_soft,
+      threshold=config.pseudo_labels_threshold or 0.0,
+      **common,
+    )
   elif config.method_name == 'uda':
-    built = UDA(student, **consistency, **common)
+    built = UDA(student, **_consistency(config, num_unlabeled), **common)
   else:
     built = Supervised(student, **common)
   number = 0 if teacher is None else 1
@@ -121,7 +158,7 @@ class Phase:
   """A stretch of training with one method.
 
   Attributes:
-    name: teacher, train or finetune.
+    name: teacher, round_1, round_2, ..., train or finetune.
     method: Method.
     num_steps, batch_size (GLOBAL), uda_data (0: labeled batches alone): ints.
     models: {name in tables: (Keras model, moving average to evaluate it with, or None)}.
@@ -135,7 +172,7 @@ class Phase:
   models: dict
 
 
-def phases(config, input_shape, num_classes, *, settle=None, **known):
+def phases(config, input_shape, num_classes, *, settle=None, num_unlabeled=None, **known):
   """Builds the phases of a configuration, with fresh models; in the strategy's scope.
 
   Args:
@@ -144,6 +181,7 @@ def phases(config, input_shape, num_classes, *, settle=None, **known):
     num_classes: int.
     settle: function of (Config, teacher or None, student) to the Config with which they train, or None:
       this one.
+    num_unlabeled: as of `method`.
     **known: views, architectures and features, as of `model`.
 
   Returns:
@@ -159,19 +197,8 @@ def phases(config, input_shape, num_classes, *, settle=None, **known):
   config = settle(config, teacher, student) if settle else config
   found = []
   if config.method_name == 'pseudo_labels':
-    # Fixed while the student trains: its moving average is copied into it in between.
-    before = method(config.replace(method='supervised'), student=teacher)
-    found.append(
-      Phase(
-        'teacher',
-        before,
-        config.num_train_steps,
-        config.train_batch_size,
-        0,
-        {'teacher': (teacher, before.average)},
-      )
-    )
-  main = method(config, teacher=teacher, student=student)
+    found, teacher = _teachers(config, teacher, build)
+  main = method(config, teacher=teacher, student=student, num_unlabeled=num_unlabeled)
   evaluated = {'student': (student, main.average), 'raw_student': (student, None)}
   if main.evaluates_teacher:
     evaluated['teacher'] = (teacher, None)
@@ -188,6 +215,30 @@ def phases(config, input_shape, num_classes, *, settle=None, **known):
   if config.finetune_steps:
     found.append(_finetune(config, student, 0 if teacher is None else 1))
   return found
+
+
+def _teachers(config, first, build):
+  """Builds the phases before the one of the last student: those of its teachers, one after the other.
+
+  Each is fixed while the next one trains: its moving average is copied into it in between.
+
+  Args:
+    config: Config.
+    first: Keras model, of the first one, which is supervised.
+    build: function of a network's number to a fresh Keras model; 0 and 1 are in use.
+
+  Returns:
+    (list of Phase, the last of these models).
+  """
+  before = method(config.replace(method='supervised'), student=first)
+  sizes = config.num_train_steps, config.train_batch_size
+  found = [Phase('teacher', before, *sizes, 0, {'teacher': (first, before.average)})]
+  for number in range(1, config.pseudo_label_rounds):
+    teacher, student = found[-1].method.student, build(number + 1)
+    trained = method(config, teacher=teacher, student=student)
+    models = {'student': (student, trained.average), 'teacher': (teacher, None)}
+    found.append(Phase(f'round_{number}', trained, *sizes, config.uda_data, models))
+  return found, found[-1].method.student
 
 
 def start_from_head(phases, path, num_classes):

@@ -36,6 +36,9 @@ def is_pretrained(name: str) -> bool:
 INPUTS = ('0_255', '0_1', '-1_1', 'caffe', 'torch')
 RANGES = ('high_bits', 'data')
 ORIGINAL_VIEWS = ('together', 'separate')
+PSEUDO_LABELS = ('uda', 'fixmatch', 'flexmatch', 'freematch', 'softmatch')
+ALIGNMENTS = ('auto', 'none', 'uniform', 'labeled')
+TARGET_VIEWS = ('augmented', 'original')
 VIEWS = ('pad_crop', 'resized_crop')
 # What RandAugment draws from in the release, and all that there is.
 RELEASE_OPS = (

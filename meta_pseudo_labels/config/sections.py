@@ -6,6 +6,7 @@ from typing import Optional, Tuple
 
 from meta_pseudo_labels.config.choices import METHODS
 from meta_pseudo_labels.config.fields import Names, flags_of
+from meta_pseudo_labels.config.pseudo_label_flags import PseudoLabelFlags
 from meta_pseudo_labels.config.run_flags import (
   CheckpointFlags,
   ComparisonFlags,
@@ -35,6 +36,7 @@ class Config(
   ModelFlags,
   OptimizationFlags,
   UdaFlags,
+  PseudoLabelFlags,
   MplFlags,
   FinetuneFlags,
   HardwareFlags,

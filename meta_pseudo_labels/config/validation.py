@@ -79,6 +79,7 @@ def validate(config: Config) -> None:
     )
   _validate_networks(config)
   _validate_predictions(config)
+  _validate_pseudo_labels(config)
   _validate_cores(config)
   if config.reset_output_dir and config.task not in ('train', 'finetune', 'ladder'):
     verb = 'evaluate' if config.task.startswith('eval') else 'read'
@@ -130,6 +131,38 @@ def _validate_predictions(config: Config) -> None:
     raise UserError(
       f'--num_seeds={config.num_seeds}: reduced_mpl has the predictions of one '
       'teacher, of one seed; give a command with --seed and --label_seed for each'
+    )
+
+
+def _validate_pseudo_labels(config: Config) -> None:
+  """Raises UserError if a flag about pseudo labels asks for what no method of the run has."""
+  if config.task not in ('train', 'finetune'):
+    return
+  trained = {config.method_name, *config.baseline_names}
+  unlabeled_loss = {'uda', 'mpl', 'mpl_without_uda'}
+  for name, methods in (
+    ('pseudo_labels', unlabeled_loss),
+    ('pseudo_labels_smoothing', unlabeled_loss),
+    ('distribution_alignment', unlabeled_loss),
+    ('student_targets_from', unlabeled_loss - {'uda'}),
+    ('pseudo_labels_soft', {'pseudo_labels'}),
+    ('pseudo_label_rounds', {'pseudo_labels'}),
+  ):
+    value = getattr(config, name)
+    if value != FLAGS_BY_NAME[name].default and not trained & methods:
+      raise UserError(
+        f'--{name}={str(value).lower()}: is for {" and ".join(sorted(methods - {"mpl_without_uda"}))}, '
+        f'and the method is {config.method_name}; leave it out'
+      )
+  threshold = config.pseudo_labels_threshold
+  if (
+    threshold is not None
+    and 'pseudo_labels' not in trained
+    and config.pseudo_labels not in ('fixmatch', 'flexmatch')
+  ):
+    raise UserError(
+      f'--pseudo_labels_threshold={threshold}: is for fixmatch, flexmatch and --method=pseudo_labels, and '
+      f'--pseudo_labels={config.pseudo_labels} does not read it; leave it out'
     )
 
 

@@ -17,6 +17,8 @@ import tensorflow as tf
 
 # Batches in the making at once, at most: each holds its images several times over.
 PARALLEL_CALLS = 16
+# What a batch has, in the order of `methods.Batch`, which is a layer above.
+PARTS = ('labeled', 'labels', 'original', 'augmented', 'truth', 'predictions')
 
 
 def order(count, seed, purpose, size, start=0):
@@ -112,6 +114,7 @@ def train_batches(
   seed,
   truth=None,
   predictions=None,
+  with_positions=False,
   start_step=0,
   replicas=1,
   first_replica=0,
@@ -121,41 +124,39 @@ def train_batches(
   """Training batches, one replica's share an element, the replicas of a step in a row.
 
   Args:
-    labeled: inputs of the labeled examples: uint8 `[n, H, W, C]`, float32 `[n, D]`,
-      `storage.Prepared` images, or encoded ones in `storage.Records`.
+    labeled: inputs of the labeled examples: uint8 `[n, H, W, C]`, float32 `[n, D]`, `storage.Prepared`
+      images, or encoded ones in `storage.Records`.
     labels: int32 `[n]`.
     unlabeled: inputs of the m unlabeled examples, or None for labeled batches alone.
     views: one of data/views.py that takes such inputs.
     batch_size: GLOBAL labeled batch B; the unlabeled one is B * uda_data.
     uda_data: unlabeled examples per labeled one.
     seed: int.
-    truth: int32 `[m]`, the unlabeled examples' labels where known, else -1, for the logs alone;
-      or None.
+    truth: int32 `[m]`, the unlabeled examples' labels, -1 where unknown, for the logs alone; or None.
     predictions: predictions.Predictions of the examples, if there are truth and unlabeled; or None.
+    with_positions: whether batches say which of the unlabeled examples they have.
     start_step: the step of the first element.
     replicas: over all workers; divides batch_size.
     first_replica, local_replicas: those that this worker feeds (default: all).
-    service_address: of a tf.data service whose workers make the batches, or None. With several
-      of them batches can come a little early or late.
+    service_address: of a tf.data service whose workers make the batches, or None. Of several of them
+      batches can come early or late.
 
   Returns:
     An endless tf.data.Dataset of (labeled `[b, ...]`, labels `[b]` int32[, original
     `[b*uda_data, ...]`, augmented `[b*uda_data, ...]`[, truth `[b*uda_data]` int32[, (log
     probabilities of the labeled `[b, C]`, of the unlabeled `[b*uda_data, C]` float32)]]]), in the
-    order of `methods.Batch`; b = batch_size / replicas.
+    order of `methods.Batch`; b = batch_size / replicas. With positions: a dict by the names of that, with
+    `positions` int64 `[b*uda_data]` in [0, m).
   """
   local_replicas = replicas if local_replicas is None else local_replicas
   batch = _batch_maker(
-    labeled,
-    labels,
-    unlabeled,
-    truth,
-    predictions,
+    *(labeled, labels, unlabeled, truth, predictions),
     views=views,
     batch_size=batch_size,
     uda_data=uda_data,
     seed=seed,
     share=batch_size // replicas,
+    with_positions=with_positions,
   )
   counts = [len(labels)] if unlabeled is None else [len(labels), len(unlabeled)]
   steps = _steps(counts, (batch_size, batch_size * uda_data), seed, start_step)
@@ -163,7 +164,18 @@ def train_batches(
 
 
 def _batch_maker(
-  labeled, labels, unlabeled, truth, predictions, *, views, batch_size, uda_data, seed, share
+  labeled,
+  labels,
+  unlabeled,
+  truth,
+  predictions,
+  *,
+  views,
+  batch_size,
+  uda_data,
+  seed,
+  share,
+  with_positions,
 ):
   """Returns a function of (step, replica, positions of the labeled[, of the unlabeled] examples of
   the global batch) to what `train_batches` yields; `share`: labeled examples per replica."""
@@ -197,6 +209,8 @@ def _batch_maker(
       result += (tf.gather(truth, chosen_unlabeled),)
     if stored is not None:
       result += ((tf.gather(stored[0], chosen), tf.gather(stored[1], chosen_unlabeled)),)
+    if with_positions:
+      return {**dict(zip(PARTS, result)), 'positions': chosen_unlabeled}
     return result
 
   return batch

@@ -121,7 +121,17 @@ class Problem:
     """(inputs of the n labeled examples, labels int32 `[n]`) that may be learned from."""
     return self.inputs[self.split.labeled], self.labels[self.split.labeled]
 
-  def train_batches(self, *, batch_size, seed, uda_data=0, start_step=0, replicas=1, context=None):
+  def train_batches(
+    self,
+    *,
+    batch_size,
+    seed,
+    uda_data=0,
+    start_step=0,
+    with_positions=False,
+    replicas=1,
+    context=None,
+  ):
     """`input_pipeline.train_batches` for this worker; uda_data 0: labeled batches alone."""
     inputs, labels = self.labeled
     return input_pipeline.train_batches(
@@ -135,6 +145,7 @@ class Problem:
       start_step=start_step,
       truth=self.truth if uda_data else None,
       predictions=self.predictions if uda_data else None,
+      with_positions=with_positions,
       service_address=self.service_address,
       **_replicas(replicas, context),
     )

@@ -64,6 +64,28 @@ def find_place(values):
   return Place(tf.reduce_sum(counts[:replica]), count, tf.reduce_sum(counts))
 
 
+def gather_rows(values):
+  """Returns the rows of all replicas in the order of the global batch; call it in replica context.
+
+  Args:
+    values: `[n, k]` floats, all finite, this replica's.
+
+  Returns:
+    `[total, k]`.
+  """
+  replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+  if replicas == 1:
+    return values
+  place = find_place(values)
+  # Each at its place among zeros. As a product where the shape is known: XLA wants constant paddings.
+  if isinstance(place.count, int):
+    there = tf.one_hot(place.first // place.count, replicas, dtype=values.dtype)
+    placed = tf.reshape(there[:, None, None] * values[None], [place.total, values.shape[1]])
+  else:
+    placed = tf.pad(values, [[place.first, place.total - place.first - place.count], [0, 0]])
+  return sum_over_replicas(placed)
+
+
 def assign(variables, values):
   """Sets each variable to its value, which every replica must have computed to the same result.
 

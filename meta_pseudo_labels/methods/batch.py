@@ -29,6 +29,7 @@ class Batch(NamedTuple):
       alone. None: not known.
     predictions: a teacher's stored log probabilities of the labeled `[b, C]` and of the unlabeled
       examples `[n, C]`, float32; None without them.
+    positions: `[n]` integers, which of all unlabeled examples these are, counted from 0; None: not known.
   """
 
   labeled: tf.Tensor
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
   augmented: Optional[tf.Tensor] = None
   truth: Optional[tf.Tensor] = None
   predictions: Optional[Tuple[tf.Tensor, tf.Tensor]] = None
+  positions: Optional[tf.Tensor] = None
 
   @classmethod
   def of(cls, data: Any, needs: Sequence[str] = LABELED) -> 'Batch':
@@ -91,7 +93,12 @@ class Batch(NamedTuple):
     predictions = self.predictions or (None, None)
     rows = {
       'labeled': {'labels': labels, 'predictions[0]': predictions[0]},
-      'augmented': {'original': self.original, 'truth': self.truth, 'predictions[1]': predictions[1]},
+      'augmented': {
+        'original': self.original,
+        'truth': self.truth,
+        'predictions[1]': predictions[1],
+        'positions': self.positions,
+      },
     }
     return self._with_equal_rows(rows)
 

@@ -42,6 +42,32 @@ def measure_pseudo_labels(teacher_log_probs, student_logits, truth, replicas, to
   return logs
 
 
+def measure_targets(classes, confidence, weights, truth, total):
+  """Measures the targets of the unlabeled loss, which are made of the original views.
+
+  Args:
+    classes, confidence, weights: `[n]` of `pseudo_label_strategies.Labels`, this replica's share.
+    truth: as of `measure_pseudo_labels`.
+    total: number or scalar, the examples of all replicas.
+
+  Returns:
+    {log name: scalar}, shares of the global values, to be summed over replicas:
+      `uda/u_confidence`: mean largest probability.
+      `uda/u_accuracy`, `uda/u_accuracy_used`: accuracy of the most probable class, in the second one
+        weighted as in the loss; only with `truth`, 0 if no label is known.
+  """
+  confidence = tf.cast(confidence, tf.float32)
+  logs = {'uda/u_confidence': tf.reduce_sum(confidence) / tf.cast(total, tf.float32)}
+  if truth is not None:
+    known = tf.cast(truth >= 0, tf.float32)
+    counted = tf.stack([known, known * tf.cast(weights, tf.float32)], axis=1)
+    right = tf.reduce_sum(tf.cast(classes == truth, tf.float32)[:, None] * counted, axis=0)
+    counted = collectives.sum_over_replicas(tf.reduce_sum(counted, axis=0))
+    right = tf.math.divide_no_nan(right, counted)
+    logs.update({'uda/u_accuracy': right[0], 'uda/u_accuracy_used': right[1]})
+  return logs
+
+
 def get_last_layer(variables):
   """Returns the last kernel of a model and the variables after it (its bias)."""
   last = max(index for index, variable in enumerate(variables) if len(variable.shape) > 1)

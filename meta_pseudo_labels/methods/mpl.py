@@ -3,6 +3,7 @@
 from typing import Any, Callable, Union
 
 from meta_pseudo_labels import losses, rng
+from meta_pseudo_labels.config.choices import TARGET_VIEWS
 from meta_pseudo_labels.distribution.collectives import sum_over_replicas
 from meta_pseudo_labels.methods import diagnostics, passes, uda
 from meta_pseudo_labels.methods.batch import Batch
@@ -15,7 +16,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
   """A teacher and a student that train together.
 
   The teacher trains as UDA does, plus the student's feedback; the student learns from the
-  teacher's pseudo labels on the augmented views alone. `student` is the classifier to keep.
+  teacher's pseudo labels alone, on the augmented views. `student` is the classifier to keep.
   """
 
   large_teacher = True  # One that `remat` is for.
@@ -27,6 +28,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     *,
     mpl_feedback: Union[str, Estimator] = 'soft',
     mpl_weight: Union[float, Callable[[tf.Tensor], tf.Tensor]] = 1.0,
+    student_targets_from: str = 'augmented',
     **kwargs: Any,
   ):
     """Wraps two built Keras classifiers of the same classes.
@@ -37,13 +39,19 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
         gradient, as in the release), or a `feedback.Estimator`.
       mpl_weight: factor of the feedback in the teacher's loss: a number, or a function of the step
         (integer scalar) to one; not used by `release`.
+      student_targets_from: `augmented` or `original`, the views that the teacher labels for the student,
+        which learns on the augmented ones.
       **kwargs: `ConsistencyMethod`'s and `Method`'s.
 
     Raises:
-      ValueError: an unknown feedback, or a model without weights.
+      ValueError: an unknown feedback or view, or a model without weights.
     """
     if not isinstance(mpl_feedback, Estimator) and mpl_feedback not in ESTIMATORS:
       raise ValueError(f'mpl_feedback={mpl_feedback}: use one of {", ".join(ESTIMATORS)}')
+    if student_targets_from not in TARGET_VIEWS:
+      raise ValueError(
+        f'student_targets_from={student_targets_from}: use one of {", ".join(TARGET_VIEWS)}'
+      )
     super().__init__(student, **kwargs)
     if not teacher.built:
       raise ValueError(f'{teacher.name} has no weights yet: build it, or call it on one batch')
@@ -52,6 +60,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       self._passes.prepare(teacher)
     self.estimator = ESTIMATORS.get(mpl_feedback, mpl_feedback)
     self.mpl_weight = mpl_weight
+    self.student_targets_from = student_targets_from
     average = lambda name: tf.Variable(
       0.0, trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
     )
@@ -90,7 +99,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     """
     batch, rates = self.batch_of(data), self.rates()
 
-    # 1. The teacher sees all views, and labels the augmented ones.
+    # 1. The teacher sees all views, and labels the unlabeled examples.
     teacher = self.teacher_passes(batch)
     targets = self.pseudo_labels(teacher.log_probs)
     batch = self.estimator.begin(teacher, batch)
@@ -111,6 +120,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     # Before the update: a rematerialized pass is made with the weights as they are then.
     pulls = diagnostics.compare_gradients(teacher.pulls(feedback.by_log_prob))
     teacher_update = self.apply_update(self.teacher, self.teacher_optimizer, gradients)
+    thresholds = self.pseudo_labeling.logs(self.read_state())
+    self.move_state(teacher.sums, teacher.found, batch.positions)
     self.count_step(update, teacher_update)
 
     return self.logs(
@@ -118,6 +129,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       {
         **rates,
         **pulls,
+        **thresholds,
         'cross_entropy/student_on_l': feedback.loss,
         'grad_norm/student': update.norm,
         'grad_norm/teacher': teacher_update.norm,
@@ -137,24 +149,27 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
 
   def shares(self, teacher, student, truth):
     """Returns what is logged of the passes: {name: scalar}, this replica's shares of global values."""
+    total = self.global_size(student.logits)
     return {
       'cross_entropy/student_on_u': student.loss,
       **teacher.shares,
-      **diagnostics.measure_pseudo_labels(
-        teacher.log_probs, student.logits, truth, self.replicas, self.global_size(student.logits)
-      ),
+      **(diagnostics.measure_targets(*teacher.found, truth, total) if teacher.found else {}),
+      **diagnostics.measure_pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas, total),
     }
 
   def teacher_passes(self, batch):
     """Makes the teacher's pass over a batch, whole or in parts: a `passes.TeacherPass`."""
     return (passes.TeacherPass if self.micro_batches == 1 else passes.TeacherInParts)(self, batch)
 
-  def teacher_pass(self, batch):
-    """Makes the teacher's pass over a batch or a part of one, with its own losses: a `uda.Pass`."""
+  def teacher_pass(self, batch, ahead=None):
+    """Makes the teacher's pass over a batch or a part of one, with its own losses: a `uda.Pass`.
+
+    `ahead` is of `sums_ahead`.
+    """
     if self.estimator.moves_teacher_statistics:
-      return self.uda_pass(self.teacher, batch)
+      return self.uda_pass(self.teacher, batch, ahead)
     with self.frozen_statistics(self.teacher):
-      return self.uda_pass(self.teacher, batch)
+      return self.uda_pass(self.teacher, batch, ahead)
 
   def pseudo_labels(self, log_probs):
     """Returns the student's targets `[n, C]`, constants, from the teacher's log probabilities."""

@@ -66,6 +66,7 @@ class Part(NamedTuple):
       self.take(batch.augmented),
       self.take(batch.truth),
       batch.predictions and (labeled(batch.predictions[0]), self.take(batch.predictions[1])),
+      self.take(batch.positions),
     )
 
 

@@ -21,13 +21,14 @@ class TeacherPass:
   """The teacher's pass over a batch, and its gradient once the feedback is known.
 
   Attributes:
-    log_probs: `[n, C]` float32, of the augmented views.
+    log_probs: `[n, C]` float32, of the views that the student's targets come from.
     weight: scalar, of the unlabeled loss at this step.
     shares: {log name: scalar}, this replica's shares of what is logged of the pass.
+    sums, found: of `uda.Pass`.
   """
 
-  def __init__(self, method, batch):
-    """Makes the pass; `method` is a MetaPseudoLabels."""
+  def __init__(self, method, batch, ahead=None):
+    """Makes the pass; `method` is a MetaPseudoLabels, `ahead` of `sums_ahead`."""
     self.variables, self.weight = method.teacher.trainable_variables, method.consistency_weight()
     # `last` records the last layer alone: a loop of the graph would also run what nobody asks for.
     with (
@@ -36,19 +37,19 @@ class TeacherPass:
     ):
       tape.watch(self.variables)
       last.watch(diagnostics.get_last_layer(self.variables))
-      out = method.teacher_pass(batch)
+      out = method.teacher_pass(batch, ahead)
       self._loss_l, self._loss_u = (
         out.cross_entropy_l,
-        tf.cast(self.weight, out.labels.dtype) * out.cross_entropy_u,
+        tf.cast(self.weight, out.labels.dtype) * out.loss_u,
       )
       self._loss = self._loss_l + self._loss_u
-      self.log_probs = tf.nn.log_softmax(out.logits['augmented'])
+      self.log_probs = tf.nn.log_softmax(out.logits[method.student_targets_from])
     self.shares = {
       'cross_entropy/teacher_on_u': out.cross_entropy_u,
       'cross_entropy/teacher_on_l': out.cross_entropy_l,
-      'uda/u_ratio': method.global_mean(out.mask_u),
-      'uda/l_ratio': method.global_mean(out.mask_l),
+      **method.unlabeled_shares(out),
     }
+    self.sums, self.found = out.sums, out.found
     self._gradient = functools.partial(method.gradient, tape)
     self._gradient_of_last_layer = functools.partial(method.gradient, last)
     self._finished = None
@@ -88,10 +89,15 @@ class TeacherInParts:
     """Makes the pass; `method` is a MetaPseudoLabels."""
     self._method, self._batch = method, batch
     self.weight, self._finished = method.consistency_weight(), None
+    self._ahead = method.sums_ahead(method.teacher, batch)
     if not method.estimator.teacher_waits:
       self.finish()
       return
-    log_probs = lambda part: ((), tf.nn.log_softmax(method.teacher_pass(part).logits['augmented']))
+
+    def log_probs(part):
+      logits = method.teacher_pass(part, self._ahead).logits
+      return (), tf.nn.log_softmax(logits[method.student_targets_from])
+
     with method.frozen_statistics(method.teacher), batch_norm.repeated():
       _, self.log_probs = method.in_parts(log_probs, batch)
 
@@ -101,13 +107,14 @@ class TeacherInParts:
       return self._finished
 
     def own_losses(part):
-      teacher = TeacherPass(self._method, part)
+      teacher = TeacherPass(self._method, part, self._ahead)
       # The gradient of the feedback is counted as the zero that it is.
-      sums = teacher.shares, teacher.finish(), teacher.pulls(tf.zeros_like(teacher.log_probs))
-      return sums, teacher.log_probs
+      pulls = teacher.pulls(tf.zeros_like(teacher.log_probs))
+      sums = teacher.shares, teacher.finish(), pulls, teacher.sums
+      return sums, (teacher.log_probs, teacher.found)
 
-    sums, self.log_probs = self._method.in_parts(own_losses, self._batch)
-    self.shares, self._finished, self._pulls = sums
+    sums, (self.log_probs, self.found) = self._method.in_parts(own_losses, self._batch)
+    self.shares, self._finished, self._pulls, self.sums = sums
     return self._finished
 
   def gradients(self, by_log_prob):
@@ -116,11 +123,12 @@ class TeacherInParts:
       return self._finished
 
     def all_losses(part, by_log_prob):
-      teacher = TeacherPass(self._method, part)
-      return (teacher.shares, teacher.gradients(by_log_prob), teacher.pulls(by_log_prob)), ()
+      teacher = TeacherPass(self._method, part, self._ahead)
+      gradients, pulls = teacher.gradients(by_log_prob), teacher.pulls(by_log_prob)
+      return (teacher.shares, gradients, pulls, teacher.sums), teacher.found
 
-    sums, _ = self._method.in_parts(all_losses, self._batch, by_log_prob)
-    self.shares, gradients, self._pulls = sums
+    sums, self.found = self._method.in_parts(all_losses, self._batch, by_log_prob)
+    self.shares, gradients, self._pulls, self.sums = sums
     return gradients
 
   def pulls(self, by_log_prob):

@@ -3,17 +3,25 @@
 from typing import Any
 
 from meta_pseudo_labels import losses
-from meta_pseudo_labels.methods import base
+from meta_pseudo_labels.methods import base, diagnostics
+from meta_pseudo_labels.methods import pseudo_label_formulas as formulas
 from meta_pseudo_labels.methods.batch import VIEWS
 
 import tensorflow as tf
 
 
 class PseudoLabels(base.Method):
-  """A method that trains a student on labeled examples and on the hard labels of a fixed teacher."""
+  """A method that trains a student on labeled examples and on the labels of a fixed teacher."""
 
   def __init__(
-    self, teacher: tf.keras.Model, student: tf.keras.Model, *, pseudo_weight: float = 1.0, **kwargs: Any
+    self,
+    teacher: tf.keras.Model,
+    student: tf.keras.Model,
+    *,
+    pseudo_weight: float = 1.0,
+    soft: bool = False,
+    threshold: float = 0.0,
+    **kwargs: Any,
   ):
     """Creates the method.
 
@@ -21,11 +29,15 @@ class PseudoLabels(base.Method):
       teacher: trained Keras model, inputs -> logits `[N, C]`; it is not changed.
       student: Keras model, inputs -> logits `[N, C]`.
       pseudo_weight: float, weight of the unlabeled loss.
+      soft: bool, whether the student learns from the teacher's probabilities, instead of from its most
+        probable class (Xie et al. 2020, "Self-training with Noisy Student", has both).
+      threshold: float in [0, 1]; examples of which the teacher is less sure do not count.
       **kwargs: arguments of `Method`.
     """
     super().__init__(student, **kwargs)
     self.teacher = teacher
     self.pseudo_weight = pseudo_weight
+    self.soft, self.threshold = soft, threshold
 
   evaluates_teacher = True
   needs = VIEWS
@@ -36,29 +48,42 @@ class PseudoLabels(base.Method):
     The teacher labels the original views in inference mode. The student sees the augmented views.
     """
 
+    batch = self.batch_of(data)
+
     def one_pass(part):
-      pseudo_labels = tf.argmax(self.teacher(part.original, training=False), axis=-1)
+      given = self.teacher(part.original, training=False)
+      pseudo_labels = tf.argmax(given, axis=-1, output_type=tf.int32)
+      probs = tf.nn.softmax(given if given.dtype == tf.float64 else tf.cast(given, tf.float32))
+      confidence = tf.reduce_max(probs, axis=-1)
       with tf.GradientTape() as tape:
         logits = self.forward(
           self.student, 'student', {'augmented': part.augmented, 'labeled': part.labeled}
         )
-        loss_l, loss_u = (
-          self.global_mean(
-            losses.cross_entropy(
-              labels=self.one_hot(labels, logits[view]),
-              logits=logits[view],
-              label_smoothing=self.label_smoothing,
-            )
-          )
-          for labels, view in ((part.labels, 'labeled'), (pseudo_labels, 'augmented'))
-        )
+        loss_l = self.global_mean(self._cross_entropy(part.labels, logits['labeled']))
+        targets = probs if self.soft else pseudo_labels
+        losses_u = self._cross_entropy(targets, logits['augmented'])
+        weights = formulas.pass_threshold(confidence, self.threshold)
+        loss_u = self.global_mean(tf.cast(weights, losses_u.dtype) * losses_u)
         loss = loss_l + self.pseudo_weight * loss_u
-      shares = {'loss/total': loss, 'loss/cross_entropy': loss_l, 'pseudo_labels/loss': loss_u}
-      return (shares, self.gradient(tape, loss, self.student.trainable_variables)), ()
+      shares = {
+        'loss/total': loss,
+        'loss/cross_entropy': loss_l,
+        'pseudo_labels/loss': loss_u,
+        'uda/u_ratio': self.global_mean(weights),
+      }
+      gradients = self.gradient(tape, loss, self.student.trainable_variables)
+      return (shares, gradients), (pseudo_labels, confidence, weights)
 
-    (shares, gradients), _ = self.in_parts(one_pass, self.batch_of(data))
+    (shares, gradients), found = self.in_parts(one_pass, batch)
+    shares.update(diagnostics.measure_targets(*found, batch.truth, self.global_size(found[1])))
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.count_step(update)
     self.average.update(self.step)
     return self.logs(shares, {'loss/lr': rate, 'loss/grad_norm': update.norm})
+
+  def _cross_entropy(self, labels, logits):
+    """Computes the cross entropy `[n]` of labels, integers `[n]` or distributions `[n, C]`."""
+    return losses.cross_entropy(
+      labels=self.one_hot(labels, logits), logits=logits, label_smoothing=self.label_smoothing
+    )

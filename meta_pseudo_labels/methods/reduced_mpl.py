@@ -1,5 +1,7 @@
 """Reduced Meta Pseudo Labels (the paper's appendix): only one large network in memory, the student."""
 
+from typing import Any
+
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.distribution import collectives
 from meta_pseudo_labels.methods import mpl, uda
@@ -20,8 +22,23 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
   large_teacher = False
   needs = (*LABELED, 'augmented', 'predictions')
 
-  def teacher_pass(self, batch):
+  def __init__(self, *args: Any, **kwargs: Any):
+    """Wraps the small network and the student; arguments as of `MetaPseudoLabels`.
+
+    Raises:
+      ValueError: a setting of what this method does not have, the consistency loss and a second view.
+    """
+    for name, default in (('pseudo_labels', 'uda'), ('student_targets_from', 'augmented')):
+      if kwargs.get(name, default) != default:
+        raise ValueError(
+          f'{name}={kwargs[name]}: not with ReducedMetaPseudoLabels, where all views of an example share '
+          'one stored prediction'
+        )
+    super().__init__(*args, **kwargs)
+
+  def teacher_pass(self, batch, ahead=None):
     """Makes the small network's pass over `batch.predictions`: a `uda.Pass` without a second view."""
+    del ahead
     labeled, unlabeled = batch.predictions
     logits = self.forward(self.teacher, 'teacher', {'labeled': labeled, 'augmented': unlabeled})
     labels = self.one_hot(batch.labels, logits['labeled'])
@@ -36,4 +53,5 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
       tf.zeros_like(loss),
       mask_l=tf.ones([collectives.count_rows(labeled)]),
       mask_u=tf.zeros([collectives.count_rows(unlabeled)]),
+      loss_u=tf.zeros_like(loss),
     )

@@ -101,6 +101,7 @@ class Run:
         views=self.problem.views,
         architectures=architectures,
         features=self.problem.inputs[:, 0] if self.problem.images else None,
+        num_unlabeled=len(self.problem.unlabeled),
         settle=settle and settled,
       )
 
@@ -181,8 +182,7 @@ class Run:
       {'method', 'seconds', 'steps': {phase: steps made at its end, those before it included},
       'phases': {phase: {model: evaluation at its end}}, and where the student is selected
       'selected': {'phase', 'step', 'by': split, 'models': {model: evaluation}}}, on the split that
-      is reported ('phases' of a run that selects: on the split it selects by); it is also written
-      to `results.json`.
+      is reported ('phases' of a run that selects: on the split it selects by). `results.json` has it.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; a checkpoint has been saved.
@@ -239,6 +239,7 @@ class Run:
         batch_size=phase.batch_size,
         seed=config.seed + index,
         uda_data=phase.uda_data,
+        with_positions='positions' in phase.method.needs,
         start_step=start,
         replicas=self.replicas,
         context=context,

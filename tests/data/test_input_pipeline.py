@@ -183,3 +183,26 @@ def test_one_cpu_device_reads_a_dataset_without_tuning_thread():
     dataset = devices.distribute_batches(strategy, make)
     assert isinstance(dataset, tf.data.Dataset)
     assert not dataset.options().autotune.enabled
+
+
+def test_batches_say_which_unlabeled_examples_they_have():
+  """On one replica and on two, beside the parts that they have without it."""
+  settings = dict(
+    views=Points(stddev=0.0), batch_size=4, uda_data=5, seed=3, truth=np.arange(30, dtype=np.int32)
+  )
+  points = np.arange(60, dtype=np.float32).reshape([30, 2])
+  plain = input_pipeline.train_batches(points[:6], LABELS[:6], points, **settings)
+  found = []
+  for replicas in (1, 2):
+    dataset = input_pipeline.train_batches(
+      points[:6], LABELS[:6], points, **settings, with_positions=True, replicas=replicas
+    )
+    found.append(list(dataset.take(2 * replicas)))
+  for step, expected in enumerate(plain.take(2)):
+    assert list(found[0][step]) == ['labeled', 'labels', 'original', 'augmented', 'truth', 'positions']
+    for value, other in zip(found[0][step].values(), expected):
+      np.testing.assert_array_equal(value, other)
+    positions = found[0][step]['positions']
+    np.testing.assert_array_equal(positions, expected[4])
+    halves = [found[1][2 * step + replica]['positions'] for replica in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves), positions)

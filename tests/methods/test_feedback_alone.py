@@ -20,7 +20,7 @@ STEPS, UNLABELED = 1000, 128
 class FeedbackAlone(mpl.MetaPseudoLabels):
   """MPL whose teacher has no loss of its own."""
 
-  def uda_pass(self, model, data):
+  def uda_pass(self, model, data, ahead=None):
     out = super().uda_pass(model, data)
     return dataclasses.replace(out, cross_entropy_l=0.0 * out.cross_entropy_l)
 

@@ -5,6 +5,7 @@ import meta_pseudo_labels as mpl
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.methods import Batch, parts
+from meta_pseudo_labels.methods.pseudo_label_strategies import STRATEGIES as STRATEGY_CLASSES
 from meta_pseudo_labels.models import batch_norm, calibration, layers
 
 import numpy as np
@@ -13,8 +14,11 @@ import tensorflow as tf
 
 CLASSES, SHAPE, UNLABELED = 3, (4, 4, 1), 8
 FEEDBACKS = ('release', 'soft', 'sampled', 'sampled_dot', 'argmax')
-QUICK = ('supervised', 'uda', 'soft', 'reduced')
-KINDS = ('supervised', 'pseudo_labels', 'uda', *FEEDBACKS, 'reduced')
+QUICK = ('supervised', 'uda', 'soft', 'reduced', 'uda flexmatch', 'uda freematch')
+# With these strategies for the unlabeled loss. FlexMatch has rows for a state, FreeMatch sums for a loss.
+STRATEGIES = ('uda flexmatch', 'uda freematch', 'soft flexmatch', 'soft freematch', 'release freematch',
+              'soft softmatch')  # fmt: skip
+KINDS = ('supervised', 'pseudo_labels', 'uda', *FEEDBACKS, 'reduced', *STRATEGIES)
 
 
 @pytest.fixture(autouse=True, name='float64')
@@ -49,6 +53,11 @@ def make(kind, micro_batches, norm=False, **settings):
     **settings,
   )
   student, teacher = network(1, norm), network(2, norm)
+  kind, _, strategy = kind.partition(' ')
+  if strategy:
+    threshold = {'threshold': 0.4} if strategy == 'flexmatch' else {}
+    made = STRATEGY_CLASSES[strategy](momentum=0.5, distribution_alignment='labeled', **threshold)
+    settings.update(pseudo_labels=made, num_unlabeled=20)
   if kind == 'supervised':
     method = mpl.Supervised(student, **settings)
   elif kind == 'pseudo_labels':
@@ -81,6 +90,7 @@ def batch(labeled, seed=0):
     images(UNLABELED),
     tf.constant(random.randint(-1, CLASSES, size=UNLABELED), tf.int32),
     (log_probs(labeled), log_probs(UNLABELED)),
+    tf.constant(random.permutation(20)[:UNLABELED]),
   )
 
 
@@ -194,7 +204,7 @@ def test_the_graph_does_not_grow_with_the_parts():
 def test_the_teacher_passes_again_only_where_its_gradient_waits(kind, passes):
   method, calls = make(kind, 4), []
   teacher_pass = method.teacher_pass
-  method.teacher_pass = lambda batch: calls.append(batch) or teacher_pass(batch)
+  method.teacher_pass = lambda batch, ahead: calls.append(batch) or teacher_pass(batch, ahead)
   tf.function(method.train_step, autograph=False).get_concrete_function(tuple(batch(4)))
   assert [part.augmented.shape[0] for part in calls] == [UNLABELED // 4] * passes
 
