@@ -3,6 +3,7 @@
     python benchmarks/study.py --recipe=flags/study_digits.flags [--output=study.jsonl]
         [--datasets=digits_20,digits_40,digits_100] [--seeds=0-9] [--settings=NAME,...]
         [--processes=2] [--flag=value ...]
+    python benchmarks/study.py --recipe=flags/digits_uda.flags --strategies=uda,freematch [...]
     python benchmarks/study.py --output=study.jsonl --table
 
 Every setting trains once per (data set, seed). The seed determines the labeled examples, the weights and
@@ -13,6 +14,11 @@ without any feedback: `MPL 0` (soft labels) for `soft`, `late`, `release` and th
 (labels drawn from the teacher) for `sampled` and `sampled_dot`; `argmax 0`, `slow 0` and `patient 0` for
 the settings of the same name. The accuracy is that of the student's average on the recipe's --eval_split
 after training, before any finetune.
+
+`--strategies` are those of --pseudo_labels, and each has three settings: `freematch` alone (UDA with it),
+`freematch MPL 0` (the student distilled from such a teacher) and `freematch soft 1` (with feedback). The
+control of the first is `uda`, and that of each other the one before it. So the differences are what the
+strategy, MPL's student and the feedback are worth.
 
 A data set's name may end in a change of its labeled examples, which keeps their number. `+noisy` gives a
 quarter of them a wrong label. `+imbalanced` draws five of six from the first half of the classes.
@@ -33,6 +39,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 from meta_pseudo_labels import build
 from meta_pseudo_labels.config import parse as parse_flags
 from meta_pseudo_labels.config import validate
+from meta_pseudo_labels.config.choices import PSEUDO_LABELS
 from meta_pseudo_labels.training.run import Run
 
 import numpy as np
@@ -72,12 +79,25 @@ SETTINGS = {
   'patient 0': mpl('soft', 0),
   'patient 1': mpl('soft', 1),
 }
+STRATEGIES = {  # By `--strategies`, besides SETTINGS.
+  name: changes
+  for strategy in PSEUDO_LABELS
+  for name, changes in (
+    (strategy, dict(method='uda', pseudo_labels=strategy)),
+    (f'{strategy} MPL 0', mpl('soft', 0, pseudo_labels=strategy)),
+    (f'{strategy} soft 1', mpl('soft', 1, pseudo_labels=strategy)),
+  )
+}
+ALL = {**SETTINGS, **STRATEGIES}
 PATIENCE = 4
 
 
 def find_control(setting):
   """Returns the setting without feedback that a setting (or its teacher) is compared with."""
-  name = setting.split(' ')[0].split('_')[0]
+  name, _, kind = setting.removesuffix(' (teacher)').partition(' ')
+  if name in PSEUDO_LABELS:
+    return {'': 'uda', 'MPL 0': name, 'soft 1': f'{name} MPL 0'}[kind]
+  name = name.split('_')[0]
   return f'{name} 0' if name in ('sampled', 'argmax', 'slow', 'patient') else CONTROL
 
 
@@ -230,7 +250,7 @@ def work(args, part):
   for dataset, setting, seed in runs[part :: args.processes]:
     if (dataset, setting, seed) in read(args.output):
       continue
-    changes = [f'--{name}={value}' for name, value in SETTINGS[setting].items()]
+    changes = [f'--{name}={value}' for name, value in ALL[setting].items()]
     name, _, variant = dataset.partition('+')
     flags = [f'--flagfile={args.recipe}', *args.flags, f'--dataset_name={name}', *changes]
     line = {
@@ -270,7 +290,7 @@ def format_table(runs):
       '| setting | seeds | accuracy | minus control, 95 % |',
       '|---|---|---|---|',
     ]
-    order = [name for setting in SETTINGS for name in (setting, f'{setting} (teacher)')]
+    order = [name for setting in ALL for name in (setting, f'{setting} (teacher)')]
     for name in sorted(settings, key=lambda n: order.index(n) if n in order else len(order)):
       seeds, control = settings[name], settings.get(find_control(name), {})
       values = np.array(list(seeds.values()))
@@ -300,7 +320,8 @@ def parse(argv):
   parser.add_argument('--output', default='study.jsonl')
   parser.add_argument('--datasets', type=names, default=names('digits_20,digits_40,digits_100'))
   parser.add_argument('--seeds', type=seeds, default=seeds('0-9'))
-  parser.add_argument('--settings', type=names, default=list(SETTINGS))
+  parser.add_argument('--settings', type=names, help='default: all, if there are no --strategies')
+  parser.add_argument('--strategies', type=names, default=[])
   parser.add_argument('--processes', type=int, default=1, choices=range(1, 257), metavar='1..256')
   parser.add_argument('--part', type=int, help=argparse.SUPPRESS)
   parser.add_argument('--table', action='store_true', help='only print the table')
@@ -309,9 +330,15 @@ def parse(argv):
     variant = dataset.partition('+')[2]
     if variant and variant not in VARIANTS:
       parser.error(f'--datasets={dataset}: unknown +{variant}; use +{" or +".join(VARIANTS)}')
+  for strategy in args.strategies:
+    if strategy not in PSEUDO_LABELS:
+      parser.error(f'--strategies={strategy}: unknown; use some of {", ".join(PSEUDO_LABELS)}')
+  if args.settings is None:
+    args.settings = [] if args.strategies else list(SETTINGS)
   for setting in args.settings:
-    if setting not in SETTINGS:
+    if setting not in ALL:
       parser.error(f'--settings={setting}: unknown; use some of {", ".join(SETTINGS)}')
+  args.settings += [name for name in STRATEGIES if name.split(' ')[0] in args.strategies]
   return args
 
 

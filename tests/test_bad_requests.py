@@ -92,6 +92,15 @@ train
 --eval_split=train
 --views=sideways
 --original_view=alone
+--pseudo_labels=fixmacth
+--pseudo_labels=freematch --method=supervised
+--pseudo_labels=freematch --method=reduced_mpl --teacher_predictions=DIR/few_predictions.npz
+--pseudo_labels=freematch --pseudo_labels_threshold=0.9
+--pseudo_labels_momentum=1
+--pseudo_labels_soft
+--pseudo_label_rounds=0
+--distribution_alignment=even
+--student_targets_from=original --method=uda
 --micro_batches=-1
 --memory=-1
 --baselines=uda,suprvised

@@ -55,6 +55,39 @@ def test_the_study_s_table_pairs_by_seed_and_by_kind_of_labels():
   assert '| MPL 0 (teacher) | 1 | 80.00 | -10.00 ± nan |' in table
 
 
+def test_the_study_of_strategies_pairs_each_step_with_the_one_before(tmp_path, capsys):
+  """Alone with UDA, MPL's student with its teacher's strategy alone, the feedback with none."""
+  names = ('uda', 'freematch', 'freematch MPL 0', 'freematch soft 1')
+  assert [study.find_control(name) for name in names] == ['uda', 'uda', 'freematch', 'freematch MPL 0']
+  assert study.find_control('freematch soft 1 (teacher)') == 'freematch MPL 0'
+  args = study.parse(['--strategies=uda,softmatch'])
+  assert args.settings == [
+    'uda',
+    'uda MPL 0',
+    'uda soft 1',
+    'softmatch',
+    'softmatch MPL 0',
+    'softmatch soft 1',
+  ]
+  assert study.parse([]).settings == list(study.SETTINGS)
+  argv = [
+    f'--output={tmp_path}/out.jsonl',
+    f'--recipe={CHECKOUT}/flags/base/two_moons.flags',
+    '--datasets=two_moons_6',
+    '--seeds=0-0',
+    '--strategies=flexmatch',
+    '--num_train_steps=2',
+    '--uda_data=2',
+  ]
+  study.work(study.parse(argv), 0)
+  study.main([*argv, '--table'])
+  table = capsys.readouterr().out
+  assert '| flexmatch MPL 0 | 1 |' in table and table.count('| flexmatch') == 5  # Two of them teachers.
+  with pytest.raises(SystemExit):
+    study.parse(['--strategies=fixmatsch'])
+  assert '--strategies=fixmatsch: unknown; use some of uda, fixmatch' in capsys.readouterr().err
+
+
 def test_the_study_runs_each_setting_once(tmp_path, capsys):
   recipe = CHECKOUT / 'flags/base/two_moons.flags'
   argv = [

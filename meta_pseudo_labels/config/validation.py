@@ -150,9 +150,10 @@ def _validate_pseudo_labels(config: Config) -> None:
   ):
     value = getattr(config, name)
     if value != FLAGS_BY_NAME[name].default and not trained & methods:
+      known = ' or '.join(sorted(methods - {'mpl_without_uda'}))
       raise UserError(
-        f'--{name}={str(value).lower()}: is for {" and ".join(sorted(methods - {"mpl_without_uda"}))}, '
-        f'and the method is {config.method_name}; leave it out'
+        f'--{name}={str(value).lower()}: is for --method={known}, and this is '
+        f'--method={config.method_name}; leave it out'
       )
   threshold = config.pseudo_labels_threshold
   if (

@@ -21,6 +21,7 @@ CHARTS = (
       'cross_entropy/teacher_on_l': 'teacher, labeled',
       'loss/cross_entropy': 'labeled',
       'uda/cross_entropy': 'consistency',
+      'uda/fairness': 'fairness',
       'pseudo_labels/loss': 'pseudo labels',
     },
   ),
@@ -73,7 +74,30 @@ CHARTS = (
     'pseudo_labels',
     'Examples above the confidence mask',
     True,
+    # Of weights between 0 and 1 it is the mean.
     {'uda/u_ratio': 'unlabeled', 'uda/l_ratio': 'labeled (logged only)'},
+  ),
+  (
+    'pseudo_labels',
+    'Thresholds of the unlabeled loss',
+    True,
+    {
+      'uda/threshold_max': 'highest of a class',
+      'uda/threshold_mean': 'mean',
+      'uda/threshold_min': 'lowest of a class',
+      'uda/gaussian_mean': "weights' mean",
+      'uda/gaussian_deviation': "weights' deviation",
+    },
+  ),
+  (
+    'pseudo_labels',
+    'Targets of the unlabeled loss',
+    True,
+    {
+      'uda/u_accuracy': 'right',
+      'uda/u_accuracy_used': 'right, of those that count',
+      'uda/u_confidence': 'confidence',
+    },
   ),
   (
     'pseudo_labels',
@@ -159,7 +183,7 @@ def draw_charts(run, logged, section):
   for where, title, percent, names in CHARTS:
     if where == section:
       if not (run.problem.truth >= 0).any():
-        names = {name: label for name, label in names.items() if name != 'pseudo_labels/accuracy'}
+        names = {name: label for name, label in names.items() if '_accuracy' not in name.replace('/', '_')}
       found = collect_series(run, logged, 'train', names)
       if found:
         drawn.append(_chart(title, found, percent=percent))

@@ -185,6 +185,9 @@ OPTIMIZERS = {
     ('scaled', 'frozen', {'weight_decay': 0.1}),
     ('sgd', False, {'reduced': True}),
     ('nesterov', True, {'micro_batches': 2, 'weight_decay': 0.1, 'label_smoothing': 0.15}),
+    ('nesterov', True, {'student_targets_from': 'original', 'label_smoothing': 0.15}),
+    # Where the original views make a pass of their own, which otherwise has no gradient.
+    ('sgd', False, {'student_targets_from': 'original', 'micro_batches': 2}),
     ('nesterov', True, {'reduced': True, 'weight_decay': 0.1, 'label_smoothing': 0.15}),
   ],
 )

@@ -313,3 +313,26 @@ def test_fit_names_what_is_missing():
       make(kind=mpl.MetaPseudoLabels, **settings)
   with pytest.raises(ValueError, match='distribution_alignment=even: use one of auto, none'):
     strategies.FixMatch(distribution_alignment='even')
+
+
+@pytest.mark.parametrize('soft, threshold', [(False, 0.0), (False, 0.4), (True, 0.4)])
+def test_the_labels_of_a_fixed_teacher_by_hand(soft, threshold):
+  networks = [models.build('mlp-4x1', num_classes=3, input_shape=(2,), seed=seed) for seed in (0, 1)]
+  method = mpl.PseudoLabels(*networks, soft=soft, threshold=threshold, label_smoothing=0.3)
+  method.compile(mpl.optimizers.SGD(0.0))
+  data = batch()
+  taught, learned = (
+    tf.nn.softmax(network(data[view])).numpy()
+    for network, view in zip(networks, ('original', 'augmented'))
+  )
+  logs, total, right = method.train_step({**data, 'truth': tf.zeros([6], tf.int32)}), 0.0, 0
+  for p, q in zip(taught, learned):
+    if p.max() >= threshold:
+      target = p if soft else np.eye(3)[p.argmax()]
+      total -= np.sum((0.7 * target + 0.1) * np.log(q))
+      right += p.argmax() == 0
+  used = np.sum(taught.max(axis=1) >= threshold)
+  assert (used < 6) == (threshold > 0)
+  assert_close(logs['pseudo_labels/loss'], total / 6)
+  assert_close(logs['uda/u_ratio'], used / 6)
+  assert_close(logs['uda/u_accuracy_used'], right / used)

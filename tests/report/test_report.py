@@ -165,7 +165,7 @@ def test_eval_writes_details_that_agree_with_the_accuracy(run, capsys):
     ),
     (
       ['--dataset_name=digits_40', '--method=pseudo_labels', '--model_type=mlp-8x1', '--image_size=8'],
-      ['results', 'what', 'curves', 'losses', 'views', 'classes', 'mistakes'],
+      ['results', 'what', 'curves', 'losses', 'pseudo_labels', 'views', 'classes', 'mistakes'],
     ),
     (
       ['--dataset_name=digits_40_uda', '--model_type=mlp-8x1', '--image_size=8'],
