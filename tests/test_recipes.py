@@ -7,7 +7,7 @@ import json
 import pathlib
 import re
 
-from meta_pseudo_labels import build, main
+from meta_pseudo_labels import build, main, methods
 from meta_pseudo_labels.config import Config, parse, validate
 from meta_pseudo_labels.data import registry, semi_supervised, splits, storage
 from meta_pseudo_labels.data.augment.views import PadCrop
@@ -260,11 +260,8 @@ def check_rates(config, name, method):
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=speed(name)) for name in RECIPES])
 def test_recipe(name, stand_ins, one_device):
-  """A recipe's data, views, split, networks, phases, rates and first step.
-
-  The network is built in full, symbolically; an MLP stands for it in the phases and in the step,
-  which has two labeled and two unlabeled examples: EfficientNet-L2's own step would need a pod.
-  """
+  """A recipe's data, views, split, networks, phases, rates and first step, of two and two examples.
+  The network is built in full, symbolically. In the step an MLP stands for it: L2's would need a pod."""
   config = recipe_config(name)
   devices.set_up(config.seed, dtype=config.computes_in)
   problem, data = stand_ins(config)
@@ -279,7 +276,8 @@ def test_recipe(name, stand_ins, one_device):
       problem, views=dataclasses.replace(problem.views, eval_size=config.image_size)
     )
   with one_device.scope():
-    phases = build.phases(config.replace(model_type='mlp-8x1'), problem.input_shape, problem.num_classes)
+    small, sizes = config.replace(model_type='mlp-8x1'), (problem.input_shape, problem.num_classes)
+    phases = build.phases(small, *sizes, num_unlabeled=2)
   names = (
     ['teacher'] * (config.method_name == 'pseudo_labels')
     + ['train']
@@ -291,9 +289,10 @@ def test_recipe(name, stand_ins, one_device):
   check_rates(config, name, phase.method)
   labeled, labels, original, augmented, _ = data
   assert labeled.shape == original.shape == augmented.shape == (2, *shape) and labels.shape == (2,)
-  if config.method_name == 'reduced_mpl':  # What a teacher has said of them: nothing much.
+  if config.method_name == 'reduced_mpl':  # A teacher has said nothing much of them.
     said = tf.fill([2, problem.num_classes], -np.log(problem.num_classes).astype(np.float32))
     data += ((said, said),)
+  data = methods.Batch(*data)._replace(positions=tf.range(2))
   logs = one_device.run(phase.method.train_step, args=(data,))
   assert logs['global_step'] == 1 and logs['skipped_steps'] == 0
   assert all(np.isfinite(value) for value in logs.values())
