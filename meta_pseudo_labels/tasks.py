@@ -20,7 +20,14 @@ from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.distribution import devices, gpus, workers
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.files import read_json, write_json
-from meta_pseudo_labels.inference import classifier, predict_files, saved_model, select_images
+from meta_pseudo_labels.inference import (
+  classifier,
+  export_run,
+  formats,
+  predict_files,
+  saved_model,
+  select_images,
+)
 from meta_pseudo_labels.ladder import answer as climber
 from meta_pseudo_labels.ladder import suggestions
 from meta_pseudo_labels.models import heads
@@ -248,12 +255,13 @@ def _classifier(config, progress):
 
 
 def export(config, progress):
-  """Writes a SavedModel, and prints where it is."""
+  """Writes a SavedModel, with other files in it if asked for, and prints where it is."""
   config = run_folder.load_trained_config(config)
   folder = config.export_dir or os.path.join(config.output_dir, 'saved_model')
   saved_model.require_free(folder)
+  formats.require(config.exported_formats)
   exported = _classifier(config, progress)
-  saved_model.write(exported, folder, tflite=config.export_tflite)
+  export_run.write(config, exported, folder, config.exported_formats, progress.say)
   progress.say(f'SavedModel with the signatures {", ".join(exported.signatures)}: {folder}')
 
 

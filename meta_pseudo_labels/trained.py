@@ -15,7 +15,7 @@ from meta_pseudo_labels.config import Config, from_json, parse, validate
 from meta_pseudo_labels.distribution import devices
 from meta_pseudo_labels.errors import UserError, did_you_mean
 from meta_pseudo_labels.files import read_json
-from meta_pseudo_labels.inference import classifier, predict_files
+from meta_pseudo_labels.inference import classifier, export_run, predict_files
 from meta_pseudo_labels.models import heads
 from meta_pseudo_labels.report import curves
 from meta_pseudo_labels.training import evaluate as evaluation
@@ -117,14 +117,13 @@ class TrainedRun:
     Raises:
       UserError: inputs of another kind, or an image that cannot be read.
     """
-    if self._classifier is None:
-      self._classifier = classifier.Classifier(self.model, self._serving)
+    network = self._find_classifier()
     batch_size = batch_size or self._config.eval_batch_size
-    if self._classifier.points:
-      return self._predictions(*_classify_points(self._classifier, inputs, batch_size))
+    if network.points:
+      return self._predictions(*_classify_points(network, inputs, batch_size))
     names, sources = _find_images(inputs)
     found, reasons = predict_files.classify(
-      self._classifier,
+      network,
       sources,
       max(1, min(batch_size, len(sources))),
       Progress(io.StringIO()),
@@ -137,6 +136,37 @@ class TrainedRun:
         f'{len(sources)} images; leave them out, or give skip_unreadable=True'
       )
     return self._predictions(names, found, reasons)
+
+  def export(
+    self, folder: Union[str, os.PathLike], *, formats: Sequence[str] = ()
+  ) -> List[Dict[str, Any]]:
+    """Writes `model` as `--task_mode=export` does: a SavedModel, with other files in it if asked for.
+
+    Args:
+      folder: of the SavedModel; an older one there is replaced.
+      formats: `tflite`, `tflite_float16`, `tflite_int8`, `onnx`: files that map what the network sees,
+        float32 `[N, S, S, C]`, to logits `[N, C]`. They are compared with the run on its test data.
+
+    Returns:
+      A dict for each file, such as pandas.DataFrame takes: `file`, `bytes`, `difference` and `scale` (the
+      largest of two logits and the largest logit), `same_class` and `accuracy` (fractions), and others.
+      Empty if the run's data are not where they were.
+
+    Raises:
+      UserError: the network cannot be such a file, packages are missing, or the folder cannot be written.
+    """
+    folder = os.fspath(folder)
+    config = self._config.replace(export_formats=','.join(formats), export_dir=folder, export_tflite=False)
+    validate(config)
+    network = self._find_classifier()
+    with _own_settings():
+      return export_run.write(config, network, folder, config.exported_formats, lambda line: None)
+
+  def _find_classifier(self):
+    """Returns the classifier.Classifier of `model`, as it was when first asked for."""
+    if self._classifier is None:
+      self._classifier = classifier.Classifier(self.model, self._serving)
+    return self._classifier
 
   def _predictions(self, names, found, reasons):
     """Returns the Predictions of `found`: {number: (class, probabilities)}."""

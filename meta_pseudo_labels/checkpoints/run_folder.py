@@ -37,6 +37,7 @@ OURS = (
   'selected.json',
   'teacher_predictions.npz',
   'saved_model',
+  'export.json',
   'report*',
   '*.tmp',
   '*.partial',

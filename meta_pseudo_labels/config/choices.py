@@ -47,3 +47,5 @@ RELEASE_OPS = (
     'Cutout')  # fmt: skip
 AUGMENT_OPS = RELEASE_OPS + ('SolarizeAdd', 'Identity')
 SELECTIONS = ('validation', 'last', 'best_on_test')
+# Files that an export may have beside the SavedModel.
+EXPORT_FORMATS = ('tflite', 'tflite_float16', 'tflite_int8', 'onnx')

@@ -9,7 +9,14 @@ those that nothing reads, there or here, are in unread.py.
 import dataclasses
 from typing import Optional
 
-from meta_pseudo_labels.config.choices import BASELINES, METHODS, SELECTIONS, STRATEGIES, TASKS
+from meta_pseudo_labels.config.choices import (
+  BASELINES,
+  EXPORT_FORMATS,
+  METHODS,
+  SELECTIONS,
+  STRATEGIES,
+  TASKS,
+)
 from meta_pseudo_labels.config.fields import COUNT, FEW, NON_NEGATIVE, POSITIVE, SEED, Names, flag
 
 
@@ -238,6 +245,15 @@ class InferenceFlags:
     may_change=True,
     per_command=True,
   )
+  export_formats: str = flag(
+    '',
+    'Files that export writes into the folder of the SavedModel too, from preprocessed images to logits: '
+    'tflite and onnx in float32, tflite_float16 of half and tflite_int8 of a quarter of the size. Each is '
+    'compared with the run on its test images.',
+    Names('format', EXPORT_FORMATS),
+    may_change=True,
+    per_command=True,
+  )
   export_tflite: bool = flag(
-    False, 'Export a model.tflite too: preprocessed images to logits.', may_change=True, per_command=True
+    False, 'The same as --export_formats=tflite.', may_change=True, per_command=True
   )

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Optional, Tuple
 
-from meta_pseudo_labels.config.choices import METHODS
+from meta_pseudo_labels.config.choices import EXPORT_FORMATS, METHODS
 from meta_pseudo_labels.config.fields import Names, flags_of
 from meta_pseudo_labels.config.pseudo_label_flags import PseudoLabelFlags
 from meta_pseudo_labels.config.run_flags import (
@@ -98,6 +98,12 @@ class Config(
   def reads_predictions(self) -> bool:
     """Whether something is trained on `teacher_predictions`."""
     return 'reduced_mpl' in (self.method_name, *self.baseline_names)
+
+  @property
+  def exported_formats(self) -> Tuple[str, ...]:
+    """`export_formats`, and what `export_tflite` adds, each once, in the order of EXPORT_FORMATS."""
+    asked = (*Names.split(self.export_formats), *(('tflite',) if self.export_tflite else ()))
+    return tuple(name for name in EXPORT_FORMATS if name in asked)
 
   @property
   def baseline_names(self) -> Tuple[str, ...]:

@@ -74,7 +74,7 @@ class Classifier(tf.Module):
       serving: data.serving.Serving.
     """
     super().__init__(name='classifier')
-    self._serving, self._views = serving, serving.views
+    self._serving, self.views = serving, serving.views
     self._class_names = serving.class_names
     views = serving.views
     self.points = isinstance(views, Points)
@@ -157,21 +157,21 @@ class Classifier(tf.Module):
 
   def _seen(self, image):
     """uint8 `[h, w, 3]` as evaluation has it -> what the network sees, `[S, S, C]`."""
-    if isinstance(self._views, ResizedCrop):
-      return self._views.plain(image[tf.newaxis])[0]
+    if isinstance(self.views, ResizedCrop):
+      return self.views.plain(image[tf.newaxis])[0]
     return self._plain(self._serving.fitted(image)[tf.newaxis])[0]
 
   def _plain(self, images):
     """uint8 `[N, S, S, 3]` -> what the network sees. Gray of three equal channels is unchanged."""
     if self.input_shape[-1] == 1:
       images = tf.image.rgb_to_grayscale(images)
-    return self._views.plain(tf.ensure_shape(images, [None, *self.input_shape]))
+    return self.views.plain(tf.ensure_shape(images, [None, *self.input_shape]))
 
   def _all_prepared(self, images):
     """uint8 `[N, H, W, 3]` of one size -> what the network sees, `[N, S, S, C]`."""
-    signature = tf.TensorSpec(self.input_shape, self._views.dtype)
+    signature = tf.TensorSpec(self.input_shape, self.views.dtype)
     one_by_one = lambda: tf.map_fn(self._prepared_pixels, images, fn_output_signature=signature)
-    if isinstance(self._views, ResizedCrop):
+    if isinstance(self.views, ResizedCrop):
       return one_by_one()
     size = self.input_shape[0]
     fits = tf.reduce_all(tf.equal(tf.shape(images)[1:3], size))
@@ -193,7 +193,7 @@ class Classifier(tf.Module):
       .ignore_errors()
     )
     end = tf.data.Dataset.from_tensors(
-      (tf.constant(-1, tf.int64), tf.zeros(self.input_shape, self._views.dtype))
+      (tf.constant(-1, tf.int64), tf.zeros(self.input_shape, self.views.dtype))
     )  # Never empty.
     numbers, inputs = elements.concatenate(end).batch(count + 1).get_single_element()
     found = tf.scatter_nd(numbers[:-1, tf.newaxis], tf.ones_like(numbers[:-1]), [count])

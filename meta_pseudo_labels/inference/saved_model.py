@@ -1,4 +1,4 @@
-"""Writing a Classifier as a SavedModel, with a warm-up request and, if asked for, a TFLite model."""
+"""Writing a Classifier as a SavedModel, with a warm-up request and other files of the network."""
 
 import os
 import shutil
@@ -23,32 +23,30 @@ def require_free(folder):
     )
 
 
-def write(classifier, folder, *, tflite=False):
+def write(classifier, folder, *, files=None):
   """Writes a SavedModel, in one move: an older one in its place is replaced.
 
-  With it come `assets.extra/tf_serving_warmup_requests`, and with `tflite` a `model.tflite`: what
-  the network sees, float32 `[N, S, S, C]` -> logits `[N, K]`.
+  With it comes `assets.extra/tf_serving_warmup_requests`.
+
+  Args:
+    classifier: Classifier.
+    folder: str.
+    files: {name: bytes} of more files in the folder, or None.
 
   Raises:
-    UserError: the folder holds something else or cannot be written, or TFLite cannot express the
-      network.
+    UserError: the folder holds something else or cannot be written.
   """
   folder = folder.rstrip('/')
   require_free(folder)
-  if tflite and classifier.dtype != tf.float32:
-    raise UserError(
-      f'--export_tflite: this network computes in {classifier.dtype.name}, which '
-      'TFLite does not; leave the flag out'
-    )
   partial = folder + '.partial'
   try:
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(os.path.join(partial, 'assets.extra'))
     tf.saved_model.save(classifier, partial, signatures=classifier.signatures)
     _write_warmup(classifier, os.path.join(partial, 'assets.extra', 'tf_serving_warmup_requests'))
-    if tflite:
-      with open(os.path.join(partial, 'model.tflite'), 'wb') as file:
-        file.write(_tflite(classifier))
+    for name, content in (files or {}).items():
+      with open(os.path.join(partial, name), 'wb') as file:
+        file.write(content)
     if os.path.isdir(folder):
       shutil.rmtree(folder)
     os.replace(partial, folder)
@@ -58,20 +56,6 @@ def write(classifier, folder, *, tflite=False):
     ) from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
-
-
-def _tflite(classifier):
-  """The bytes of a TFLite model of `from_inputs`."""
-  converter = tf.lite.TFLiteConverter.from_concrete_functions(
-    [classifier.from_inputs.get_concrete_function()], classifier
-  )
-  try:
-    return converter.convert()
-  except Exception as error:  # It has a class of its own, private.
-    reason = str(error).strip().splitlines()[0]
-    raise UserError(
-      f'--export_tflite: TFLite cannot express this model ({reason}); leave the flag out'
-    ) from error
 
 
 def _message(number, payload):

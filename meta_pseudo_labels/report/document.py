@@ -12,7 +12,7 @@ from meta_pseudo_labels.data.augment.views import Points
 from meta_pseudo_labels.distribution import workers
 from meta_pseudo_labels.errors import one_line
 from meta_pseudo_labels.files import read_json, write_text
-from meta_pseudo_labels.report import curves, page, plots
+from meta_pseudo_labels.report import curves, exports, page, plots
 from meta_pseudo_labels.training import evaluate, view_samples
 
 import numpy as np
@@ -82,6 +82,7 @@ def _build_page(run, results):
     ('classes', 'Classes and confidence', _build_classes(found)),
     ('mistakes', 'Most confident mistakes', _build_mistakes(problem, run.reported, outcomes)),
     ('regions', 'Decision regions', _build_regions(config.output_dir)),
+    ('export', 'Exported files', exports.build(config.output_dir)),
   ]
   cards = [
     (f'{100 * outcomes.right.mean():.2f}%', f'{run.reported} accuracy of the {name}'),

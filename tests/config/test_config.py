@@ -70,7 +70,8 @@ OURS = dict(
     jit_compile=None, precision='auto', use_bfloat16=None, deterministic=False, num_seeds=1,
     export_dir='', export_weights='ema',
     teacher_predictions=None, calibration_units=64, calibration_layers=1,
-    export_tflite=False, input='', output='', format='', saved_model='', dataset_service_address=None)
+    export_formats='', export_tflite=False, input='', output='', format='', saved_model='',
+    dataset_service_address=None)
 # fmt: on
 REQUIRED = ['main', '--dataset_name=digits_40_mpl', '--output_dir=/tmp/run']
 

@@ -1,0 +1,83 @@
+"""A Classifier as an ONNX model, by packages that are optional; and running one."""
+
+import contextlib
+import importlib
+import logging
+
+from meta_pseudo_labels.errors import UserError, one_line
+
+import numpy as np
+
+PACKAGES = ('onnx', 'tf2onnx', 'onnxruntime')
+OPSET = 17  # The newest that both stacks' tf2onnx writes and that ONNX Runtime has read since 2022.
+
+
+def require():
+  """Returns the modules onnx, tf2onnx and onnxruntime.
+
+  Raises:
+    UserError: one of them is not installed, or does not work with another package.
+  """
+  found = []
+  for name in PACKAGES:
+    try:
+      found.append(importlib.import_module(name))
+    # The second: onnx of another year than ml_dtypes.
+    except (ImportError, AttributeError) as error:
+      raise UserError(
+        f'--export_formats=onnx: needs the package {name} ({one_line(error)}); '
+        "pip install 'meta-pseudo-labels[onnx]'"
+      ) from error
+  return found
+
+
+def convert(classifier):
+  """Returns an ONNX model of `Classifier.from_inputs`: float32 `[N, S, S, C]` -> logits `[N, K]`.
+
+  Args:
+    classifier: Classifier that computes in float32.
+
+  Returns:
+    bytes of the file.
+
+  Raises:
+    UserError: ONNX cannot express the network, or packages are missing.
+  """
+  _, tf2onnx, _ = require()
+  function = classifier.from_inputs
+  try:
+    with _quiet('tf2onnx'):
+      model, _ = tf2onnx.convert.from_function(
+        function, input_signature=function.input_signature, opset=OPSET
+      )
+  except Exception as error:  # Of many classes: ValueError, KeyError, NotImplementedError, ...
+    raise UserError(
+      f'--export_formats=onnx: tf2onnx cannot express this network ({one_line(error)}); leave it out'
+    ) from error
+  for value in (*model.graph.input, *model.graph.output):
+    value.type.tensor_type.shape.dim[0].dim_param = 'N'
+  return model.SerializeToString()
+
+
+def load(content):
+  """Returns a function that runs an ONNX model: float32 `[N, S, S, C]` -> logits float32 `[N, K]`.
+
+  Args:
+    content: bytes of the file.
+  """
+  *_, onnxruntime = require()
+  session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+  name = session.get_inputs()[0].name
+  return lambda inputs: session.run(['logits'], {name: np.asarray(inputs, np.float32)})[0]
+
+
+@contextlib.contextmanager
+def _quiet(name):
+  """Leaves out a package's log lines below errors: they speak of the graph's inner workings."""
+  logger = logging.getLogger(name)
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
