@@ -4,6 +4,8 @@ import contextlib
 import gzip
 import json
 import re
+import sys
+import unittest.mock
 
 from meta_pseudo_labels import build
 from meta_pseudo_labels.checkpoints import run_folder
@@ -70,6 +72,7 @@ DAMAGES = {
   'locked': 'another process is training it',
   'data_damaged': 'ckpt-1 cut in half',
   'empty': 'no checkpoint in it',
+  'no_onnx': 'whole; onnx is not installed',
 }
 
 
@@ -196,7 +199,8 @@ def damaged(run, how):
   elif how == 'empty':
     for path in run.glob('ckpt_last/*'):
       path.unlink()
-  with run_folder.lock(str(run)) if how == 'locked' else contextlib.nullcontext():
+  hidden = unittest.mock.patch.dict(sys.modules, {'onnx': None} if how == 'no_onnx' else {})
+  with run_folder.lock(str(run)) if how == 'locked' else hidden:
     yield
 
 

@@ -268,6 +268,8 @@ RUNS = (
   ('--task_mode=export --model_type=wrn-10-1', None),
   ('--task_mode=export --export_dir=DIR/work', None),
   ('--task_mode=export --export_weights=teacher', None),
+  ('--task_mode=export --export_formats=tflite,tflite_int4', None),
+  ('--task_mode=export --export_formats=onnx', 'no_onnx'),
   ('--task_mode=label --output=/no/such/predictions.npz', None),
   ('--task_mode=predict --input=DIR/images', None),
   ('--task_mode=eval', 'all_damaged'),

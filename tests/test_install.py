@@ -1,5 +1,6 @@
 """The project as pip installs it, far from the checkout: a wheel, its command, its version; and ruff."""
 
+import collections
 import inspect
 import os
 import pathlib
@@ -22,6 +23,8 @@ SOURCES = (
   'LICENSE',
   'requirements.txt',
   'requirements-test.txt',
+  'requirements-onnx.txt',
+  'requirements-images.txt',
 )
 
 
@@ -149,14 +152,31 @@ def test_the_wheel_holds_the_package_and_its_dependencies_alone(wheel):
   assert {name for name in names if '.dist-info/' not in name} == package
   assert any(name.endswith('/LICENSE') for name in names)
   needed = [line.split(':', 1)[1].strip() for line in lines if line.startswith('Requires-Dist:')]
-  found = {'': set(), 'test': set()}
+  found = collections.defaultdict(set)
   for line in needed:
-    found['test' if 'extra ==' in line else ''].add(
-      re.match(r'[\w-]+', line).group().lower().replace('_', '-')
-    )
-  assert found == {'': requirements('requirements.txt'), 'test': requirements('requirements-test.txt')}
+    extra = re.search(r'extra == ["\'](\w+)', line)
+    found[extra[1] if extra else ''].add(re.match(r'[\w-]+', line).group().lower().replace('_', '-'))
+  assert found == {
+    '': requirements('requirements.txt'),
+    'test': requirements('requirements-test.txt'),
+    'dev': requirements('requirements-test.txt'),
+    'onnx': {'onnx', 'tf2onnx', 'onnxruntime'},
+    'images': {'pillow-heif'},
+  }
   assert 'Requires-Python: <3.14,>=3.9' in lines
   assert f'Version: {meta_pseudo_labels.__version__}' in lines
+
+
+def test_the_tests_have_what_the_export_to_onnx_needs():
+  lines = [
+    [
+      line
+      for line in (ROOT / name).read_text(encoding='utf-8').splitlines()
+      if not line.startswith('#') and 'onnx' in line
+    ]
+    for name in ('requirements-onnx.txt', 'requirements-test.txt')
+  ]
+  assert len(lines[0]) == 5 and lines[0] == lines[1]
 
 
 @pytest.mark.parametrize('name', ['CITATION.cff', 'CHANGELOG.md'])

@@ -9,6 +9,7 @@ from meta_pseudo_labels.errors import UserError, one_line
 import numpy as np
 
 PACKAGES = ('onnx', 'tf2onnx', 'onnxruntime')
+INSTALL = "pip install 'meta-pseudo-labels[onnx]', in a checkout pip install '.[onnx]'"
 OPSET = 17  # The newest that both stacks' tf2onnx writes and that ONNX Runtime has read since 2022.
 
 
@@ -22,11 +23,14 @@ def require():
   for name in PACKAGES:
     try:
       found.append(importlib.import_module(name))
-    # The second: onnx of another year than ml_dtypes.
+    except ModuleNotFoundError as error:
+      raise UserError(
+        f'--export_formats=onnx: needs the package {name}, which is not installed; {INSTALL}'
+      ) from error
+    # The second: of onnx, where ml_dtypes is of another year.
     except (ImportError, AttributeError) as error:
       raise UserError(
-        f'--export_formats=onnx: needs the package {name} ({one_line(error)}); '
-        "pip install 'meta-pseudo-labels[onnx]'"
+        f'--export_formats=onnx: the package {name} does not work here ({one_line(error)}); {INSTALL}'
       ) from error
   return found
 

@@ -11,7 +11,6 @@ from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.data.augment import crops
 from meta_pseudo_labels.data.augment.views import PadCrop, Points, ResizedCrop
 from meta_pseudo_labels.data.serving import Serving
-from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.inference import classifier, saved_model
 from meta_pseudo_labels.training.run import Run
 
@@ -253,14 +252,12 @@ def test_photos_are_cropped_as_in_evaluation():
   np.testing.assert_allclose(pixels, views.plain(files), atol=1e-5)
 
 
-def test_bfloat16_is_served_but_not_by_tflite(tmp_path):
+def test_bfloat16_is_served(tmp_path):
   tf.keras.mixed_precision.set_global_policy('mixed_bfloat16')
   try:
     served, model = built(PadCrop(dtype=tf.bfloat16), (8, 8, 3), 'mlp-8x1')
   finally:
     tf.keras.mixed_precision.set_global_policy('float32')
-  with pytest.raises(UserError, match='computes in bfloat16, which TFLite does not'):
-    saved_model.write(served, str(tmp_path / 'served'), tflite=True)
   saved_model.write(served, str(tmp_path / 'served'))
   loaded = tf.saved_model.load(str(tmp_path / 'served'))
   images = tf.zeros([2, 8, 8, 3], tf.uint8)
