@@ -74,6 +74,8 @@ COMMANDS = {
     'python -c \'import numpy as np; np.save("black.npy", np.zeros([1, 32, 32, 3], np.uint8))\'': '',
     'saved_model_cli run --dir runs/mine/saved_model --tag_set serve --signature_def images '
     '--inputs images=black.npy': '',
+    'python -m meta_pseudo_labels.main --task_mode=export --output_dir=runs/mine '
+    '--export_formats=tflite,tflite_float16,tflite_int8': '',
   },
 }
 PYTHON = ('README.md', 'docs/python.md', 'docs/serving.md')  # Their Python is run by tests below.
@@ -299,6 +301,8 @@ def test_servings_commands_and_python(checkout):
     text for command, text in printed.items() if command.startswith('saved_model_cli')
   ]
   assert all(name in shown for name in ('"serving_default"', '"images"', '"logits"'))
+  files = next(text for command, text in printed.items() if '--export_formats' in command)
+  assert all(f'model{kind}.tflite: ' in files for kind in ('', '_float16', '_int8'))
   assert 'top_5_probabilities' in signature and 'Result for output key probabilities' in classified
   (code,) = blocks('docs/serving.md', 'python')
   result = subprocess.run(
