@@ -62,13 +62,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-  """Returns a public name of `_LATE`. Raises AttributeError for any other."""
-  if name not in _LATE:
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  from meta_pseudo_labels import trained
+# Hidden from type checkers, to which it would promise every name.
+if not TYPE_CHECKING:
 
-  return getattr(trained, name)
+  def __getattr__(name):
+    """Returns a public name of `_LATE`. Raises AttributeError for any other."""
+    if name not in _LATE:
+      raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from meta_pseudo_labels import trained
+
+    return getattr(trained, name)
 
 
 def __dir__():

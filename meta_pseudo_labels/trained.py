@@ -73,15 +73,15 @@ class TrainedRun:
     teacher: Keras model likewise; None if the run has none whose predictions mean something.
   """
 
-  def __init__(self, config, serving, network, backbone, teacher):
+  def __init__(self, config: Config, serving: Any, network: Any, backbone: Any, teacher: Any) -> None:
     """Stores what `load_run` found; `network` takes what `backbone`, a Keras model or None, makes."""
     join = lambda model: model and (heads.join(backbone, model) if backbone else model)
-    self.folder: str = config.output_dir
+    self.folder = str(config.output_dir)
     self.class_names: Tuple[str, ...] = tuple(serving.class_names)
     self._config, self._network, self._serving = config, network, serving
     self.model: tf.keras.Model = join(network)
     self.teacher: Optional[tf.keras.Model] = self.model if teacher is network else join(teacher)
-    self._classifier = None
+    self._classifier: Optional[classifier.Classifier] = None
 
   def __repr__(self):
     return f'TrainedRun({self.folder!r}: {self._config.method_name} on {self._config.dataset})'

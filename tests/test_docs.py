@@ -60,6 +60,7 @@ COMMANDS = {
   'CONTRIBUTING.md': {
     './tests/run.sh tests/test_losses.py -q': '--collect-only',
     'ruff check': '--no-cache',
+    'mypy': '--version',
     'python tools/parity.py tests/golden/case6.npz': '',
     'python benchmarks/study.py --recipe=flags/study_digits.flags --output=study.jsonl': (
       '--datasets=digits_20 --seeds=0 --settings=supervised --num_train_steps=2'

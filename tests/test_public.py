@@ -16,7 +16,7 @@ NAMES = [name for name in mpl.__all__ if name not in MODULES] + [
 ]
 SHAPED = ('Batch', 'MetaPseudoLabels', 'Predictions', 'PseudoLabels', 'ReducedMetaPseudoLabels',
           'Supervised', 'TrainedRun', 'UDA', 'models.build')  # fmt: skip
-UNHINTED = {'self', 'cls', 'args', 'kwargs', 'name'}  # The last is Keras' own.
+UNTOLD = {'self', 'cls', 'args', 'kwargs', 'name'}  # The last is Keras' own.
 
 
 def find(name):
@@ -74,17 +74,43 @@ def problems(name):
     # `load_run` makes a TrainedRun, nobody else.
     constructs = (what == name or what.endswith('.__init__')) and name != 'TrainedRun'
     for parameter in parameters.values():
-      if parameter.name in UNHINTED:
+      if parameter.name in UNTOLD:
         continue
       if constructs and not re.search(rf'\b{parameter.name}\b', text):
         lines.append(f'{what}: its docstring does not name {parameter.name}')
-      if constructs and parameter.annotation is parameter.empty:
-        lines.append(f'{what}: no type hint for {parameter.name}')
-    if what == name and inspect.signature(function).return_annotation is inspect.Signature.empty:
-      lines.append(f'{what}: no type hint for what it returns')
     if constructs and raises(function) and 'Raises' not in text:
       lines.append(f'{what}: its docstring does not say what it raises')
-  return lines
+  return lines + [
+    line for what, function in all_functions_of(name).items() for line in unhinted(what, function)
+  ]
+
+
+def all_functions_of(name):
+  """`functions_of` with the public methods that a class has from others of this project."""
+  found = find(name)
+  if not inspect.isclass(found):
+    return functions_of(name)
+  own = {}
+  for base in found.__mro__:
+    if base.__module__.startswith('meta_pseudo_labels'):
+      for key, value in vars(base).items():
+        function = getattr(value, '__func__', getattr(value, 'fget', value))
+        if inspect.isfunction(function) and (key == '__init__' or not key.startswith('_')):
+          own.setdefault(f'{name}.{key}', function)
+  return own
+
+
+def unhinted(what, function):
+  """One line for each parameter without a type hint, and for a result without one."""
+  signature = inspect.signature(function)
+  missing = [
+    parameter.name
+    for parameter in signature.parameters.values()
+    if parameter.annotation is parameter.empty and parameter.name not in ('self', 'cls')
+  ]
+  if signature.return_annotation is signature.empty and not what.endswith('.__init__'):
+    missing.append('what it returns')
+  return [f'{what}: no type hint for {one}' for one in missing]
 
 
 def test_the_document_lists_exactly_what_is_public():
@@ -122,8 +148,8 @@ def test_what_is_missing_is_seen(monkeypatch):
   bare.__doc__ = 'Does it to x.'
   monkeypatch.setattr(mpl, 'bare', bare, raising=False)
   assert problems('bare') == [
-    'bare: no type hint for x',
     'bare: its docstring does not name y',
-    'bare: no type hint for what it returns',
     'bare: its docstring does not say what it raises',
+    'bare: no type hint for x',
+    'bare: no type hint for what it returns',
   ]

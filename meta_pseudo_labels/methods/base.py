@@ -3,18 +3,22 @@
 import contextlib
 import dataclasses
 import inspect
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from meta_pseudo_labels import rng
-from meta_pseudo_labels.distribution import collectives, spatial
+from meta_pseudo_labels.distribution import collectives
 from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.methods import parts
 from meta_pseudo_labels.methods.batch import LABELED, Batch
 from meta_pseudo_labels.models import batch_norm, layers
-from meta_pseudo_labels.models.remat import Rematerialized
+from meta_pseudo_labels.models.remat import Passes
 from meta_pseudo_labels.optim import ema, loss_scale, optimizers
+from meta_pseudo_labels.optim.updates import NORM_WORDS
 
 import tensorflow as tf
+
+Names = Tuple[str, ...]
+Tensors = List[tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,23 +32,7 @@ class Update:
   """
 
   norm: tf.Tensor
-  vjp: Callable
-
-
-class Passes:
-  """The training passes of models, rematerialized or not. Checkpoints do not contain it."""
-
-  def __init__(self, remat):
-    self._remat, self._models = remat, {}
-
-  def prepare(self, model):
-    """Prepares a model before its first pass. Raises: see `remat.find_boundaries`."""
-    if self._remat:
-      self._models[id(model)] = Rematerialized(model)
-
-  def __call__(self, model, inputs):
-    rematerialized, inputs = self._models.get(id(model)), spatial.split(inputs)
-    return rematerialized(inputs) if rematerialized else model(inputs, training=True)
+  vjp: Callable[[Tensors], Tensors]
 
 
 @contextlib.contextmanager
@@ -134,7 +122,7 @@ class Method(tf.keras.Model):
     super().compile(**kwargs)
     self.set_optimizers(student_optimizer=student_optimizer)
 
-  def set_optimizers(self, student_optimizer):
+  def set_optimizers(self, student_optimizer: Any) -> None:
     """Sets the optimizer and creates its slots; call it under the strategy's scope."""
     self.student_optimizer = self._build_optimizer(student_optimizer, self.student)
 
@@ -146,9 +134,9 @@ class Method(tf.keras.Model):
     return optimizer
 
   evaluates_teacher = False  # Whether there is a teacher whose accuracy is meaningful.
-  needs = LABELED  # The parts of a batch that a step reads.
+  needs: Names = LABELED  # The parts of a batch that a step reads.
 
-  def batch_of(self, data):
+  def batch_of(self, data: Any) -> Batch:
     """Returns the `Batch` of what a dataset yields. Raises UserError: see `Batch.of`."""
     return Batch.of(data, self.needs)
 
@@ -175,15 +163,15 @@ class Method(tf.keras.Model):
     with _told_plainly():
       return super().fit(*args, **kwargs)
 
-  def call(self, inputs, training=False):
+  def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
     """Returns the student's logits `[N, C]`."""
     return self.student(inputs, training=training)
 
   @property
-  def metrics(self):
+  def metrics(self) -> List[tf.keras.metrics.Metric]:
     return [self.accuracy]
 
-  def test_step(self, data):
+  def test_step(self, data: Any) -> Dict[str, tf.Tensor]:
     """Evaluates the student for Keras on labeled examples.
 
     Args:
@@ -198,11 +186,11 @@ class Method(tf.keras.Model):
     return {'accuracy': self.accuracy.result()}
 
   @property
-  def replicas(self):
+  def replicas(self) -> int:
     """The number of replicas: int."""
     return tf.distribute.get_replica_context().num_replicas_in_sync
 
-  def forward(self, model, role, views):
+  def forward(self, model: tf.keras.Model, role: str, views: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
     """Makes one training-mode pass over several views in one batch, so that batch norm mixes them.
 
     Args:
@@ -223,7 +211,13 @@ class Method(tf.keras.Model):
       logits = tf.cast(logits, tf.float32)
     return dict(zip(views, tf.split(logits, sizes)))
 
-  def gradient(self, tape, targets, sources, output_gradients=None):
+  def gradient(
+    self,
+    tape: tf.GradientTape,
+    targets: Union[tf.Tensor, Tensors],
+    sources: Sequence[tf.Variable],
+    output_gradients: Optional[Tensors] = None,
+  ) -> Tensors:
     """Computes the gradient with respect to a list of variables, with loss scaling if it is enabled.
 
     Args:
@@ -247,7 +241,7 @@ class Method(tf.keras.Model):
     return self.loss_scale.gradient(tape, targets, sources, output_gradients)
 
   @contextlib.contextmanager
-  def frozen_statistics(self, model):
+  def frozen_statistics(self, model: tf.keras.Model) -> Iterator[None]:
     """Restores the model's batch-norm averages at the end of this context."""
     variables = model.non_trainable_variables
     before = [tf.convert_to_tensor(v) for v in variables]
@@ -255,7 +249,7 @@ class Method(tf.keras.Model):
     if variables:
       collectives.assign(variables, before)
 
-  def global_size(self, values):
+  def global_size(self, values: tf.Tensor) -> Union[int, tf.Tensor]:
     """Returns the number of rows of `values` `[n, ...]` over all replicas and parts: int.
 
     Where the shape does not say it, the result is a scalar of the values' dtype.
@@ -264,14 +258,16 @@ class Method(tf.keras.Model):
       return tf.cast(collectives.find_place(values).total, values.dtype)
     return values.shape[0] * self.replicas * parts.count()
 
-  def global_mean(self, values):
+  def global_mean(self, values: tf.Tensor) -> tf.Tensor:
     """Returns this replica's share of the mean of `values` `[n]` over the global batch: scalar.
 
     Of a part's values it is the part's share.
     """
     return tf.reduce_sum(values) / self.global_size(values)
 
-  def in_parts(self, function, batch, *rows, most=None):
+  def in_parts(
+    self, function: Callable, batch: Batch, *rows: tf.Tensor, most: Optional[int] = None
+  ) -> Tuple[Any, Any]:
     """Adds up a function over the parts of a batch, with `micro_batches` 1 over the whole batch.
 
     Args:
@@ -296,11 +292,13 @@ class Method(tf.keras.Model):
     return parts.add_up(function, batch, count, *rows)
 
   @property
-  def steps_made(self):
+  def steps_made(self) -> int:
     """The number of steps made so far: int, under any strategy, outside of replica context."""
     return int(self.step.numpy())
 
-  def apply_update(self, model, optimizer, gradients):
+  def apply_update(
+    self, model: tf.keras.Model, optimizer: optimizers.Optimizer, gradients: Tensors
+  ) -> Update:
     """Applies an optimizer step: sum over replicas, weight decay, clipping, optimizer.
 
     This is the release's order in MPL. A step whose gradient norm is not finite does not change weights
@@ -348,7 +346,7 @@ class Method(tf.keras.Model):
     )
     return Update(norm, vjp)
 
-  def count_step(self, *updates):
+  def count_step(self, *updates: Update) -> None:
     """Counts a step, and counts it as skipped if one of its updates was not finite."""
     finite = tf.reduce_all([tf.math.is_finite(update.norm) for update in updates])
     skipped = 1 - tf.cast(finite, tf.int64)
@@ -358,7 +356,7 @@ class Method(tf.keras.Model):
     self.skipped_in_a_row.assign(skipped * (self.skipped_in_a_row + 1))
     self.step.assign_add(1)
 
-  def one_hot(self, labels, logits):
+  def one_hot(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns labels `[N, C]` in the logits' dtype, from integers `[N]` or distributions `[N, C]`."""
     classes = logits.shape[-1]
     if labels.dtype.is_integer:
@@ -371,7 +369,7 @@ class Method(tf.keras.Model):
       )
     return tf.cast(labels, logits.dtype)
 
-  def logs(self, shares, common):
+  def logs(self, shares: Dict[str, tf.Tensor], common: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
     """Returns the step's scalars: `shares` are summed over replicas, `common` are equal on all."""
     summed = collectives.sum_over_replicas(
       tf.stack([tf.cast(value, tf.float32) for value in shares.values()])
@@ -382,12 +380,12 @@ class Method(tf.keras.Model):
     logs['global_step'] = tf.cast(self.step, tf.float32)
     return logs
 
-  def l2(self, model):
+  def l2(self, model: tf.keras.Model) -> tf.Tensor:
     """Computes the sum of |w|^2 / 2 over variables with weight decay: float32 scalar (release's logs)."""
     return tf.add_n(
       [
         tf.nn.l2_loss(v)
         for v in model.trainable_variables
-        if not any(word in v.name.lower() for word in optimizers.NORM_WORDS)
+        if not any(word in v.name.lower() for word in NORM_WORDS)
       ]
     )

@@ -1,6 +1,6 @@
 """Meta Pseudo Labels (Pham et al., CVPR 2021): the teacher learns from the student's progress."""
 
-from typing import Any, Callable, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from meta_pseudo_labels import losses, rng
 from meta_pseudo_labels.config.choices import TARGET_VIEWS
@@ -46,7 +46,8 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     Raises:
       ValueError: an unknown feedback or view, or a model without weights.
     """
-    if not isinstance(mpl_feedback, Estimator) and mpl_feedback not in ESTIMATORS:
+    estimator = mpl_feedback if isinstance(mpl_feedback, Estimator) else ESTIMATORS.get(mpl_feedback)
+    if estimator is None:
       raise ValueError(f'mpl_feedback={mpl_feedback}: use one of {", ".join(ESTIMATORS)}')
     if student_targets_from not in TARGET_VIEWS:
       raise ValueError(
@@ -58,7 +59,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     self.teacher = teacher
     if self.large_teacher:
       self._passes.prepare(teacher)
-    self.estimator = ESTIMATORS.get(mpl_feedback, mpl_feedback)
+    self.estimator = estimator
     self.mpl_weight = mpl_weight
     self.student_targets_from = student_targets_from
     average = lambda name: tf.Variable(
@@ -76,7 +77,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     super(uda.ConsistencyMethod, self).compile(student_optimizer, **kwargs)
     self.teacher_optimizer = self._build_optimizer(teacher_optimizer, self.teacher)
 
-  def set_optimizers(self, teacher_optimizer=None, student_optimizer=None):
+  def set_optimizers(self, teacher_optimizer: Any = None, student_optimizer: Any = None) -> None:
     """Takes the optimizers and makes their slots; under the strategy's scope."""
     if student_optimizer is not None:
       super().set_optimizers(student_optimizer=student_optimizer)
@@ -84,11 +85,11 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       self.teacher_optimizer = self._build_optimizer(teacher_optimizer, self.teacher)
 
   @property
-  def evaluates_teacher(self):
+  def evaluates_teacher(self) -> bool:
     """Whether the teacher's accuracy means something: its batch-norm averages follow its batches."""
     return self.large_teacher and self.estimator.moves_teacher_statistics
 
-  def train_step(self, data):
+  def train_step(self, data: Any) -> Dict[str, tf.Tensor]:
     """Makes one step: the paper's Algorithm 1, with UDA's loss for the teacher.
 
     Args:
@@ -140,14 +141,14 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       },
     )
 
-  def rates(self):
+  def rates(self) -> Dict[str, tf.Tensor]:
     """Returns both learning rates at this step: {log name: float32 scalar}."""
     return {
       'lr/student': self.student_optimizer.rate(self.step),
       'lr/teacher': self.teacher_optimizer.rate(self.step),
     }
 
-  def shares(self, teacher, student, truth):
+  def shares(self, teacher: Any, student: Any, truth: Optional[tf.Tensor]) -> Dict[str, tf.Tensor]:
     """Returns what is logged of the passes: {name: scalar}, this replica's shares of global values."""
     total = self.global_size(student.logits)
     return {
@@ -157,11 +158,11 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
       **diagnostics.measure_pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas, total),
     }
 
-  def teacher_passes(self, batch):
+  def teacher_passes(self, batch: Batch) -> Any:
     """Makes the teacher's pass over a batch, whole or in parts: a `passes.TeacherPass`."""
     return (passes.TeacherPass if self.micro_batches == 1 else passes.TeacherInParts)(self, batch)
 
-  def teacher_pass(self, batch, ahead=None):
+  def teacher_pass(self, batch: Batch, ahead: Optional[Dict[str, tf.Tensor]] = None) -> uda.Pass:
     """Makes the teacher's pass over a batch or a part of one, with its own losses: a `uda.Pass`.
 
     `ahead` is of `sums_ahead`.
@@ -171,24 +172,24 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     with self.frozen_statistics(self.teacher):
       return self.uda_pass(self.teacher, batch, ahead)
 
-  def pseudo_labels(self, log_probs):
+  def pseudo_labels(self, log_probs: tf.Tensor) -> tf.Tensor:
     """Returns the student's targets `[n, C]`, constants, from the teacher's log probabilities."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     return self.estimator.targets(
       tf.stop_gradient(log_probs), rng.key(self.seed, self.step), replica, self.replicas
     )
 
-  def student_pass(self, batch, targets):
+  def student_pass(self, batch: Batch, targets: tf.Tensor) -> passes.StudentPass:
     """Makes the student's pass over a Batch with targets `[n, C]`, constants: a `passes.StudentPass`."""
     whole = self.micro_batches == 1
     return (passes.pass_student if whole else passes.pass_student_in_parts)(self, batch, targets)
 
-  def labeled_share(self, logits, labels):
+  def labeled_share(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns this replica's share of the labeled cross entropy, without smoothing: scalar."""
     labels = self.one_hot(labels, logits)
     return self.global_mean(losses.cross_entropy(labels=labels, logits=logits))
 
-  def labeled_pass(self, batch, with_gradients):
+  def labeled_pass(self, batch: Batch, with_gradients: bool) -> Tuple[tf.Tensor, Any]:
     """Makes the student's pass over the labeled examples alone, with its present weights.
 
     Args:
@@ -209,23 +210,23 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     with self.frozen_statistics(self.student):
       return self.in_parts(one_pass, labeled, most=self.rows_of_student(batch))[0]
 
-  def rows_of_student(self, batch):
+  def rows_of_student(self, batch: Batch) -> Optional[int]:
     """Returns the largest number of labeled examples that pass together: those of a part; None: all."""
     if self.micro_batches == 1:
       return None
     views = [view for view in (batch.labeled, batch.augmented) if view is not None]
     return max(1, sum(view.shape[0] for view in views) // self.micro_batches)
 
-  def labeled_loss_now(self, batch):
+  def labeled_loss_now(self, batch: Batch) -> tf.Tensor:
     """Returns the student's global labeled cross entropy, with its present weights: scalar."""
     return sum_over_replicas(self.labeled_pass(batch, with_gradients=False)[0])
 
-  def labeled_gradients(self, batch):
+  def labeled_gradients(self, batch: Batch) -> Tuple[tf.Tensor, List[tf.Tensor]]:
     """Returns (`labeled_loss_now`, its gradients by the student's variables, summed over replicas)."""
     share, gradients = self.labeled_pass(batch, with_gradients=True)
     return sum_over_replicas(share), sum_over_replicas(gradients)
 
-  def above_average(self, dot_product):
+  def above_average(self, dot_product: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
     """Moves the average of the dot product by a hundredth, and compares with it.
 
     Returns:
@@ -244,6 +245,6 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     variance = square / weight - tf.square(mean / weight)
     return (dot_product - tf.cast(mean, dot_product.dtype), tf.sqrt(tf.maximum(variance, 0.0)))
 
-  def feedback_weight(self):
+  def feedback_weight(self) -> Union[float, tf.Tensor]:
     """Returns `mpl_weight` at this step: scalar."""
     return self.mpl_weight(self.step) if callable(self.mpl_weight) else self.mpl_weight

@@ -37,7 +37,7 @@ class Part(NamedTuple):
   """
 
   index: tf.Tensor
-  count: int
+  count: int  # type: ignore[assignment]  # In place of a tuple's method.
   labeled: int
   unlabeled: int
 

@@ -1,6 +1,6 @@
 """Pseudo labels (Lee 2013; paper section 2) of a fixed teacher, which is trained first."""
 
-from typing import Any
+from typing import Any, Dict
 
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base, diagnostics
@@ -40,9 +40,9 @@ class PseudoLabels(base.Method):
     self.soft, self.threshold = soft, threshold
 
   evaluates_teacher = True
-  needs = VIEWS
+  needs: base.Names = VIEWS
 
-  def train_step(self, data):
+  def train_step(self, data: Any) -> Dict[str, tf.Tensor]:
     """Makes one step; for arguments and result see `UDA.train_step`.
 
     The teacher labels the original views in inference mode. The student sees the augmented views.

@@ -1,11 +1,11 @@
 """Reduced Meta Pseudo Labels (the paper's appendix): only one large network in memory, the student."""
 
-from typing import Any
+from typing import Any, Dict, Optional
 
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.distribution import collectives
-from meta_pseudo_labels.methods import mpl, uda
-from meta_pseudo_labels.methods.batch import LABELED
+from meta_pseudo_labels.methods import base, mpl, uda
+from meta_pseudo_labels.methods.batch import LABELED, Batch
 
 import tensorflow as tf
 
@@ -20,7 +20,7 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
   """
 
   large_teacher = False
-  needs = (*LABELED, 'augmented', 'predictions')
+  needs: base.Names = (*LABELED, 'augmented', 'predictions')
 
   def __init__(self, *args: Any, **kwargs: Any):
     """Wraps the small network and the student; arguments as of `MetaPseudoLabels`.
@@ -36,9 +36,10 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
         )
     super().__init__(*args, **kwargs)
 
-  def teacher_pass(self, batch, ahead=None):
+  def teacher_pass(self, batch: Batch, ahead: Optional[Dict[str, tf.Tensor]] = None) -> uda.Pass:
     """Makes the small network's pass over `batch.predictions`: a `uda.Pass` without a second view."""
     del ahead
+    assert batch.predictions is not None  # See `needs`.
     labeled, unlabeled = batch.predictions
     logits = self.forward(self.teacher, 'teacher', {'labeled': labeled, 'augmented': unlabeled})
     labels = self.one_hot(batch.labels, logits['labeled'])

@@ -1,5 +1,7 @@
 """Supervised training on the labeled examples (release: Supervised)."""
 
+from typing import Any, Dict
+
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.methods import base
 from meta_pseudo_labels.methods.batch import Batch
@@ -10,7 +12,7 @@ import tensorflow as tf
 class Supervised(base.Method):
   """A method that trains a student on labeled examples only, also for the finetune after MPL."""
 
-  def train_step(self, data):
+  def train_step(self, data: Any) -> Dict[str, tf.Tensor]:
     """Makes one step.
 
     Args:

@@ -1,13 +1,13 @@
 """Unsupervised data augmentation (Xie et al. 2020; release: UDA), alone and as MPL's teacher."""
 
 import dataclasses
-from typing import Any, Optional, Union
+from typing import Any, Dict, Optional, Union
 
 from meta_pseudo_labels import losses
 from meta_pseudo_labels.config.choices import ORIGINAL_VIEWS
 from meta_pseudo_labels.distribution.collectives import sum_over_replicas
 from meta_pseudo_labels.methods import base, diagnostics, parts
-from meta_pseudo_labels.methods.batch import VIEWS
+from meta_pseudo_labels.methods.batch import VIEWS, Batch
 from meta_pseudo_labels.methods.pseudo_label_strategies import STRATEGIES, Strategy
 from meta_pseudo_labels.models import batch_norm
 
@@ -105,14 +105,14 @@ class ConsistencyMethod(base.Method):
     """The parts of a batch that a step reads."""
     return (*VIEWS, *self.pseudo_labeling.needs)
 
-  def consistency_weight(self):
+  def consistency_weight(self) -> tf.Tensor:
     """Returns uda_weight * min(1, step / uda_steps): float32 scalar."""
     progress = tf.cast(self.step, tf.float32) / max(1, self.uda_steps)
     return (
       self.uda_weight * tf.minimum(1.0, progress) if self.uda_steps else (tf.constant(self.uda_weight))
     )
 
-  def original_alone(self, model):
+  def original_alone(self, model: tf.keras.Model) -> bool:
     """Returns whether the original views of `model` make a pass of their own: bool.
 
     No gradient flows to them (`losses.consistency`), so on their own they need no backward pass. Where no
@@ -120,7 +120,7 @@ class ConsistencyMethod(base.Method):
     """
     return self.original_view == 'separate' or not batch_norm.couples_examples(model)
 
-  def read_state(self):
+  def read_state(self) -> Dict[str, tf.Tensor]:
     """Returns the strategy's state as it is now: {name: tensor}."""
     return {
       name: tf.convert_to_tensor(v) for name, v in getattr(self, 'pseudo_labeling_state', {}).items()
@@ -165,7 +165,9 @@ class ConsistencyMethod(base.Method):
       logits = self.forward(model, 'uda', {'original': views.pop('original')})
     return logits | self.forward(model, 'uda', views)
 
-  def uda_pass(self, model, batch, ahead=None):
+  def uda_pass(
+    self, model: tf.keras.Model, batch: Batch, ahead: Optional[Dict[str, tf.Tensor]] = None
+  ) -> Pass:
     """Makes one pass of `model` over labeled, original and augmented views: a `Pass`.
 
     Its dropout masks are the same for UDA's model and for MPL's teacher, whatever `original_alone` says.
@@ -238,7 +240,7 @@ def count_classes(model):
 class UDA(ConsistencyMethod):
   """A method that trains a student on labels and on the agreement of two views of unlabeled examples."""
 
-  def train_step(self, data):
+  def train_step(self, data: Any) -> Dict[str, tf.Tensor]:
     """Makes one step.
 
     Args:

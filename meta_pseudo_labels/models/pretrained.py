@@ -47,7 +47,7 @@ class Pretrained:
   feature_layers: int = 0
 
   @property
-  def from_scratch(self):
+  def from_scratch(self) -> bool:
     """Whether the network starts with random weights."""
     return self.weights == 'none'
 

@@ -4,6 +4,7 @@ The activations inside each block are computed again when the gradient needs the
 (Chen et al. 2016, "Training deep nets with sublinear memory cost").
 """
 
+from meta_pseudo_labels.distribution import spatial
 from meta_pseudo_labels.models import batch_norm, blocks, layers
 
 import tensorflow as tf
@@ -96,3 +97,19 @@ def _recompute(block, inputs):
     return outputs, backward
 
   return passed(inputs)
+
+
+class Passes:
+  """The training passes of models, rematerialized or not. Checkpoints do not contain it."""
+
+  def __init__(self, remat):
+    self._remat, self._models = remat, {}
+
+  def prepare(self, model):
+    """Prepares a model before its first pass. Raises: see `remat.find_boundaries`."""
+    if self._remat:
+      self._models[id(model)] = Rematerialized(model)
+
+  def __call__(self, model, inputs):
+    rematerialized, inputs = self._models.get(id(model)), spatial.split(inputs)
+    return rematerialized(inputs) if rematerialized else model(inputs, training=True)

@@ -5,7 +5,7 @@ So a `tf.where` can skip a non-finite step. The feedback (methods/feedback.py) n
 the update with respect to the gradients, which a plain GradientTape computes.
 """
 
-from typing import Any, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from meta_pseudo_labels.optim.schedules import LearningRate as LearningRate  # Public from here, too.
 from meta_pseudo_labels.optim.schedules import Rate
@@ -29,10 +29,16 @@ __all__ = [
 ]
 
 
+# What a variable becomes, and its slots.
+Updated = Tuple[tf.Tensor, Dict[str, tf.Tensor]]
+
+
 class SGD(Optimizer):
   """Stochastic gradient descent: w <- w - rate * g."""
 
-  def update_one(self, gradient, value, rate, step, name):
+  def update_one(
+    self, gradient: tf.Tensor, value: tf.Tensor, rate: tf.Tensor, step: tf.Tensor, name: str
+  ) -> Updated:
     return value - rate * gradient, {}
 
 
@@ -65,7 +71,15 @@ class Momentum(Optimizer):
     self.nesterov = nesterov
     self.rate_inside = rate_inside
 
-  def update_one(self, gradient, value, rate, step, name, momentum):
+  def update_one(
+    self,
+    gradient: tf.Tensor,
+    value: tf.Tensor,
+    rate: tf.Tensor,
+    step: tf.Tensor,
+    name: str,
+    momentum: tf.Tensor,
+  ) -> Updated:
     if self.rate_inside:
       gradient, rate = rate * gradient, 1.0
     accumulated = self.momentum * momentum + gradient
@@ -95,7 +109,16 @@ class RMSProp(Optimizer):
     self.momentum = momentum
     self.epsilon = epsilon
 
-  def update_one(self, gradient, value, rate, step, name, rms, momentum):
+  def update_one(
+    self,
+    gradient: tf.Tensor,
+    value: tf.Tensor,
+    rate: tf.Tensor,
+    step: tf.Tensor,
+    name: str,
+    rms: tf.Tensor,
+    momentum: tf.Tensor,
+  ) -> Updated:
     rms = rms + (1.0 - self.rho) * (tf.square(gradient) - rms)
     momentum = self.momentum * momentum + rate * gradient * tf.math.rsqrt(rms + self.epsilon)
     return value - momentum, {'rms': rms, 'momentum': momentum}
@@ -126,7 +149,15 @@ class LARS(Optimizer):
     self.weight_decay = weight_decay
     self.eeta = eeta
 
-  def update_one(self, gradient, value, rate, step, name, momentum):
+  def update_one(
+    self,
+    gradient: tf.Tensor,
+    value: tf.Tensor,
+    rate: tf.Tensor,
+    step: tf.Tensor,
+    name: str,
+    momentum: tf.Tensor,
+  ) -> Updated:
     if not any(word in name for word in self.skip):
       value_norm, gradient_norm = tf.norm(value), tf.norm(gradient)
       trust = self.eeta * value_norm / (gradient_norm + self.weight_decay * value_norm)
@@ -158,7 +189,16 @@ class Adam(Optimizer):
     self.beta_2 = beta_2
     self.epsilon = epsilon
 
-  def update_one(self, gradient, value, rate, step, name, m, v):
+  def update_one(
+    self,
+    gradient: tf.Tensor,
+    value: tf.Tensor,
+    rate: tf.Tensor,
+    step: tf.Tensor,
+    name: str,
+    m: tf.Tensor,
+    v: tf.Tensor,
+  ) -> Updated:
     t = tf.cast(step + 1, value.dtype)
     m = m + (1.0 - self.beta_1) * (gradient - m)
     v = v + (1.0 - self.beta_2) * (tf.square(gradient) - v)
@@ -175,7 +215,7 @@ class AdamW(Adam):
   Variables whose names contain one of `skip` have none.
   """
 
-  skip = (*NORM_WORDS, 'gamma', 'beta', 'bias')
+  skip: Tuple[str, ...] = (*NORM_WORDS, 'gamma', 'beta', 'bias')
 
   def __init__(
     self,

@@ -1,6 +1,6 @@
 """The base of the optimizers, and what happens to gradients before them."""
 
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from meta_pseudo_labels.distribution import collectives
 from meta_pseudo_labels.optim.schedules import Rate
@@ -37,15 +37,19 @@ def clip(gradients: Sequence[tf.Tensor], grad_bound: float) -> Tuple[List[tf.Ten
 class Optimizer(tf.Module):
   """Base class of the optimizers: slots for the variables it was built with, and their update."""
 
-  slot_starts = {}  # Slot name -> its initial value.
+  slot_starts: Dict[str, float] = {}  # Slot name -> its initial value.
 
   def __init__(self, learning_rate: Rate, name: Optional[str] = None):
     """Stores `learning_rate`: a float, or a function of the step (integer scalar) such as LearningRate."""
     super().__init__(name=name)
     self.learning_rate = learning_rate
-    self.slots = None
-    self._scales, self._wait = {}, 0
-    self._decay, self._decays, self._decayed = 0.0, None, ()
+    self.slots: Dict[str, List[tf.Variable]] = {}
+    self.names: Optional[List[str]] = None  # Of the variables, once there are slots.
+    self._scales: Dict[str, float] = {}
+    self._wait = 0
+    self._decay = 0.0
+    self._decays: Callable[[tf.Variable], bool] = lambda variable: False
+    self._decayed: Tuple[bool, ...] = ()
 
   def scale_rates(self, scales: Dict[str, float], wait: int = 0) -> 'Optimizer':
     """Multiplies the rate of some variables, such as those of a pretrained network, by factors.
@@ -79,7 +83,7 @@ class Optimizer(tf.Module):
 
   def build(self, variables: Sequence[tf.Variable]) -> None:
     """Creates the slots on the first call; call it under the strategy's scope."""
-    if self.slots is None:
+    if self.names is None:
       self._decayed = tuple(bool(self._decay and self._decays(v)) for v in variables)
       self.names = [v.name for v in variables]
       self.slots = {
@@ -103,7 +107,9 @@ class Optimizer(tf.Module):
     """Returns the current values of the slots: {slot: list of tensors}."""
     return {slot: [tf.convert_to_tensor(v) for v in values] for slot, values in self.slots.items()}
 
-  def update_one(self, gradient, value, rate, step, name, **slots):
+  def update_one(
+    self, gradient: tf.Tensor, value: tf.Tensor, rate: tf.Tensor, step: tf.Tensor, name: str, **slots: Any
+  ) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
     """Computes the step of one variable as a pure function: (new value, {slot: new value})."""
     raise NotImplementedError
 
@@ -121,11 +127,13 @@ class Optimizer(tf.Module):
     Returns:
       (list of new values, {slot: list of new values}).
     """
-    new_values, new_slots, rate = [], {slot: [] for slot in slots}, self.rate(step)
+    names, rate = self.names or [], self.rate(step)
+    new_values: List[tf.Tensor] = []
+    new_slots: Slots = {slot: [] for slot in slots}
     for index, (gradient, value) in enumerate(zip(gradients, values)):
       own = {slot: tensors[index] for slot, tensors in slots.items()}
-      scaled = tf.cast(self._scaled(rate, step, self.names[index]), value.dtype)
-      new_value, new_own = self.update_one(gradient, value, scaled, step, self.names[index], **own)
+      scaled = tf.cast(self._scaled(rate, step, names[index]), value.dtype)
+      new_value, new_own = self.update_one(gradient, value, scaled, step, names[index], **own)
       if self._decayed[index]:
         new_value -= scaled * self._decay * value
       new_values.append(new_value)

@@ -7,13 +7,16 @@ global batch: rows [offset, offset + N) of `total`. So N replicas make the views
 """
 
 import dataclasses
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Tuple
 
 from meta_pseudo_labels import rng
+from meta_pseudo_labels.config.choices import RELEASE_OPS
 from meta_pseudo_labels.data.augment import crops, rand_augment
 
 import numpy as np
 import tensorflow as tf
+
+Pair = Tuple[tf.Tensor, tf.Tensor]  # The original and the augmented view.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +31,16 @@ class Points:
   stddev: float = 0.1
   dtype: tf.DType = tf.float32
 
-  def plain(self, inputs):
+  def plain(self, inputs: Any) -> tf.Tensor:
     """`[N, D]` of `dtype`."""
     return tf.cast(inputs, self.dtype)
 
-  def labeled(self, inputs, key, offset, total):
+  def labeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> tf.Tensor:
     """The same: nothing is done to labeled points."""
     del key, offset, total
     return self.plain(inputs)
 
-  def unlabeled(self, inputs, key, offset, total):
+  def unlabeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> Pair:
     """(original, augmented), each `[N, D]` of `dtype`."""
     noisy = rand_augment.jitter(
       inputs, rng.fold(key, 'unlabeled'), self.stddev, offset=offset, total=total
@@ -59,16 +62,16 @@ class Features:
   num_views: int = 0
   dtype: tf.DType = tf.float32
 
-  def plain(self, inputs):
+  def plain(self, inputs: Any) -> tf.Tensor:
     """`[N, D]` of `dtype`, of the plain view."""
     return tf.cast(inputs[:, 0], self.dtype)
 
-  def labeled(self, inputs, key, offset, total):
+  def labeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> tf.Tensor:
     """`[N, D]` of `dtype`, of the plain or of one of the original views."""
     drawn = self._drawn(inputs, rng.fold(key, 'labeled'), 'view', 1 + self.num_views, offset, total)
     return tf.cast(tf.gather(inputs, drawn, batch_dims=1), self.dtype)
 
-  def unlabeled(self, inputs, key, offset, total):
+  def unlabeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> Pair:
     """(of the plain or an original view, of an augmented view), each `[N, D]` of `dtype`."""
     key = rng.fold(key, 'unlabeled')
     original = self._drawn(inputs, key, 'original', 1 + self.num_views, offset, total)
@@ -100,7 +103,7 @@ class Images:
   mean: tuple = (0.0,)
   std: tuple = (255.0,)
   flip: bool = False
-  ops: tuple = rand_augment.RELEASE_OPS
+  ops: tuple = RELEASE_OPS
   magnitude: float = 5
   strong_labeled: bool = False
   dtype: tf.DType = tf.float32
@@ -110,11 +113,11 @@ class Images:
 class PadCrop(Images):
   """Images uint8 `[N, H, W, C]` of one size: the release's views of CIFAR."""
 
-  def plain(self, inputs):
+  def plain(self, inputs: Any) -> tf.Tensor:
     """`[N, H, W, C]` of `dtype`, normalized."""
     return rand_augment.normalize(inputs, self.mean, self.std, self.dtype)
 
-  def labeled(self, inputs, key, offset, total):
+  def labeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> tf.Tensor:
     """Mirrored, padded and cropped: `[N, H, W, C]` of `dtype`, normalized."""
     key = rng.fold(key, 'labeled')
     rows = dict(offset=offset, total=total)
@@ -128,7 +131,7 @@ class PadCrop(Images):
       )
     return self.plain(inputs)
 
-  def unlabeled(self, inputs, key, offset, total):
+  def unlabeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> Pair:
     """(original, augmented), each `[N, H, W, C]` of `dtype`, normalized; see `rand_augment.views`."""
     original, augmented = rand_augment.views(
       inputs,
@@ -189,11 +192,11 @@ class ResizedCrop(Images):
     """What shows an image where chance has no part in it."""
     return crops.whole if self.whole else crops.central_crop
 
-  def plain(self, inputs):
+  def plain(self, inputs: Any) -> tf.Tensor:
     """The central crop or all: `[N, eval_size, eval_size, 3]` of `dtype`, normalized."""
     return self.normalized(_each(lambda image: self._fixed(image, self.eval_size), inputs))
 
-  def labeled(self, inputs, key, offset, total):
+  def labeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> tf.Tensor:
     """A random crop, mirrored: `[N, size, size, 3]` of `dtype`, normalized."""
     key = rng.fold(key, 'labeled')
     images = self._crops(inputs, key, offset, total)
@@ -202,7 +205,7 @@ class ResizedCrop(Images):
       images = self._augmented(images, key, offset, total)
     return self.normalized(images)
 
-  def unlabeled(self, inputs, key, offset, total):
+  def unlabeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> Pair:
     """(original, augmented), each `[N, size, size, 3]` of `dtype`, normalized.
 
     Both show the same crop; each is mirrored on its own. RandAugment's cutout and translation
@@ -252,7 +255,7 @@ class ResizedCrop(Images):
       tf.float32,
     )
 
-  def normalized(self, images):
+  def normalized(self, images: tf.Tensor) -> tf.Tensor:
     """(images - mean) / std of float32 `[N, H, W, 3]`: of `dtype`, rounded once."""
     width = images.shape[2]
     # A row of pixels at once: with three numbers at a time it takes five times as long.
