@@ -1,4 +1,11 @@
-"""Meta Pseudo Labels (Pham et al., CVPR 2021) for TensorFlow 2 / Keras."""
+"""Meta Pseudo Labels (Pham et al., CVPR 2021) for TensorFlow 2 / Keras.
+
+Examples in docstrings run as they stand after these lines:
+
+  >>> import meta_pseudo_labels as mpl
+  >>> import numpy as np
+  >>> import tensorflow as tf
+"""
 
 import importlib.util
 import os

@@ -11,11 +11,26 @@ class UserError(ValueError):
 
   The message is one line, `--flag=value: what is wrong; what to do`. `main` prints it without a
   traceback and exits with status 2.
+
+  Example:
+    >>> try:
+    ...   mpl.data.batches((np.zeros([0, 2]), np.zeros([0], int)), batch_size=2)
+    ... except mpl.UserError as error:
+    ...   print(error)
+    labeled: the array is empty
   """
 
 
 class Failure(RuntimeError):
-  """A run that cannot continue although the request was right: one line, exit status 1."""
+  """A run that cannot continue although the request was right: one line, exit status 1.
+
+  Example:
+    >>> try:
+    ...   raise mpl.Failure('step 3: the loss is not finite; lower --lr')
+    ... except mpl.Failure as error:
+    ...   print(error)
+    step 3: the loss is not finite; lower --lr
+  """
 
 
 def one_line(error):

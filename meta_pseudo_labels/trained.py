@@ -42,6 +42,11 @@ class Predictions:
     class_names: list of N str, their names; None there.
     probabilities: float32 `[N, C]`, in the order of the run's class names; NaN there.
     unreadable: {position: why it cannot be read}.
+
+  Example:
+    >>> found = mpl.load_run('runs/moons').predict(np.zeros([3, 2]))  # trained by `train`'s example
+    >>> found.classes.shape, found.probabilities.shape, len(found.rows())
+    ((3,), (3, 2), 3)
   """
 
   names: List[Optional[str]]
@@ -71,6 +76,13 @@ class TrainedRun:
     class_names: tuple of C str, in the order of the labels.
     model: Keras model, views -> logits `[N, C]`: the selected student (or the newest), averaged.
     teacher: Keras model likewise; None if the run has none whose predictions mean something.
+
+  Example:
+    >>> run = mpl.load_run('runs/moons')  # trained by `train`'s example
+    >>> run.class_names, run.model.output_shape
+    (('upper', 'lower'), (None, 2))
+    >>> sorted(run.evaluate())
+    ['examples', 'loss', 'top1', 'top5']
   """
 
   def __init__(self, config: Config, serving: Any, network: Any, backbone: Any, teacher: Any) -> None:
@@ -249,6 +261,11 @@ def load_run(
 
   Raises:
     UserError: there is no run or no intact checkpoint in the folder, or no network of these `weights`.
+
+  Example:
+    >>> run = mpl.load_run('runs/moons')  # trained by `train`'s example
+    >>> run.predict(np.array([[0.0, 1.0], [2.0, -1.0]])).probabilities.shape
+    (2, 2)
   """
   asked = Config(output_dir=os.fspath(folder), task_mode='predict', input='-', export_weights=weights)
   config = run_folder.load_trained_config(asked)
@@ -279,6 +296,19 @@ def train(
   Raises:
     UserError: a request that cannot be carried out, in one line, as the command prints it.
     Failure: the training cannot continue, likewise.
+
+  Example:
+    >>> run = mpl.train(
+    ...   dataset_name='two_moons_6',
+    ...   model_type='mlp-8x1',
+    ...   train_batch_size=4,
+    ...   num_train_steps=5,
+    ...   strategy='one_device',
+    ...   output_dir='runs/moons',
+    ...   verbose=False,
+    ... )
+    >>> run.history[-1]['step']
+    5
   """
   config = flags if isinstance(flags, Config) else parse(['train', *flags])
   try:

@@ -61,6 +61,7 @@ COMMANDS = {
     './tests/run.sh tests/test_losses.py -q': '--collect-only',
     'ruff check': '--no-cache',
     'mypy': '--version',
+    'python tools/reference.py': '--output=reference',
     'python tools/parity.py tests/golden/case6.npz': '',
     'python benchmarks/study.py --recipe=flags/study_digits.flags --output=study.jsonl': (
       '--datasets=digits_20 --seeds=0 --settings=supervised --num_train_steps=2'

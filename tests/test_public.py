@@ -1,5 +1,6 @@
 """What is public from Python: docs/python.md lists it, docstrings and type hints describe it."""
 
+import doctest
 import inspect
 import pathlib
 import re
@@ -7,15 +8,20 @@ import types
 
 import meta_pseudo_labels as mpl
 
+import numpy as np
 import pytest
+import reference
+import tensorflow as tf
 
 DOCUMENT = pathlib.Path(__file__).resolve().parents[1] / 'docs' / 'python.md'
 MODULES = ('data', 'models', 'optimizers')
 NAMES = [name for name in mpl.__all__ if name not in MODULES] + [
   f'{module}.{name}' for module in MODULES for name in getattr(mpl, module).__all__
 ]
-SHAPED = ('Batch', 'MetaPseudoLabels', 'Predictions', 'PseudoLabels', 'ReducedMetaPseudoLabels',
-          'Supervised', 'TrainedRun', 'UDA', 'models.build')  # fmt: skip
+# They take and return no tensors, or such of other public names.
+SHAPELESS = ('Failure', 'UserError', 'load_run', 'optimizers.build', 'optimizers.get', 'train')
+SHAPE = re.compile(r'`\[\w[\w, .*+]*\]`|\bscalar\b')
+ERRORLESS = ('Failure', 'Predictions', 'UserError')  # They hold what is true already.
 UNTOLD = {'self', 'cls', 'args', 'kwargs', 'name'}  # The last is Keras' own.
 
 
@@ -134,11 +140,57 @@ def test_docstrings_and_hints(name):
   assert problems(name) == []
 
 
-@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('data.') or name in SHAPED])
-def test_docstrings_give_shapes(name):
+def told(name):
+  """All that a reader finds on a public name."""
   texts = [inspect.getdoc(find(name))]
   texts += [text_of(name, what, function) for what, function in functions_of(name).items()]
-  assert re.search(r'`\[\w[\w, .*+]*\]`', ' '.join(filter(None, texts)))
+  return '\n'.join(filter(None, texts))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_docstrings_give_shapes_and_errors(name):
+  if name not in SHAPELESS:
+    assert SHAPE.search(told(name))
+  if name not in ERRORLESS:
+    assert re.search(r'^ *Raises:\n +[\w.]+: ', told(name), re.MULTILINE)
+
+
+def example_of(name):
+  """The example in a name's own docstring, as a doctest."""
+  text = inspect.getdoc(find(name))
+  start = text.find('\nExample:\n')
+  own = text[start:] if start >= 0 else ''
+  return doctest.DocTestParser().get_doctest(own, {'mpl': mpl, 'np': np, 'tf': tf}, name, None, 0)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_docstrings_have_an_example(name):
+  assert any(example.want for example in example_of(name).examples)
+
+
+@pytest.mark.long
+def test_examples_print_what_they_say(tmp_path, monkeypatch):
+  """That of `train` comes first: it makes the run that others load."""
+  monkeypatch.chdir(tmp_path)
+  runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+  failed, printed = [], []
+  for name in sorted(NAMES, key=lambda name: name != 'train'):
+    if runner.run(example_of(name), out=printed.append).failed:
+      failed.append(name)
+  assert not failed, ''.join(printed)
+
+
+def test_the_reference_has_a_place_for_each_name(tmp_path):
+  pytest.importorskip('pdoc', reason='requirements-test.txt has it')
+  reference.main([f'--output={tmp_path}'])
+  pages = {path.stem: path.read_text(encoding='utf-8') for path in tmp_path.rglob('*.html')}
+  for name in NAMES:
+    module, _, own = name.rpartition('.')
+    page = pages[module or 'meta_pseudo_labels']
+    assert f'id="{own}"' in page and f'Error importing {name}' not in page
+  # The sections of a docstring are headings, and an example is code.
+  assert pages['meta_pseudo_labels'].count('Example:') >= len(mpl.__all__) - len(MODULES)
+  assert 'class="pdoc-code codehilite"' in pages['data']
 
 
 def test_what_is_missing_is_seen(monkeypatch):

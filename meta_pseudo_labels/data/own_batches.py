@@ -54,6 +54,12 @@ def batches(
 
   Raises:
     UserError: inputs of another kind, shape or dtype, no examples, or a file that cannot be read.
+
+  Example:
+    >>> images, labels = np.zeros([20, 8, 8, 3], np.uint8), np.arange(20) % 2
+    >>> batches = mpl.data.batches((images, labels), images, batch_size=4, uda_data=3)
+    >>> [part.shape[0] for part in next(iter(batches))]
+    [4, 4, 12, 12]
   """
   sources = [_labeled_source(labeled, image_size)]
   sizes = [batch_size]
@@ -64,6 +70,11 @@ def batches(
     _batched(source, size, seed, kind, shuffle)
     for source, size, kind in zip(sources, sizes, ('labeled', 'unlabeled'))
   ]
+  return _seen(inputs, sizes, views, seed)
+
+
+def _seen(inputs, sizes, views, seed):
+  """Returns training batches of Datasets of labeled and, maybe, unlabeled batches of these sizes."""
   rank = inputs[0].element_spec[0].shape.rank
   views = views or (Points() if rank == 2 else PadCrop())
   steps = tf.data.Dataset.range(np.iinfo(np.int64).max)
@@ -71,7 +82,7 @@ def batches(
   @tf.autograph.experimental.do_not_convert
   def batch(step, labeled, unlabeled=None):
     key = rng.key(seed, step)
-    result = views.labeled(labeled[0], key, 0, batch_size), tf.cast(labeled[1], tf.int32)
+    result = views.labeled(labeled[0], key, 0, sizes[0]), tf.cast(labeled[1], tf.int32)
     if unlabeled is not None:
       result += tuple(views.unlabeled(unlabeled[0], key, 0, sizes[1]))
     return result

@@ -30,6 +30,14 @@ class Batch(NamedTuple):
     predictions: a teacher's stored log probabilities of the labeled `[b, C]` and of the unlabeled
       examples `[n, C]`, float32; None without them.
     positions: `[n]` integers, which of all unlabeled examples these are, counted from 0; None: not known.
+
+  Raises:
+    UserError: `Batch.of`, and so `fit`, says what a batch lacks.
+
+  Example:
+    >>> batch = mpl.Batch.of({'labeled': tf.zeros([2, 8, 8, 1]), 'labels': tf.constant([3, 5])})
+    >>> batch.labels.shape, batch.augmented is None
+    (TensorShape([2]), True)
   """
 
   labeled: tf.Tensor

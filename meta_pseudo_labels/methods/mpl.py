@@ -17,6 +17,18 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
 
   The teacher trains as UDA does, plus the student's feedback; the student learns from the
   teacher's pseudo labels alone, on the augmented views. `student` is the classifier to keep.
+
+  Example:
+    >>> network = lambda: mpl.models.build('mlp-16x1', num_classes=3, input_shape=(4,))
+    >>> method = mpl.MetaPseudoLabels(teacher=network(), student=network(), mpl_feedback='soft')
+    >>> method.compile(
+    ...   teacher_optimizer=mpl.optimizers.Momentum(0.1), student_optimizer=mpl.optimizers.Momentum(0.1)
+    ... )
+    >>> inputs = np.ones([6, 4], 'float32')
+    >>> batch = inputs[:2], np.array([0, 2]), inputs, 0.9 * inputs
+    >>> history = method.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0)
+    >>> method.student.predict(batch[0], verbose=0).shape
+    (2, 3)
   """
 
   large_teacher = True  # One that `remat` is for.

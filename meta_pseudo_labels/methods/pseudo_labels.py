@@ -11,7 +11,18 @@ import tensorflow as tf
 
 
 class PseudoLabels(base.Method):
-  """A method that trains a student on labeled examples and on the labels of a fixed teacher."""
+  """A method that trains a student on labeled examples and on the labels of a fixed teacher.
+
+  Example:
+    >>> network = lambda: mpl.models.build('mlp-16x1', num_classes=3, input_shape=(4,))
+    >>> method = mpl.PseudoLabels(teacher=network(), student=network(), pseudo_weight=0.5)
+    >>> method.compile(student_optimizer=mpl.optimizers.SGD(0.1))
+    >>> inputs = np.ones([6, 4], 'float32')
+    >>> batch = inputs[:2], np.array([0, 2]), inputs, 0.9 * inputs
+    >>> history = method.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0)
+    >>> method.steps_made
+    3
+  """
 
   def __init__(
     self,

@@ -17,6 +17,23 @@ class ReducedMetaPseudoLabels(mpl.MetaPseudoLabels):
   (models/calibration.py) makes pseudo labels from these stored predictions. The student's feedback and
   the labeled examples train only this small network. There is no consistency loss, since all views of
   an example share one stored prediction.
+
+  Example:
+    >>> network = lambda width: mpl.models.build('mlp-8x1', num_classes=3, input_shape=(width,))
+    >>> method = mpl.ReducedMetaPseudoLabels(teacher=network(3), student=network(4))
+    >>> method.compile(
+    ...   teacher_optimizer=mpl.optimizers.SGD(0.1), student_optimizer=mpl.optimizers.SGD(0.1)
+    ... )
+    >>> stored = [tf.nn.log_softmax(tf.random.normal([count, 3])) for count in (2, 6)]
+    >>> batch = dict(
+    ...   labeled=np.ones([2, 4], 'float32'),
+    ...   labels=np.array([0, 2]),
+    ...   augmented=np.ones([6, 4], 'float32'),
+    ...   predictions=tuple(stored),
+    ... )
+    >>> history = method.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0)
+    >>> method.steps_made
+    3
   """
 
   large_teacher = False

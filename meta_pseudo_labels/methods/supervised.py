@@ -10,7 +10,17 @@ import tensorflow as tf
 
 
 class Supervised(base.Method):
-  """A method that trains a student on labeled examples only, also for the finetune after MPL."""
+  """A method that trains a student on labeled examples only, also for the finetune after MPL.
+
+  Example:
+    >>> student = mpl.models.build('mlp-16x1', num_classes=3, input_shape=(4,))
+    >>> method = mpl.Supervised(student, label_smoothing=0.1)
+    >>> method.compile(student_optimizer=tf.keras.optimizers.Adam(0.01))
+    >>> batch = np.ones([2, 4], 'float32'), np.array([0, 2])
+    >>> history = method.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0)
+    >>> method.steps_made
+    3
+  """
 
   def train_step(self, data: Any) -> Dict[str, tf.Tensor]:
     """Makes one step.

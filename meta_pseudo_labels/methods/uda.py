@@ -238,7 +238,18 @@ def count_classes(model):
 
 
 class UDA(ConsistencyMethod):
-  """A method that trains a student on labels and on the agreement of two views of unlabeled examples."""
+  """A method that trains a student on labels and on the agreement of two views of unlabeled examples.
+
+  Example:
+    >>> student = mpl.models.build('mlp-16x1', num_classes=3, input_shape=(4,))
+    >>> method = mpl.UDA(student, uda_temp=0.5)
+    >>> method.compile(student_optimizer=tf.keras.optimizers.SGD(0.1))
+    >>> inputs = np.ones([6, 4], 'float32')
+    >>> batch = inputs[:2], np.array([0, 2]), inputs, 0.9 * inputs
+    >>> history = method.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0)
+    >>> 'uda/cross_entropy' in history.history
+    True
+  """
 
   def train_step(self, data: Any) -> Dict[str, tf.Tensor]:
     """Makes one step.

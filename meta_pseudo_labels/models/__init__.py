@@ -49,6 +49,11 @@ def build(
 
   Raises:
     UserError: there is no such model, or it does not fit the data.
+
+  Example:
+    >>> network = mpl.models.build('wrn-10-1', num_classes=10, input_shape=(32, 32, 3), seed=1)
+    >>> network.output_shape
+    (None, 10)
   """
   kwargs = dict(
     num_classes=num_classes,
@@ -64,14 +69,19 @@ def build(
   builder = _builder(name)
   if name in efficientnet.SIZES:
     kwargs.update(stochastic_depth=stochastic_depth, small_images=small_images)
+  _check_rank(name, builder, input_shape)
+  # Keras goes through a network by recursion, a call per layer: EfficientNet-L2 has over 900.
+  with _recursion_limit(5000):
+    return builder(name, **kwargs)
+
+
+def _check_rank(name, builder, input_shape):
+  """Raises UserError if a network takes no inputs of this shape."""
   if len(input_shape) != 3 and builder is not mlp.mlp:  # That one flattens inputs of any rank.
     raise UserError(
       f'--model_type={name}: needs images, but the data have the shape '
       f'{tuple(input_shape)}; use mlp-<width>x<hidden layers>'
     )
-  # Keras goes through a network by recursion, a call per layer: EfficientNet-L2 has over 900.
-  with _recursion_limit(5000):
-    return builder(name, **kwargs)
 
 
 def _builder(name):

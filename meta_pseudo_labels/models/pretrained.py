@@ -33,9 +33,18 @@ class Pretrained:
     inputs: a key of `INPUTS`, or '' where the network is known to say it itself.
     freeze: 'none', 'all', or how many of the last blocks learn, in digits.
     train_batch_norm: bool, whether batch norms that learn use and move the batch's statistics.
-    mean, std: the normalization of the views that it gets, see `NetworkInputs`.
+    mean, std: of the views `[N, H, W, C]` that it gets, see `NetworkInputs`.
     feature_layers: int, how many inner layers the head sees besides the last, at most; see
       `find_inner_layers`.
+
+  Raises:
+    UserError: `models.build`, if the network cannot be used so.
+
+  Example:
+    >>> use = mpl.models.Pretrained(weights='none', freeze='all', mean=(128.0,), std=(64.0,))
+    >>> network = mpl.models.build('MobileNetV2', num_classes=5, input_shape=(32, 32, 3), use=use)
+    >>> len(network.trainable_variables)  # of the new last layer
+    2
   """
 
   weights: str = ''

@@ -34,7 +34,14 @@ Updated = Tuple[tf.Tensor, Dict[str, tf.Tensor]]
 
 
 class SGD(Optimizer):
-  """Stochastic gradient descent: w <- w - rate * g."""
+  """Stochastic gradient descent: w <- w - rate * g.
+
+  Example:
+    >>> w, optimizer = tf.Variable([1.0, 2.0]), mpl.optimizers.SGD(0.5)
+    >>> optimizer.build([w])
+    >>> optimizer.update([tf.constant([2.0, 2.0])], [w], optimizer.slot_values(), 0)[0][0].numpy()
+    array([0., 1.], dtype=float32)
+  """
 
   def update_one(
     self, gradient: tf.Tensor, value: tf.Tensor, rate: tf.Tensor, step: tf.Tensor, name: str
@@ -46,6 +53,12 @@ class Momentum(Optimizer):
   """Momentum: a <- m*a + g; w <- w - rate*a, or with Nesterov w <- w - rate*(g + m*a).
 
   As in TF1, the accumulator does not contain the rate.
+
+  Example:
+    >>> w, optimizer = tf.Variable([1.0, 2.0]), mpl.optimizers.Momentum(0.5, 0.5)
+    >>> optimizer.build([w])
+    >>> optimizer.update([tf.constant([2.0, 2.0])], [w], optimizer.slot_values(), 0)[0][0].numpy()
+    array([-0.5, 0.5], dtype=float32)
   """
 
   slot_starts = {'momentum': 0.0}
@@ -92,6 +105,12 @@ class RMSProp(Optimizer):
 
   s <- rho*s + (1-rho)*g^2, where s starts at ONE; m <- momentum*m + rate*g/sqrt(s + epsilon);
   w <- w - m.
+
+  Example:
+    >>> w, optimizer = tf.Variable([1.0, 2.0]), mpl.optimizers.RMSProp(0.5, epsilon=0.0)
+    >>> optimizer.build([w])
+    >>> optimizer.update([tf.constant([1.0, 1.0])], [w], optimizer.slot_values(), 0)[0][0].numpy().round(3)
+    array([0.5, 1.5], dtype=float32)
   """
 
   slot_starts = {'rms': 1.0, 'momentum': 0.0}
@@ -131,6 +150,12 @@ class LARS(Optimizer):
   scaled by rate * eeta * |w| / (|g| + weight_decay * |w|), where |g| is the norm before the addition.
   Nesterov momentum at rate 1 follows. This weight decay is in addition to that of the method: the
   release's Supervised applies it twice.
+
+  Example:
+    >>> w, optimizer = tf.Variable([1.0, 2.0]), mpl.optimizers.LARS(1.0, 0.0, 0.0, eeta=0.5)
+    >>> optimizer.build([w])
+    >>> optimizer.update([tf.constant([1.0, 2.0])], [w], optimizer.slot_values(), 0)[0][0].numpy()
+    array([0.5, 1. ], dtype=float32)
   """
 
   slot_starts = {'momentum': 0.0}
@@ -172,6 +197,12 @@ class Adam(Optimizer):
   """Adam (Kingma and Ba 2015) with bias correction; epsilon is outside of the root as in Keras.
 
   `beta_1` and `beta_2` are the decays of the averages of the gradients and of their squares.
+
+  Example:
+    >>> w, optimizer = tf.Variable([1.0, 2.0]), mpl.optimizers.Adam(0.5)
+    >>> optimizer.build([w])
+    >>> optimizer.update([tf.constant([3.0, 0.1])], [w], optimizer.slot_values(), 0)[0][0].numpy().round(3)
+    array([0.5, 1.5], dtype=float32)
   """
 
   slot_starts = {'m': 0.0, 'v': 0.0}
@@ -213,6 +244,12 @@ class AdamW(Adam):
 
   See `decay_weights`; give the method a weight_decay of 0.
   Variables whose names contain one of `skip` have none.
+
+  Example:
+    >>> w, optimizer = tf.Variable([1.0, 2.0]), mpl.optimizers.AdamW(0.5, weight_decay=0.2)
+    >>> optimizer.build([w])
+    >>> optimizer.update([tf.constant([3.0, 0.1])], [w], optimizer.slot_values(), 0)[0][0].numpy().round(3)
+    array([0.4, 1.3], dtype=float32)
   """
 
   skip: Tuple[str, ...] = (*NORM_WORDS, 'gamma', 'beta', 'bias')
@@ -253,6 +290,10 @@ def get(optimizer: Any) -> Optimizer:
 
   Raises:
     TypeError: the optimizer is of another kind, or has settings that belong to the method.
+
+  Example:
+    >>> mpl.optimizers.get(tf.keras.optimizers.SGD(0.1, momentum=0.5)).momentum
+    0.5
   """
   if isinstance(optimizer, Optimizer):
     return optimizer
@@ -305,6 +346,10 @@ def build(
 
   Raises:
     ValueError: there is no such optimizer.
+
+  Example:
+    >>> mpl.optimizers.build('lars', 0.1, weight_decay=0.5).weight_decay
+    0.5
   """
   if optim_type == 'sgd':
     return SGD(learning_rate)

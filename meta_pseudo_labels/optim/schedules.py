@@ -22,6 +22,14 @@ class LearningRate:
     num_warmup_steps: the base rate is multiplied by (s + 1) / num_warmup_steps before this step.
     num_wait_steps: the rate is 0 before this step; s = step - num_wait_steps.
     num_decay_steps, decay_rate: of the exponential decay.
+
+  Raises:
+    ValueError: when it is called, if there is no such `decay_type`.
+
+  Example:
+    >>> rate = mpl.optimizers.LearningRate(0.4, batch_size=128, decay_type='cosine', num_train_steps=10)
+    >>> [round(float(rate(tf.constant(step))), 3) for step in (0, 5, 10)]  # a scalar at each step
+    [0.2, 0.1, 0.0]
   """
 
   rate: float

@@ -35,7 +35,23 @@ def clip(gradients: Sequence[tf.Tensor], grad_bound: float) -> Tuple[List[tf.Ten
 
 
 class Optimizer(tf.Module):
-  """Base class of the optimizers: slots for the variables it was built with, and their update."""
+  """Base class of the optimizers: slots for the variables it was built with, and their update.
+
+  A subclass has `update_one`, the step of one variable: of its gradient, its value and each of its
+  slots, all `[a, b, ...]` of the variable's shape. Its `slot_starts` name the slots.
+
+  Raises:
+    tf.errors.InvalidArgumentError: by `update`, if a gradient's shape does not fit its variable.
+
+  Example:
+    >>> class Sign(mpl.optimizers.Optimizer):
+    ...   def update_one(self, gradient, value, rate, step, name):
+    ...     return value - rate * tf.sign(gradient), {}
+    >>> w, optimizer = tf.Variable([1.0, 2.0]), Sign(0.5)
+    >>> optimizer.build([w])
+    >>> optimizer.update([tf.constant([3.0, -0.1])], [w], optimizer.slot_values(), 0)[0][0].numpy()
+    array([0.5, 2.5], dtype=float32)
+  """
 
   slot_starts: Dict[str, float] = {}  # Slot name -> its initial value.
 

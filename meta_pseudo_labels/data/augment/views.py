@@ -26,6 +26,16 @@ class Points:
   Attributes:
     stddev: of the noise, in the units of the points (`augment_stddev`).
     dtype: of the result, float32 or bfloat16.
+
+  Raises:
+    tf.errors.InvalidArgumentError: inputs of another rank.
+
+  Example:
+    >>> original, augmented = mpl.data.Points(stddev=0.5).unlabeled(
+    ...   np.zeros([6, 2], np.float32), tf.constant([0, 1]), 0, total=6
+    ... )
+    >>> float(tf.reduce_max(tf.abs(original))), augmented.shape
+    (0.0, TensorShape([6, 2]))
   """
 
   stddev: float = 0.1
@@ -111,7 +121,16 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class PadCrop(Images):
-  """Images uint8 `[N, H, W, C]` of one size: the release's views of CIFAR."""
+  """Images uint8 `[N, H, W, C]` of one size: the release's views of CIFAR.
+
+  Raises:
+    ValueError: images of another shape or dtype, or of another number of channels than `mean` has.
+
+  Example:
+    >>> views = mpl.data.PadCrop(mean=(128.0,), std=(64.0,), flip=True)
+    >>> views.plain(np.full([1, 8, 8, 1], 192, np.uint8))[0, 0, 0].numpy()
+    array([1.], dtype=float32)
+  """
 
   def plain(self, inputs: Any) -> tf.Tensor:
     """`[N, H, W, C]` of `dtype`, normalized."""
@@ -179,6 +198,16 @@ class ResizedCrop(Images):
     eval_size: int, pixels a side in evaluation.
     whole: whether evaluation shows all of an image, squeezed to a square (`whole_image`).
     least_area: the least part of an image that a random crop shows (`crop_area`).
+
+  Raises:
+    ValueError: `mean` or `std` has neither one number nor three.
+    tf.errors.InvalidArgumentError: an image cannot be decoded.
+
+  Example:
+    >>> views = mpl.data.ResizedCrop(size=32, eval_size=48)
+    >>> images = tf.stack([tf.io.encode_png(np.zeros([100, 60, 3], np.uint8))] * 2)
+    >>> views.labeled(images, tf.constant([0, 1]), 0, total=2).shape, views.plain(images).shape
+    (TensorShape([2, 32, 32, 3]), TensorShape([2, 48, 48, 3]))
   """
 
   size: int = 224
@@ -260,6 +289,8 @@ class ResizedCrop(Images):
     width = images.shape[2]
     # A row of pixels at once: with three numbers at a time it takes five times as long.
     rows = tf.reshape(images, [-1, width * crops.CHANNELS])
-    repeated = lambda values: tf.constant(np.tile(np.float32(values), width))
+    repeated = lambda values: tf.constant(
+      np.tile(np.broadcast_to(np.float32(values), [crops.CHANNELS]), width)
+    )
     normalized = (rows - repeated(self.mean)) / repeated(self.std)
     return tf.cast(tf.reshape(normalized, tf.shape(images)), self.dtype)
