@@ -21,7 +21,7 @@ NAMES = [name for name in mpl.__all__ if name not in MODULES] + [
 # They take and return no tensors, or such of other public names.
 SHAPELESS = ('Failure', 'UserError', 'load_run', 'optimizers.build', 'optimizers.get', 'train')
 SHAPE = re.compile(r'`\[\w[\w, .*+]*\]`|\bscalar\b')
-ERRORLESS = ('Failure', 'Predictions', 'UserError')  # They hold what is true already.
+ERRORLESS = ('Failure', 'Predictions', 'UserError', 'data.ImageFolder')  # They hold what is true already.
 UNTOLD = {'self', 'cls', 'args', 'kwargs', 'name'}  # The last is Keras' own.
 
 
