@@ -15,7 +15,7 @@ from meta_pseudo_labels.config import Config, from_json, parse, validate
 from meta_pseudo_labels.distribution import devices
 from meta_pseudo_labels.errors import UserError, did_you_mean
 from meta_pseudo_labels.files import read_json
-from meta_pseudo_labels.inference import classifier, export_run, predict_files
+from meta_pseudo_labels.inference import classifier, export_run, inputs_from_python, predict_files
 from meta_pseudo_labels.models import heads
 from meta_pseudo_labels.report import curves
 from meta_pseudo_labels.training import evaluate as evaluation
@@ -23,13 +23,6 @@ from meta_pseudo_labels.training.logs import Progress
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
-
-PNG_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16')
-IMAGES = (
-  'give a path, a folder, a pattern, a PIL image, uint8 arrays [N, H, W, C], or a list of paths, PIL '
-  'images and uint8 arrays [H, W] or [H, W, C]'
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,8 +125,8 @@ class TrainedRun:
     network = self._find_classifier()
     batch_size = batch_size or self._config.eval_batch_size
     if network.points:
-      return self._predictions(*_classify_points(network, inputs, batch_size))
-    names, sources = _find_images(inputs)
+      return self._predictions(*inputs_from_python.classify_points(network, inputs, batch_size))
+    names, sources = inputs_from_python.find_images(inputs)
     found, reasons = predict_files.classify(
       network,
       sources,
@@ -215,7 +208,7 @@ class TrainedRun:
       if split is not None:
         raise UserError(f"split={split!r}: is of the run's own data; leave out the inputs or the split")
       found = self.predict(inputs, batch_size=batch_size)
-      return _measure(found.probabilities, self._numbers(labels, len(found)))
+      return inputs_from_python.measure(found.probabilities, self._numbers(labels, len(found)))
     with _own_settings():
       problem = build.problem(self._config, lambda line: None)
     split = split or problem.reported(self._config.eval_split)
@@ -343,70 +336,3 @@ def _own_settings():
     tf.keras.mixed_precision.set_global_policy(policy)
     random.setstate(states[0])
     np.random.set_state(states[1])
-
-
-def _find_images(inputs):
-  """Returns (names, sources) of what `TrainedRun.predict` takes: paths or None, paths or PNG bytes.
-
-  Raises UserError for anything else.
-  """
-  if isinstance(inputs, (str, os.PathLike)):
-    inputs = predict_files.find(os.fspath(inputs))
-  elif isinstance(inputs, Image.Image):
-    inputs = [inputs]
-  elif isinstance(inputs, (np.ndarray, tf.Tensor)) and len(inputs.shape) != 4:
-    raise UserError(f'inputs: an array of shape {list(inputs.shape)}; {IMAGES}')
-  names, sources = [], []
-  for one in inputs:
-    path = os.fspath(one) if isinstance(one, (str, os.PathLike)) else None
-    names.append(path)
-    sources.append(path if path is not None else _as_png(one))
-  return names, sources
-
-
-def _as_png(image):
-  """Returns a PIL image or an array uint8 as a PNG file, so that all images take the way of files."""
-  if not isinstance(image, Image.Image):
-    array = np.asarray(image)
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
-      raise UserError(f'inputs: an image of shape {list(array.shape)} and dtype {array.dtype}; {IMAGES}')
-    image = Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
-  exif = image.getexif()
-  if image.mode not in PNG_MODES:
-    image = image.convert('RGB')
-  file = io.BytesIO()
-  image.save(file, 'png', compress_level=1, exif=exif)
-  return file.getvalue()
-
-
-def _classify_points(network, inputs, batch_size):
-  """Returns (names, {number: (class, probabilities)}, {}) of points float `[N, D]`."""
-  try:
-    points = np.asarray(inputs, np.float32)
-  except (TypeError, ValueError):
-    points = np.empty([])
-  if points.ndim != 2 or points.shape[1:] != tuple(network.input_shape):
-    raise UserError(
-      f'inputs: this network classifies points; give an array of shape [N, {network.input_shape[0]}]'
-    )
-  found = {}
-  for first in range(0, len(points), batch_size):
-    outputs = network.from_points(points[first : first + batch_size])
-    rows = zip(outputs['classes'].numpy(), outputs['probabilities'].numpy())
-    found.update(enumerate(rows, first))
-  return [None] * len(points), found, {}
-
-
-def _measure(probabilities, labels):
-  """Returns the measures of `TrainedRun.evaluate`, of probabilities `[N, C]` and labels int32 `[N]`."""
-  if not len(labels):
-    raise UserError('inputs: none; give at least one')
-  own = probabilities[np.arange(len(labels)), labels]
-  rank = np.sum(probabilities > own[:, np.newaxis], axis=1)
-  return {
-    'top1': float(np.mean(probabilities.argmax(axis=1) == labels)),
-    'top5': float(np.mean(rank < 5)),
-    'loss': float(np.mean(-np.log(np.maximum(own, np.finfo(np.float32).tiny)))),
-    'examples': len(labels),
-  }

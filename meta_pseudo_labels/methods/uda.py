@@ -101,7 +101,7 @@ class ConsistencyMethod(base.Method):
       }
 
   @property
-  def needs(self):
+  def needs(self) -> base.Names:  # type: ignore[override]
     """The parts of a batch that a step reads."""
     return (*VIEWS, *self.pseudo_labeling.needs)
 
@@ -126,7 +126,7 @@ class ConsistencyMethod(base.Method):
       name: tf.convert_to_tensor(v) for name, v in getattr(self, 'pseudo_labeling_state', {}).items()
     }
 
-  def move_state(self, sums, found, positions):
+  def move_state(self, sums: Any, found: Any, positions: Optional[tf.Tensor]) -> None:
     """Moves the strategy's state at the end of a step; all replicas call it together.
 
     Args:
@@ -140,7 +140,7 @@ class ConsistencyMethod(base.Method):
     for name, variable in self.pseudo_labeling_state.items():
       variable.assign(moved[name])
 
-  def sums_ahead(self, model, batch):
+  def sums_ahead(self, model: tf.keras.Model, batch: Batch) -> Optional[Dict[str, tf.Tensor]]:
     """Returns the sums over the global batch that the loss of its parts needs, or None if it needs none.
 
     They take a pass of their own, which leaves nothing else behind.
@@ -218,7 +218,7 @@ class ConsistencyMethod(base.Method):
       own, ahead, state, self.replicas * parts.count()
     )
 
-  def unlabeled_shares(self, out):
+  def unlabeled_shares(self, out: Pass) -> Dict[str, tf.Tensor]:
     """Returns what is logged of the masks of a `Pass`: {log name: scalar}, this replica's shares."""
     shares = {
       'uda/u_ratio': self.global_mean(out.mask_u),
