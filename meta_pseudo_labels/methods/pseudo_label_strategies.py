@@ -11,7 +11,7 @@ over replicas gives the same. (The papers move the state before they use it, whi
 `STRATEGIES` has a class for each. A new strategy is one more of them.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Tuple
 
 from meta_pseudo_labels.config.choices import ALIGNMENTS
 from meta_pseudo_labels.distribution import collectives
@@ -51,8 +51,8 @@ class Strategy:
     num_classes: int C, from `start` on.
   """
 
-  needs = ()
-  sums_first = False
+  needs: Tuple[str, ...] = ()
+  sums_first: bool = False
   aligns = False
 
   def __init__(self, *, momentum: float = 0.999, distribution_alignment: str = 'auto'):
@@ -90,11 +90,11 @@ class Strategy:
     names = {'none': (), 'uniform': ('model_marginal',), 'labeled': ('model_marginal', 'labeled_marginal')}
     return {name: _uniform(num_classes) for name in names[self.alignment]}
 
-  def label(self, logits, state) -> Labels:
+  def label(self, logits: tf.Tensor, state: dict) -> Labels:
     """Returns the `Labels` of predictions `[n, C]` on the original views; `state`: {name: tensor}."""
     raise NotImplementedError
 
-  def loss_sums(self, labels, logits) -> dict:
+  def loss_sums(self, labels: Labels, logits: tf.Tensor) -> dict:
     """Returns what `add_to_loss` needs of the batch: {name: sum over rows}; {} if it adds nothing.
 
     Args:
@@ -104,7 +104,7 @@ class Strategy:
     del labels, logits
     return {}
 
-  def add_to_loss(self, own, total, state, pieces):
+  def add_to_loss(self, own: dict, total: dict, state: dict, pieces: Any) -> Any:
     """Returns what is added to the mean unlabeled loss: this piece's share, a scalar.
 
     Args:
@@ -115,7 +115,7 @@ class Strategy:
     """
     raise NotImplementedError
 
-  def sums(self, labels, logits, one_hot, state) -> dict:
+  def sums(self, labels: Labels, logits: dict, one_hot: tf.Tensor, state: dict) -> dict:
     """Returns what `move` needs of the batch: {name: sum over rows}.
 
     Args:
@@ -132,7 +132,7 @@ class Strategy:
       'labeled_marginal': tf.reduce_sum(one_hot, axis=0),
     }
 
-  def move(self, state, sums, labels, positions) -> dict:
+  def move(self, state: dict, sums: dict, labels: Any, positions: Optional[tf.Tensor]) -> dict:
     """Returns the state after the step: {name: tensor}.
 
     Args:
@@ -147,7 +147,7 @@ class Strategy:
       name: formulas.move(state[name], formulas.sum_norm(sums[name]), self.momentum) for name in marginals
     }
 
-  def logs(self, state) -> dict:
+  def logs(self, state: dict) -> dict:
     """Returns what is logged of the state: {log name: scalar}."""
     del state
     return {}
@@ -194,7 +194,7 @@ class Uda(Strategy):
   is at least the threshold. Aligned are the distributions before the temperature.
   """
 
-  def __init__(self, temperature: float = 0.75, threshold: float = 0.6, **kwargs):
+  def __init__(self, temperature: float = 0.75, threshold: float = 0.6, **kwargs: Any):
     """Creates the strategy; `kwargs`: of `Strategy`."""
     super().__init__(**kwargs)
     self.temperature, self.threshold = temperature, threshold
@@ -209,7 +209,7 @@ class Uda(Strategy):
 class FixMatch(Strategy):
   """The most probable class, where its probability is above a threshold (Sohn et al. 2020, equation 4)."""
 
-  def __init__(self, threshold: float = 0.95, **kwargs):
+  def __init__(self, threshold: float = 0.95, **kwargs: Any):
     """Creates the strategy; `kwargs`: of `Strategy`."""
     super().__init__(**kwargs)
     self.threshold = threshold
@@ -271,7 +271,7 @@ class FreeMatch(FixMatch):
   `formulas.fairness`, which is added to the unlabeled loss.
   """
 
-  def __init__(self, fairness: float = 0.05, **kwargs):
+  def __init__(self, fairness: float = 0.05, **kwargs: Any):
     """Creates the strategy; `kwargs`: of `Strategy`."""
     super().__init__(**kwargs)
     self.fairness, self.sums_first = fairness, fairness > 0

@@ -86,11 +86,12 @@ class ConsistencyMethod(base.Method):
     self.uda_weight = uda_weight
     self.uda_steps = uda_steps
     self.pseudo_labels_smoothing = pseudo_labels_smoothing
-    if pseudo_labels == 'uda':
-      pseudo_labels = STRATEGIES['uda'](uda_temp, uda_threshold)
-    elif not isinstance(pseudo_labels, Strategy):
-      pseudo_labels = STRATEGIES[pseudo_labels]()
-    self.pseudo_labeling = pseudo_labels
+    if isinstance(pseudo_labels, Strategy):
+      self.pseudo_labeling = pseudo_labels
+    elif pseudo_labels == 'uda':
+      self.pseudo_labeling = STRATEGIES['uda'](uda_temp, uda_threshold)
+    else:
+      self.pseudo_labeling = STRATEGIES[pseudo_labels]()
     start = self.pseudo_labeling.start(count_classes(student), num_unlabeled)
     if start:  # Without one a checkpoint has no entry for it, as those of earlier versions.
       self.pseudo_labeling_state = {
@@ -101,7 +102,7 @@ class ConsistencyMethod(base.Method):
       }
 
   @property
-  def needs(self) -> base.Names:  # type: ignore[override]
+  def needs(self) -> base.Names:
     """The parts of a batch that a step reads."""
     return (*VIEWS, *self.pseudo_labeling.needs)
 
@@ -285,7 +286,10 @@ class UDA(ConsistencyMethod):
     self.average.update(self.step)
     shares['loss/total'] += decay * self.weight_decay / self.replicas
     return self.logs(
-      {**shares, **diagnostics.measure_targets(*found, batch.truth, self.global_size(found[1]))},
+      {
+        **shares,
+        **diagnostics.measure_targets(*found, truth=batch.truth, total=self.global_size(found[1])),
+      },
       {
         'loss/lr': rate,
         'loss/grad_norm': update.norm,
