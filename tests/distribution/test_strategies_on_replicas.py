@@ -45,16 +45,20 @@ def batch(step):
   }
 
 
-def train(kind, replicas, **settings):
+def train(kind, replicas, jit_compile=False, **settings):
   """({log: values} of the steps, {name: value} of the variables) on so many replicas."""
   names = [f'CPU:{index}' for index in range(replicas)]
   strategy = devices.create_mirrored(names) if replicas > 1 else tf.distribute.OneDeviceStrategy('CPU:0')
   with strategy.scope():
     method = make(kind, **settings)
 
+  run = method.train_step
+  if jit_compile:
+    run = tf.function(run, jit_compile=True, autograph=False)
+
   @tf.function(autograph=False)
   def step(shares):
-    return strategy.run(method.train_step, args=(shares,))
+    return strategy.run(run, args=(shares,))
 
   def share(data, context):
     index, rows = context.replica_id_in_sync_group, lambda values: len(values) // replicas
@@ -99,6 +103,11 @@ def test_replicas_hold_the_state_of_one(kind):
 @pytest.mark.parametrize('kind', [pytest.param('uda flexmatch', marks=pytest.mark.long), 'uda freematch'])
 def test_parts_on_replicas_hold_the_state_of_one(kind):
   assert_same(train(kind, 2, micro_batches=4), one(kind))
+
+
+@pytest.mark.parametrize('kind', QUICK)
+def test_a_compiled_step_has_the_state_of_a_plain_one(kind):
+  assert_same(train(kind, 1, jit_compile=True), one(kind))
 
 
 def test_the_comparison_is_about_something():
