@@ -96,10 +96,14 @@ def test_each_kind_of_tflite_is_as_far_from_the_run_as_it_says(run, printed, num
 
 def test_weights_are_stored_in_what_was_asked_for(run, printed):
   inputs = normalize(run, take_test_digits()[0][:2])
-  folder, kernels = run / 'saved_model', {}
+  folder, kernels, activations = run / 'saved_model', {}, {}
   for kind in ('model', 'model_float16', 'model_int8'):
     details = interpret(folder / f'{kind}.tflite', inputs)[1]
     kernels[kind] = [found['dtype'] for found in details if tuple(found['shape']) == (64, 3, 3, 64)]
+    activations[kind] = {
+      found['dtype'] for found in details if len(found['shape']) == 4 and found['shape'][0] == 2
+    }
+  assert np.int8 in activations['model_int8'] and np.int8 not in activations['model']
   assert np.float32 in kernels['model'] and np.int8 not in kernels['model']
   assert np.float16 in kernels['model_float16']
   assert np.int8 in kernels['model_int8'] and np.float32 not in kernels['model_int8']
