@@ -42,11 +42,11 @@ def measure_pseudo_labels(teacher_log_probs, student_logits, truth, replicas, to
   return logs
 
 
-def measure_targets(classes, confidence, weights, truth, total):
+def measure_targets(found, truth, total):
   """Measures the targets of the unlabeled loss, which are made of the original views.
 
   Args:
-    classes, confidence, weights: `[n]` of `pseudo_label_strategies.Labels`, this replica's share.
+    found: (classes, confidence, weights) `[n]` of `pseudo_label_strategies.Labels`, this replica's share.
     truth: as of `measure_pseudo_labels`.
     total: number or scalar, the examples of all replicas.
 
@@ -56,6 +56,7 @@ def measure_targets(classes, confidence, weights, truth, total):
       `uda/u_accuracy`, `uda/u_accuracy_used`: accuracy of the most probable class, in the second one
         weighted as in the loss; only with `truth`, 0 if no label is known.
   """
+  classes, confidence, weights = found
   confidence = tf.cast(confidence, tf.float32)
   logs = {'uda/u_confidence': tf.reduce_sum(confidence) / tf.cast(total, tf.float32)}
   if truth is not None:

@@ -166,7 +166,7 @@ class MetaPseudoLabels(uda.ConsistencyMethod):
     return {
       'cross_entropy/student_on_u': student.loss,
       **teacher.shares,
-      **(diagnostics.measure_targets(*teacher.found, truth, total) if teacher.found else {}),
+      **(diagnostics.measure_targets(teacher.found, truth, total) if teacher.found else {}),
       **diagnostics.measure_pseudo_labels(teacher.log_probs, student.logits, truth, self.replicas, total),
     }
 

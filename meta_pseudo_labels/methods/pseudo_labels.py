@@ -86,7 +86,7 @@ class PseudoLabels(base.Method):
       return (shares, gradients), (pseudo_labels, confidence, weights)
 
     (shares, gradients), found = self.in_parts(one_pass, batch)
-    shares.update(diagnostics.measure_targets(*found, truth=batch.truth, total=self.global_size(found[1])))
+    shares.update(diagnostics.measure_targets(found, batch.truth, self.global_size(found[1])))
     rate = self.student_optimizer.rate(self.step)
     update = self.apply_update(self.student, self.student_optimizer, gradients)
     self.count_step(update)

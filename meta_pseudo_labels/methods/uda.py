@@ -288,7 +288,7 @@ class UDA(ConsistencyMethod):
     return self.logs(
       {
         **shares,
-        **diagnostics.measure_targets(*found, truth=batch.truth, total=self.global_size(found[1])),
+        **diagnostics.measure_targets(found, batch.truth, self.global_size(found[1])),
       },
       {
         'loss/lr': rate,

@@ -228,17 +228,15 @@ def test_a_batch_that_is_not_finite_leaves_the_state():
 
 def test_accuracy_of_targets_by_hand():
   logs = diagnostics.measure_targets(
-    tf.constant([0, 1, 1, 0]),
-    tf.constant([0.9, 0.6, 0.7, 0.8]),
-    tf.constant([1.0, 0.5, 0.25, 1.0]),
-    tf.constant([0, 1, 0, -1]),
-    4,
+    (tf.constant([0, 1, 1, 0]), tf.constant([0.9, 0.6, 0.7, 0.8]), tf.constant([1.0, 0.5, 0.25, 1.0])),
+    truth=tf.constant([0, 1, 0, -1]),
+    total=4,
   )
   # Two of the three known ones are right; of the weights 1 + .5 + .25 those of 1 + .5.
   assert_close(logs['uda/u_accuracy'], 2 / 3)
   assert_close(logs['uda/u_accuracy_used'], 1.5 / 1.75)
   assert_close(logs['uda/u_confidence'], 0.75)
-  assert list(diagnostics.measure_targets(*[tf.ones([1])] * 3, None, 1)) == ['uda/u_confidence']
+  assert list(diagnostics.measure_targets([tf.ones([1])] * 3, None, 1)) == ['uda/u_confidence']
 
 
 def batch(seed=0, unlabeled=6):
