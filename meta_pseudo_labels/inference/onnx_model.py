@@ -1,14 +1,12 @@
 """A Classifier as an ONNX model, by packages that are optional; and running one."""
 
 import contextlib
-import importlib
 import logging
 
 from meta_pseudo_labels.errors import UserError, one_line
 
 import numpy as np
 
-PACKAGES = ('onnx', 'tf2onnx', 'onnxruntime')
 INSTALL = "pip install 'meta-pseudo-labels[onnx]', in a checkout pip install '.[onnx]'"
 OPSET = 17  # The newest that both stacks' tf2onnx writes and that ONNX Runtime has read since 2022.
 
@@ -19,20 +17,25 @@ def require():
   Raises:
     UserError: one of them is not installed, or does not work with another package.
   """
-  found = []
-  for name in PACKAGES:
-    try:
-      found.append(importlib.import_module(name))
-    except ModuleNotFoundError as error:
-      raise UserError(
-        f'--export_formats=onnx: needs the package {name}, which is not installed; {INSTALL}'
-      ) from error
-    # The second: of onnx, where ml_dtypes is of another year.
-    except (ImportError, AttributeError) as error:
-      raise UserError(
-        f'--export_formats=onnx: the package {name} does not work here ({one_line(error)}); {INSTALL}'
-      ) from error
-  return found
+  try:
+    name = 'onnx'
+    import onnx
+
+    name = 'tf2onnx'
+    import tf2onnx
+
+    name = 'onnxruntime'
+    import onnxruntime
+  except ModuleNotFoundError as error:
+    raise UserError(
+      f'--export_formats=onnx: needs the package {name}, which is not installed; {INSTALL}'
+    ) from error
+  # The second: of onnx, where ml_dtypes is of another year.
+  except (ImportError, AttributeError) as error:
+    raise UserError(
+      f'--export_formats=onnx: the package {name} does not work here ({one_line(error)}); {INSTALL}'
+    ) from error
+  return onnx, tf2onnx, onnxruntime
 
 
 def convert(classifier):

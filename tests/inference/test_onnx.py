@@ -11,9 +11,11 @@ from meta_pseudo_labels.inference import onnx_model
 
 import numpy as np
 import pytest
-from test_formats import export, fixture_run, normalize, take_test_digits  # noqa: F401 A fixture.
+from test_tflite import export, fixture_run, normalize, take_test_digits  # noqa: F401 A fixture.
 from test_pretrained_runs import command, fixture_network  # noqa: F401 A fixture.
 from tiny import tiny
+
+PACKAGES = ('onnx', 'tf2onnx', 'onnxruntime')
 
 
 def infer(path, inputs):
@@ -66,10 +68,10 @@ def test_features_and_head_in_one_file(tmp_path, network):
   assert_near(infer(tmp_path / 'run' / 'saved_model' / 'model.onnx', pixels), expected)
 
 
-@pytest.mark.parametrize('name', onnx_model.PACKAGES)
+@pytest.mark.parametrize('name', PACKAGES)
 def test_a_missing_package_is_one_line_and_nothing_is_written(tmp_path, monkeypatch, capsys, name):
   (tmp_path / 'run').mkdir()
-  for package in onnx_model.PACKAGES:  # The others are there, whatever this environment has.
+  for package in PACKAGES:  # The others are there, whatever this environment has.
     monkeypatch.setitem(sys.modules, package, None if package == name else builtins)
   with pytest.raises(
     UserError, match=f'needs the package {name}, which is not installed; pip install'
