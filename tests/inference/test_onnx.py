@@ -11,8 +11,8 @@ from meta_pseudo_labels.inference import onnx_model
 
 import numpy as np
 import pytest
-from test_tflite import export, fixture_run, normalize, take_test_digits  # noqa: F401 A fixture.
 from test_pretrained_runs import command, fixture_network  # noqa: F401 A fixture.
+from test_tflite import export, fixture_run, normalize, take_test_digits  # noqa: F401 A fixture.
 from tiny import tiny
 
 PACKAGES = ('onnx', 'tf2onnx', 'onnxruntime')
