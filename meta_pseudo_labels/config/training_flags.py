@@ -205,7 +205,7 @@ class ModelFlags:
   feature_layers: int = flag(
     0,
     'Inner layers of a pretrained network whose features its new last layer sees besides the last ones: '
-    'the last one at each of so many sizes of the maps, or fewer if there are fewer.',
+    'the last one at each of so many sizes of the maps, or fewer if there are fewer. Others have none.',
     NON_NEGATIVE,
   )
   train_batch_norm: bool = flag(
