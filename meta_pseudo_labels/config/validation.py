@@ -239,7 +239,6 @@ def _validate_networks(config: Config) -> None:
     f'--{name}={getattr(config, name)}'
     for name in (
       'freeze',
-      'feature_layers',
       'train_batch_norm',
       'model_inputs',
       'head_steps',
