@@ -68,6 +68,7 @@ class Climb:
     self.labels = problem.labels[problem.split.labeled]
     self.folds = folds.assign(self.labels, config.seed)
     self.left_out, self._known = [], self._read()
+    self._fitted = {}
     self.measured = []
 
   @property
@@ -145,7 +146,7 @@ class Climb:
     each, before = 0.0, 0.0
     if rung.finetunes:
       each = self._forecast(rung)
-    elif rung.method and not self._problem.views.num_views:
+    elif self._lacks_views(rung):
       before = self._forecast_views()
       if before <= limit - (self._now() - self._began):
         self._problem, before = self.problem_for(rung), 0.0
@@ -174,7 +175,7 @@ class Climb:
 
   def _forecast_views(self):
     """Returns about how many seconds the random views of all images take: float."""
-    images = len(self._problem.inputs) + len(self._problem.unlabeled)
+    images = len(self.labels) + len(folds.without_labels(self._problem))
     batches = images / self._config.train_batch_size
     return 2 * self._config.feature_views * batches * self._pass_seconds()
 
@@ -193,9 +194,14 @@ class Climb:
 
   def problem_for(self, rung):
     """Returns the Problem of features that a rung needs: with random views where it draws among them."""
-    if not rung.method or rung.finetunes or self._problem.views.num_views:
+    if not self._lacks_views(rung):
       return self._problem
     return build.take_features(self._config, self._problem.images, self._say)
+
+  def _lacks_views(self, rung):
+    """Returns whether a rung draws among random views that the Problem does not have yet."""
+    on_features = rung.method and not rung.finetunes
+    return on_features and self._problem.views.num_views != self._config.feature_views
 
   def _held_out(self, rung, held, fold):
     """Returns the logits of held-out images by a classifier of the others: float32 `[h, K]`."""
@@ -225,11 +231,11 @@ class Climb:
       Linear of the features; or the Run that finetuned the network.
     """
     if rung.fit:
-      return rung.fit(problem)
+      return self._fit_once(rung.fit, problem, place)
     folder = os.path.join(self._folder, place)
     os.makedirs(folder, exist_ok=True)
     head = os.path.join(folder, 'head.npz')
-    rungs.fit_start(rung, problem).write(head)
+    self._fit_once(rungs.start_of(rung), problem, place).write(head)
     config = rungs.configure(self._config, rung, folder, head)
     if rung.finetunes:
       return rungs.train(config, problem.images, self._strategy)
@@ -237,6 +243,12 @@ class Climb:
     model, average = run.phases[-1].models['student']
     with average.applied():
       return Linear(*heads.get_linear(model))
+
+  def _fit_once(self, fit, problem, place):
+    """Returns `fit(problem)`, a Linear; several rungs start from the same one in the same place."""
+    if (fit, place) not in self._fitted:
+      self._fitted[fit, place] = fit(problem)
+    return self._fitted[fit, place]
 
   def best(self, unlabeled=None):
     """Returns the Measured of the highest accuracy, the first of equals; None where nothing was measured.

@@ -103,9 +103,9 @@ RUNGS = (
 )
 
 
-def fit_start(rung, problem):
-  """Returns the Linear that the last layer of a rung's network starts with."""
-  return (fit_label_spreading if rung.unlabeled else fit_logistic_regression)(problem)
+def start_of(rung):
+  """Returns the function of a Problem that gives the Linear with which a rung's last layer starts."""
+  return fit_label_spreading if rung.unlabeled else fit_logistic_regression
 
 
 def configure(config, rung, folder, head_path):

@@ -116,8 +116,9 @@ class ConsistencyMethod(base.Method):
   def original_alone(self, model: tf.keras.Model) -> bool:
     """Returns whether the original views of `model` make a pass of their own: bool.
 
-    No gradient flows to them (`losses.consistency`), so on their own they need no backward pass. Where no
-    batch norm mixes the views the result is the same, up to rounding, and they always do.
+    The unlabeled loss has no gradient by them, so on their own they need no backward pass, unless MPL's
+    student learns from them. Where no batch norm mixes the views the result is the same, up to rounding,
+    and they always do.
     """
     return self.original_view == 'separate' or not batch_norm.couples_examples(model)
 

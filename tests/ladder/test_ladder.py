@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 
-from meta_pseudo_labels import main
+from meta_pseudo_labels import build, main
 from meta_pseudo_labels.ladder import climb, rungs
 
 import numpy as np
@@ -74,10 +74,31 @@ def test_from_a_folder_to_predictions(place, climbed, tmp_path):
   assert (run / 'ladder.npz').read_bytes() == before
 
 
+def test_random_views_come_when_a_rung_draws_among_them(place, climbed, tmp_path, monkeypatch, capsys):
+  seen, fit, take = [], climb.Climb.fit, build.take_features
+  monkeypatch.setattr(rungs, 'RUNGS', (*rungs.RUNGS[:2], rungs.RUNGS[3]))
+  taken = lambda *args: seen.append('views') or take(*args)
+  monkeypatch.setattr(build, 'take_features', taken)
+  spread = rungs.spreading.spread
+  spreads = lambda *args: seen.append('spread') or spread(*args)
+  monkeypatch.setattr(rungs.spreading, 'spread', spreads)
+
+  def recorded(self, rung, problem, where):
+    seen.append((rung.name, problem.views.num_views))
+    return fit(self, rung, problem, where)
+
+  monkeypatch.setattr(climb.Climb, 'fit', recorded)
+  assert main.run(command(place, tmp_path / 'run')) == 0
+  of_folds = seen[: seen.index(('UDA', 1)) + 2]  # Two folds a rung.
+  plain = [('logistic regression', 0)] * 2 + [('label spreading', 0), 'spread'] * 2
+  assert of_folds == [*plain, 'views', ('UDA', 1), ('UDA', 1)] and seen.count('views') == 1
+
+
 def test_what_takes_too_long_is_left_out(place, tmp_path, capsys):
   assert main.run(command(place, tmp_path / 'run', '--time_limit=1s', '--num_train_steps=100000')) == 0
   lines = capsys.readouterr().out
   assert 'finetuning            left out: needs about' in lines
+  assert 'UDA                   left out: ' in lines  # Its random views would take longer, too.
   facts = json.loads((tmp_path / 'run' / 'ladder.json').read_text())
   assert 'finetuning' in facts['left_out'] and facts['rungs'][0]['name'] == 'logistic regression'
 

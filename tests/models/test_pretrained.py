@@ -141,6 +141,20 @@ def test_the_head_sees_inner_layers_too(side):
   assert learns(model) == learns(one)
 
 
+@pytest.mark.parametrize('last_convolution, found', [(True, ['sum_2', 'sum_4']), (False, ['sum_2'])])
+def test_inner_layers_are_the_last_sums_of_each_size(last_convolution, found):
+  """The sums that the last features are made of without a convolution are those features already."""
+  x = inputs = tf.keras.Input([16, 16, 3])
+  for number in range(1, 5):
+    x = tf.keras.layers.Conv2D(4, 3, strides=1 + number % 2, padding='same')(x)  # 8, 8, 4, 4 pixels.
+    branch = tf.keras.layers.Conv2D(4, 3, padding='same')(x)
+    x = tf.keras.layers.Add(name=f'sum_{number}')([x, branch])
+  if last_convolution:
+    x = tf.keras.layers.Conv2D(8, 1)(x)
+  model = tf.keras.Model(inputs, tf.keras.layers.ReLU()(x))
+  assert [layer.name for layer in pretrained.find_inner_layers(model)] == found
+
+
 def test_weights_come_from_a_file_with_the_old_head_or_without(tmp_path):
   whole = tf.keras.applications.MobileNetV2(weights=None)
   scatter(whole)
@@ -202,7 +216,7 @@ def test_a_saved_model_gives_frozen_features(tmp_path):
   source = tf.keras.Sequential([tf.keras.layers.Conv2D(4, 3, input_shape=(None, None, 3))])
   source.export(str(tmp_path / 'folder'))
   path = str(tmp_path / 'folder')
-  use = models.Pretrained(inputs='0_1', mean=MEAN, std=STD)
+  use = models.Pretrained(inputs='0_1', mean=MEAN, std=STD, feature_layers=2)  # It shows none.
   model = models.build(path, num_classes=4, input_shape=(96, 96, 3), use=use)
   assert [v.name.split('/')[0] for v in model.variables] == ['head', 'head']
   wanted = tf.reduce_mean(source(picture() / 255), axis=[1, 2])
