@@ -1,6 +1,5 @@
 """The networks of tf.keras.applications by name: what each expects, and where its weights come from."""
 
-import functools
 import math
 import os
 import re
@@ -73,18 +72,15 @@ NETWORKS = {
 def construct(name, weights=None):
   """Returns a network's Keras model: images `[N, H, W, 3]` of any size -> features `[N, D]`.
 
+  NASNet's says that it takes its native size alone; `rebuild` connects its layers for others.
+
   Args:
     name: a key of `NETWORKS`.
     weights: None, or 'imagenet', which Keras downloads unless it has them in its cache.
   """
-  build = functools.partial(_constructor(name), include_top=False, pooling='avg')
-  if weights is None or NETWORKS[name].module != 'nasnet':
-    return build(weights=weights, input_shape=(None, None, 3))
-  # Keras loads NASNet's weights into a network of fixed size alone.
-  size = NETWORKS[name].native
-  model = build(weights=None, input_shape=(None, None, 3))
-  model.set_weights(build(weights=weights, input_shape=(size, size, 3)).get_weights())
-  return model
+  # NASNet's graph depends on the sizes of its maps, so these must be known.
+  side = NETWORKS[name].native if NETWORKS[name].module == 'nasnet' else None
+  return _constructor(name)(include_top=False, weights=weights, pooling='avg', input_shape=(side, side, 3))
 
 
 def _constructor(name):
