@@ -9,6 +9,8 @@ import argparse
 import pathlib
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 import meta_pseudo_labels as mpl
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
