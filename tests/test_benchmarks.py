@@ -1,5 +1,6 @@
 """The benchmark programs: their statistics by hand, and each one once on tiny settings."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -7,10 +8,13 @@ import sys
 import time
 
 from meta_pseudo_labels import config
+from meta_pseudo_labels.data import registry, semi_supervised
+from meta_pseudo_labels.data.augment import views
 from meta_pseudo_labels.optim import optimizers
 
 import augment
 import digits
+import first_answer
 import gpu
 import gpu_steps
 import numpy as np
@@ -351,3 +355,56 @@ def test_each_way_of_choosing_gives_other_images_without_labels(way):
   test = pool.inputs[:30], labels[:30]
   accuracies = suggest_benchmark.measure(pool, test, [way], 0, 2, 10)
   assert list(accuracies) == ['start', way] and min(accuracies.values()) > 60
+
+
+def pool_of_clouds():
+  """60 points of each of 3 classes, and 60 of none."""
+  random, labels = np.random.RandomState(0), np.repeat([0, 1, 2, -1], 60)
+  inputs = random.randn(240, 1, 6) + 6 * np.eye(6)[labels][:, np.newaxis]
+  found = semi_supervised.Problem(
+    info=dataclasses.replace(registry.info('digits'), class_names=('a', 'b', 'c')),
+    split=None,
+    inputs=inputs.astype(np.float16),
+    labels=labels.astype(np.int32),
+    unlabeled=None,
+    truth=None,
+    evaluated={},
+    views=views.Features(0, tf.float32),
+  )
+  order = lambda seed: [
+    np.random.RandomState(seed).permutation(np.flatnonzero(labels == label)) for label in range(3)
+  ]
+  return first_answer.Pool(config.Config(), found, order)
+
+
+def test_what_the_cases_of_the_first_answer_draw(monkeypatch):
+  monkeypatch.setattr(first_answer, 'TEST', 10)
+  pool = pool_of_clouds()
+  truth = pool.problem.labels
+  for case in first_answer.CASES:
+    drawn = first_answer.draw(pool, case, 1, 10)
+    both = np.concatenate([drawn.labeled, drawn.unlabeled, drawn.test])
+    assert len(np.unique(both)) == len(both)
+    assert np.bincount(truth[drawn.test]).tolist() == [10] * 3
+    wrong = (drawn.labels != truth[drawn.labeled]).sum()
+    assert wrong == (3 if case == 'flipped' else 0)
+    strangers = (truth[drawn.unlabeled] < 0).sum()
+    assert (strangers, len(drawn.unlabeled)) == {'foreign': (60, 120), 'imbalanced': (0, 41)}.get(
+      case, (0, 120)
+    )
+  # Shares of 1, 10^-1/2 and 1/10 of 30 labeled images.
+  assert sorted(np.bincount(drawn.labels)) == [2, 7, 21]
+
+
+def test_the_first_answer_is_measured_draw_by_draw(monkeypatch):
+  monkeypatch.setattr(first_answer, 'TEST', 10)
+  row = first_answer.measure(pool_of_clouds(), 'flipped', 1, 10)
+  assert list(row) == ['logistic regression', 'label spreading', 'chosen', 'wrong labels found']
+  assert row['label spreading'] > 90 and row['chosen'] in (
+    row['logistic regression'],
+    row['label spreading'],
+  )
+  assert row['wrong labels found'] == 100  # Clouds that are far apart.
+  rows = [{'logistic regression': 50.0, 'chosen': 53.0}, {'logistic regression': 52.0, 'chosen': 53.0}]
+  # Gains of 3 and 1: mean 2, standard error 1, and t(.975, 1 degree of freedom) = 12.706.
+  assert first_answer.format_row('plain', 10, rows) == '| plain | 10 | 51.0 ± 1.4 | 53.0 (+2.0 ± 12.7) |'

@@ -72,3 +72,17 @@ def spread(weights, labels, num_classes):
   found = found / np.maximum(found.sum(axis=0, keepdims=True), 1e-12)
   total = found.sum(axis=1, keepdims=True)
   return np.where(total > 0, found / np.maximum(total, 1e-12), 1 / num_classes)
+
+
+def margins(probabilities):
+  """Returns how far the most probable class is ahead of the next one: float64 `[N]` in [0, 1].
+
+  An image of no class has neighbors of several, so its margin is small. It is 1 where there is one class.
+
+  Args:
+    probabilities: `[N, K]`, of `spread`.
+  """
+  if probabilities.shape[1] < 2:
+    return np.ones(len(probabilities))
+  ordered = np.partition(probabilities, -2, axis=1)
+  return ordered[:, -1] - ordered[:, -2]

@@ -106,17 +106,18 @@ class Climb:
         **{f'logits_{i}': values for i, values in enumerate(logits)},
       )
 
-  def go(self, limit):
+  def go(self, limit, ladder=None):
     """Measures the rungs and says what each gives.
 
     Args:
       limit: float, seconds from the start; a rung that would end later is left out.
+      ladder: Rungs to measure; None: all.
     """
     if self.folds.max() < 0:
       self._say('a class has one labeled image alone, so nothing can be held out and nothing be measured')
       return
     unlabeled = len(folds.without_labels(self._problem))
-    for rung in rungs.RUNGS:
+    for rung in ladder or rungs.RUNGS:
       if rung.unlabeled and not unlabeled:
         continue
       if rung.name not in self._known and (found := self._measure(rung, limit)):

@@ -43,7 +43,7 @@ HEAD_FLAGS = dict(
   layer_decay=1.0,
   features=True,
 )
-PSEUDO_SHARE = 0.3  # The weight of a spread label beside that of a given one.
+PSEUDO_SHARE = 0.3  # The weight of a spread label that is sure, beside that of a given one.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def fit_label_spreading(problem):
   known = np.concatenate([labels, np.full(len(unlabeled), -1, np.int32)])
   found = spreading.spread(spreading.graph(spreading.embed(every)), known, problem.num_classes)
   hard = np.where(known >= 0, known, found.argmax(axis=1))
-  weights = np.where(known >= 0, 1.0, PSEUDO_SHARE * found.max(axis=1))
+  weights = np.where(known >= 0, 1.0, PSEUDO_SHARE * spreading.margins(found))
   return linear.logistic_regression(every, hard, problem.num_classes, scale=scale, c=c, weights=weights)
 
 

@@ -100,6 +100,21 @@ def test_few_labels_reach_their_clouds():
   assert spread_right > 0.95 and spread_right >= alone_right
 
 
+def test_the_margin_is_what_the_first_is_ahead_of_the_second():
+  found = spreading.margins(np.array([[0.5, 0.2, 0.3], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]]))
+  np.testing.assert_allclose(found, [0.2, 0.7, 0.0])
+  np.testing.assert_array_equal(spreading.margins(np.ones([2, 1])), 1)
+
+
+def test_strangers_have_small_margins():
+  """A cloud of no class, as far from each class as the classes are from each other."""
+  features, truth = clouds(400, 4, apart=1.5, dimensions=20)
+  labels = np.where((np.arange(400) < 24) & (truth < 3), truth, -1)
+  found = spreading.margins(spreading.spread(spreading.graph(spreading.embed(features)), labels, 3))
+  own, strangers = found[(labels < 0) & (truth < 3)], found[truth == 3]
+  assert len(strangers) == 100 and np.median(strangers) < 0.5 * np.median(own)
+
+
 def test_one_example_and_examples_that_are_the_same_do_not_break_it():
   features = np.repeat(clouds(4, 2)[0], 3, axis=0)
   labels = np.array([0] + [-1] * 5 + [1] + [-1] * 5)

@@ -1,0 +1,254 @@
+"""What the first rungs of the ladder make of few labels, wrong ones, strangers and uneven classes.
+
+  python benchmarks/first_answer.py --images=DIR --classes=animals,food,... --model_type=PATH
+      [--case=plain|flipped|foreign|imbalanced] [--labeled=4,10,20,40] [--seeds=1-5] [--flag=value]
+  python benchmarks/first_answer.py --dataset_name=digits|fashion_mnist [...]
+
+DIR has a folder of images for each category; those that are no class are strangers. Each seed draws
+labeled images, 40 test images a class, and of the rest at most 500 a class and split as unlabeled ones, as
+a person would find them in folders of their own. Logistic regression and label spreading are measured as
+the ladder does, on the network's features; of scikit-learn's digits and Fashion-MNIST on the pixels.
+
+Prints test accuracies of logistic regression, of label spreading, and of the one that the ladder chooses
+by cross-validation. The cases:
+
+  flipped     a tenth of the labels is wrong; also the share of them in the first fifth of the label errors
+  foreign     half of the unlabeled images are of no class
+  imbalanced  the most frequent class has ten times as many labeled and unlabeled images as the rarest
+"""
+
+import argparse
+import dataclasses
+import glob
+import hashlib
+import os
+import random
+import sys
+import tempfile
+from typing import NamedTuple
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+from meta_pseudo_labels import build
+from meta_pseudo_labels.config import parse, validate
+from meta_pseudo_labels.data import splits, storage
+from meta_pseudo_labels.data.augment.views import Features
+from meta_pseudo_labels.ladder import climb, findings, rungs
+
+import numpy as np
+import tensorflow as tf
+from scipy import stats
+
+RECIPE = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'flags', 'folder.flags')
+SIZES = {'digits': 8, 'fashion_mnist': 28}
+TEST, MOST = 40, 500  # Images a class.
+POINTS = 5000  # Images of a dataset that are drawn from.
+FITTED = [rung for rung in rungs.RUNGS if rung.fit]  # Those without a run.
+CASES = ('plain', 'flipped', 'foreign', 'imbalanced')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+  """Images to draw from.
+
+  Attributes:
+    config: Config.
+    problem: Problem of features, whose inputs are those of all images; label -1 is of no class.
+    order: function of a seed -> list with the positions of each class in the order of a draw.
+  """
+
+  config: object
+  problem: object
+  order: object
+
+
+class Draw(NamedTuple):
+  """What one person has: positions in the pool, int64 each, and the labels that are given.
+
+  Attributes:
+    labeled, unlabeled, test: positions.
+    labels: int32 `[n]`, as given.
+  """
+
+  labeled: np.ndarray
+  unlabeled: np.ndarray
+  test: np.ndarray
+  labels: np.ndarray
+
+
+def read_folders(flags, argv):
+  """Returns the Pool of the categories' folders."""
+  files = sorted(glob.glob(f'{flags.images}/**/*.png', recursive=True))
+  with tempfile.TemporaryDirectory() as folder:
+    for number, path in enumerate(files):
+      category = os.path.join(folder, 'labeled', os.path.relpath(path, flags.images).split(os.sep)[0])
+      os.makedirs(category, exist_ok=True)
+      os.symlink(os.path.abspath(path), os.path.join(category, f'{number}.png'))
+    config = parse(['', f'--flagfile={RECIPE}', f'--data_dir={folder}', '--num_validation=0', *argv])
+    validate(config)
+    problem = build.take_features(config, build.problem(config, print), print, num_views=0)
+  number_of = lambda name: int(os.path.splitext(os.path.basename(str(name)))[0])
+  place = {files[number_of(name)]: position for position, name in enumerate(problem.names)}
+  classes = flags.classes.split(',')
+  paths = {
+    name: [path for path in files if path.startswith(f'{flags.images}/{name}/')] for name in classes
+  }
+  digests = {path: _digest(path) for found in paths.values() for path in found}
+
+  def order(seed):
+    draw, seen, found = random.Random(seed), set(), []
+    for name in classes:
+      shuffled, kept = list(paths[name]), []
+      draw.shuffle(shuffled)
+      for path in shuffled:
+        if digests[path] not in seen and len(kept) < MOST:
+          seen.add(digests[path])
+          kept.append(place.get(path, -1))
+      found.append(np.array(kept))
+    return found
+
+  every = list(problem.info.class_names)
+  labels = np.full(len(problem.labels), -1, np.int32)
+  for label, name in enumerate(classes):
+    labels[problem.labels == every.index(name)] = label
+  info = dataclasses.replace(problem.info, class_names=tuple(classes))
+  return Pool(config, dataclasses.replace(problem, info=info, labels=labels), order)
+
+
+def _digest(path):
+  with open(path, 'rb') as file:
+    return hashlib.sha256(file.read()).digest()
+
+
+def read_points(flags, argv):
+  """Returns the Pool of a dataset's images, whose features are their pixels."""
+  size = SIZES[flags.dataset_name]
+  config = parse(['', f'--dataset_name={flags.dataset_name}', f'--image_size={size}', *argv])
+  problem = build.problem(config)
+  chosen = np.random.RandomState(0).permutation(len(problem.inputs))[:POINTS]
+  inputs = np.asarray(problem.inputs[chosen], np.float16).reshape([len(chosen), 1, -1]) / 255
+  labels = problem.labels[chosen]
+
+  def order(seed):
+    generator = np.random.RandomState(seed)
+    return [
+      generator.permutation(np.flatnonzero(labels == label))[:MOST] for label in range(problem.num_classes)
+    ]
+
+  views = Features(0, problem.views.dtype)
+  return Pool(config, dataclasses.replace(problem, inputs=inputs, labels=labels, views=views), order)
+
+
+def draw(pool, case, seed, count):
+  """Returns the Draw of a seed: `count` labeled images a class."""
+  generator, order = np.random.RandomState(seed), pool.order(seed)
+  counts, most = [count] * len(order), [len(found) for found in order]
+  if case == 'imbalanced':
+    shares = 10.0 ** -(generator.permutation(len(order)) / (len(order) - 1))
+    counts = np.maximum(1, np.round(count * len(order) * shares / shares.sum())).astype(int)
+    most = np.round(shares * (max(most) - max(counts) - TEST)).astype(int)
+  there = lambda parts: (found := np.concatenate(parts))[found >= 0]  # -1: could not be decoded.
+  labeled = there([found[:n] for found, n in zip(order, counts)])
+  test = there([found[n : n + TEST] for found, n in zip(order, counts)])
+  unlabeled = there([found[n + TEST :][:m] for found, n, m in zip(order, counts, most)])
+  labels = pool.problem.labels[labeled].copy()
+  if case == 'flipped':
+    wrong = generator.permutation(len(labels))[: round(len(labels) / 10)]
+    labels[wrong] = (labels[wrong] + generator.randint(1, len(order), len(wrong))) % len(order)
+  if case == 'foreign':
+    foreign = np.flatnonzero(pool.problem.labels < 0)
+    half = min(len(foreign), len(unlabeled))
+    parts = [generator.permutation(found)[:half] for found in (unlabeled, foreign)]
+    unlabeled = np.concatenate(parts)
+  return Draw(labeled, unlabeled, test, labels)
+
+
+def problem_of(pool, drawn):
+  """Returns the Problem of features that a Draw is."""
+  labels = pool.problem.labels.copy()
+  labels[drawn.labeled] = drawn.labels
+  none = np.empty(0, np.int64)
+  return dataclasses.replace(
+    pool.problem,
+    labels=labels,
+    names=None,
+    split=splits.Split(labeled=drawn.labeled, unlabeled=none, validation=none),
+    unlabeled=pool.problem.inputs[drawn.unlabeled],
+    unlabeled_names=None,
+    truth=np.full(len(drawn.unlabeled), -1, np.int32),
+    evaluated={'test': storage.Examples(pool.problem.inputs[drawn.test], pool.problem.labels[drawn.test])},
+    images=None,
+  )
+
+
+def measure(pool, case, seed, count):
+  """Returns {what: number in percent} of one draw."""
+  drawn = draw(pool, case, seed, count)
+  problem = problem_of(pool, drawn)
+  with tempfile.TemporaryDirectory() as folder:
+    config = pool.config.replace(output_dir=folder, seed=seed)
+    found = climb.Climb(config, problem, tf.distribute.get_strategy(), lambda line: None)
+    found.go(0.0, FITTED)
+  test = problem.evaluated['test']
+  fits = {
+    rung: found.fit(rung, problem, 'all').logits(test.inputs[:, 0]).argmax(axis=1) for rung in FITTED
+  }
+  accuracy = {rung.name: 100 * np.mean(fit == test.labels) for rung, fit in fits.items()}
+  best = found.best()
+  row = {**accuracy, 'chosen': accuracy[best.rung.name if best else FITTED[0].name]}
+  if case == 'flipped' and best:
+    doubts = findings.label_errors(best.logits, found.labels)
+    first = {doubt.position for doubt in doubts[: round(len(doubts) / 5)]}
+    wrong = np.flatnonzero(drawn.labels != pool.problem.labels[drawn.labeled])
+    row['wrong labels found'] = 100 * np.mean([position in first for position in wrong])
+  return row
+
+
+def format_row(case, count, rows):
+  """Returns a line of a table in Markdown: means over draws, and gains with their 95 % intervals."""
+  values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+  base = values['logistic regression']
+  cells = [case, str(count), f'{base.mean():.1f} ± {base.std(ddof=1):.1f}']
+  for name, found in values.items():
+    if name == 'logistic regression':
+      continue
+    if name == 'wrong labels found':
+      cells.append(f'{found.mean():.0f} % of wrong labels found')
+      continue
+    half = stats.t.ppf(0.975, len(found) - 1) * (found - base).std(ddof=1) / len(found) ** 0.5
+    cells.append(f'{found.mean():.1f} ({np.mean(found - base):+.1f} ± {half:.1f})')
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+def run():
+  """Runs what the command line asks for."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--images', help='folder with a folder of images for each category')
+  parser.add_argument('--classes', help='the categories that are classes, separated by commas')
+  parser.add_argument('--dataset_name', choices=SIZES, help='instead of --images')
+  parser.add_argument('--case', default='plain', choices=CASES)
+  parser.add_argument('--labeled', default='20', help='labeled images a class, separated by commas')
+  parser.add_argument('--seeds', default='1-5')
+  flags, others = parser.parse_known_args()
+  if bool(flags.images and flags.classes) == bool(flags.dataset_name):
+    parser.error('give --images and --classes, or --dataset_name')
+  first, last = map(int, flags.seeds.split('-'))
+  pool = (read_points if flags.dataset_name else read_folders)(flags, others)
+  lines = [
+    '| case | labels a class | logistic regression | label spreading | chosen |',
+    '|---|---|---|---|---|',
+  ]
+  for count in map(int, flags.labeled.split(',')):
+    rows = []
+    for seed in range(first, last + 1):
+      rows.append(measure(pool, flags.case, seed, count))
+      said = ', '.join(f'{name} {value:.1f}' for name, value in rows[-1].items())
+      print(f'{count} labels, seed {seed}: {said}', flush=True)
+    lines.append(format_row(flags.case, count, rows))
+  print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+  run()
