@@ -163,7 +163,7 @@ def blocks(name, language):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('name, count', [('README.md', 1), ('docs/python.md', 7)])
+@pytest.mark.parametrize('name, count', [('README.md', 1), ('docs/python.md', 8)])
 def test_the_python_blocks_run(tmp_path, name, count):
   found = blocks(name, 'python')
   assert len(found) == count

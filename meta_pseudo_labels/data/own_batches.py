@@ -28,6 +28,7 @@ def batches(
   image_size: Optional[int] = None,
   seed: int = 0,
   shuffle: int = 10000,
+  with_positions: bool = False,
 ) -> tf.data.Dataset:
   """Makes endless training batches from labeled and unlabeled examples, which `fit` takes.
 
@@ -46,25 +47,31 @@ def batches(
     seed: int, of the order and of the views.
     shuffle: int, how many elements of a Dataset are shuffled at a time; arrays and folders are shuffled
       as a whole.
+    with_positions: bool, whether batches say which unlabeled examples they have, as `flexmatch` needs: of
+      an array by row, of a folder by sorted path.
 
   Returns:
     An endless tf.data.Dataset, so `fit` needs steps_per_epoch: of (labeled `[B, ...]`, labels `[B]` int32,
-    original `[B*U, ...]`, augmented `[B*U, ...]`), without the last two if there is no `unlabeled`. Of
-    arrays and folders a batch depends on the seed and its number alone.
+    original `[B*U, ...]`, augmented `[B*U, ...]`), without the last two if there is no `unlabeled`; or of
+    dicts by these names, with `positions` int64 `[B*U]` from 0 on. Of arrays and folders a batch depends
+    on the seed and its number alone.
 
   Raises:
-    UserError: inputs of another kind, shape or dtype, no examples, or a file that cannot be read.
+    UserError: inputs of another kind, shape or dtype, none, an unreadable file, or positions of a Dataset.
 
   Example:
     >>> images, labels = np.zeros([20, 8, 8, 3], np.uint8), np.arange(20) % 2
     >>> batches = mpl.data.batches((images, labels), images, batch_size=4, uda_data=3)
     >>> [part.shape[0] for part in next(iter(batches))]
     [4, 4, 12, 12]
+    >>> found = next(iter(mpl.data.batches((images, labels), images, batch_size=4, with_positions=True)))
+    >>> len(np.unique(found['positions']))
+    16
   """
   sources = [_labeled_source(labeled, image_size)]
   sizes = [batch_size]
-  if unlabeled is not None:
-    sources.append(_unlabeled_source(unlabeled, image_size))
+  if unlabeled is not None or with_positions:
+    sources.append(_unlabeled_source(unlabeled, image_size, with_positions))
     sizes.append(batch_size * uda_data)
   inputs = [
     _batched(source, size, seed, kind, shuffle)
@@ -78,6 +85,7 @@ def _seen(inputs, sizes, views, seed):
   rank = inputs[0].element_spec[0].shape.rank
   views = views or (Points() if rank == 2 else PadCrop())
   steps = tf.data.Dataset.range(np.iinfo(np.int64).max)
+  with_positions = len(inputs) > 1 and len(inputs[1].element_spec) > 1
 
   @tf.autograph.experimental.do_not_convert
   def batch(step, labeled, unlabeled=None):
@@ -85,6 +93,8 @@ def _seen(inputs, sizes, views, seed):
     result = views.labeled(labeled[0], key, 0, sizes[0]), tf.cast(labeled[1], tf.int32)
     if unlabeled is not None:
       result += tuple(views.unlabeled(unlabeled[0], key, 0, sizes[1]))
+    if with_positions:
+      return {**dict(zip(input_pipeline.PARTS, result)), 'positions': unlabeled[1]}
     return result
 
   return input_pipeline.in_parallel(tf.data.Dataset.zip((steps, *inputs)), batch, 2)
@@ -119,18 +129,27 @@ def _labeled_source(given, side):
   return inputs, labels
 
 
-def _unlabeled_source(given, side):
-  """Returns unlabeled examples as a Dataset of (input,), or as a tuple of one array."""
+def _unlabeled_source(given, side, with_positions=False):
+  """Returns unlabeled examples as a Dataset of (input,), or as a tuple of an array (and its positions)."""
   if isinstance(given, tf.data.Dataset):
+    if with_positions:
+      raise UserError(
+        'with_positions=True: a tf.data.Dataset has no positions; give the unlabeled examples as an '
+        'array or a folder'
+      )
 
     def first(*parts):
       found = parts[0]
       return (found['image'] if isinstance(found, dict) else found,)
 
     return _single(given.map(first), 'unlabeled', side)
+  if given is None:
+    raise UserError('with_positions=True: there are no unlabeled examples; give some, or leave it out')
   if isinstance(given, (str, os.PathLike)):
-    return (_read(image_folder.images_below(os.fspath(given)), os.fspath(given), side),)
-  return (_array(given, 'unlabeled', side),)
+    found = _read(image_folder.images_below(os.fspath(given)), os.fspath(given), side)
+  else:
+    found = _array(given, 'unlabeled', side)
+  return (found, np.arange(len(found))) if with_positions else (found,)
 
 
 def _single(examples, name, side):

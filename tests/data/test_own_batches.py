@@ -4,6 +4,7 @@ import meta_pseudo_labels as mpl
 from meta_pseudo_labels import models
 from meta_pseudo_labels.data import input_pipeline
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.methods import pseudo_label_strategies
 
 import numpy as np
 import pytest
@@ -40,6 +41,64 @@ def test_arrays_make_the_batches_of_the_command():
   assert_equal(first(alone), [batch[:2] for batch in first(expected)])
 
 
+class Untouched:
+  """Views that show the inputs as they are."""
+
+  def labeled(self, inputs, key, offset, total):
+    return inputs
+
+  def unlabeled(self, inputs, key, offset, total):
+    return inputs, inputs
+
+
+def test_positions_say_which_unlabeled_examples_a_batch_has():
+  settings = dict(batch_size=6, uda_data=3, seed=3)
+  plain = mpl.data.batches((IMAGES, LABELS), OTHERS, views=Untouched(), **settings)
+  found = mpl.data.batches((IMAGES, LABELS), OTHERS, views=Untouched(), with_positions=True, **settings)
+  assert list(found.element_spec) == ['labeled', 'labels', 'original', 'augmented', 'positions']
+  seen = []
+  for batch, expected in zip(found.take(3), first(plain)):
+    assert_equal([[value.numpy() for name, value in batch.items() if name != 'positions']], [expected])
+    positions = batch['positions'].numpy()
+    assert positions.dtype == np.int64 and positions.shape == (18,)
+    np.testing.assert_array_equal(batch['original'], OTHERS[positions])
+    seen += list(positions)
+  assert sorted(seen[:50]) == list(range(50))  # One after the other, each once before any again.
+
+
+def test_positions_of_a_folder_are_those_of_its_sorted_paths(tmp_path):
+  for number in range(10):
+    place = tmp_path / 'xy'[number % 2]
+    place.mkdir(exist_ok=True)
+    Image.fromarray(np.full([8, 8, 3], number, np.uint8)).save(place / f'{number}.png')
+  settings = dict(batch_size=5, uda_data=2, image_size=8, views=Untouched())
+  found = mpl.data.batches(tmp_path, tmp_path, with_positions=True, **settings)
+  batch = next(iter(found))
+  shown = batch['original'].numpy()[:, 0, 0, 0]
+  # x/0, x/2, ... x/8, y/1, ... y/9.
+  np.testing.assert_array_equal(shown, np.array([0, 2, 4, 6, 8, 1, 3, 5, 7, 9])[batch['positions']])
+
+
+def test_flexmatch_remembers_the_examples_of_each_batch():
+  points = RANDOM.normal(size=(30, 2))
+  network = models.build('mlp-4x1', num_classes=3, input_shape=(2,))
+  flexmatch = pseudo_label_strategies.FlexMatch(threshold=0.0)  # Every prediction is confident.
+  method = mpl.UDA(network, pseudo_labels=flexmatch, num_unlabeled=len(points))
+  method.compile(mpl.optimizers.SGD(0.0))
+  batches = mpl.data.batches(
+    (points[:9], LABELS[:9]), points, batch_size=2, uda_data=5, views=Untouched(), with_positions=True
+  )
+  method.fit(batches, steps_per_epoch=2, verbose=0)
+  status = method.pseudo_labeling_state['status'].numpy()
+  assert (status >= 0).sum() == 20  # Two batches of 10 of the 30.
+  classes = np.argmax(network(points.astype(np.float32)), axis=1)
+  np.testing.assert_array_equal(status[status >= 0], classes[status >= 0])
+  with pytest.raises(UserError, match='positions missing in a tuple of 4 parts'):
+    method.fit(
+      mpl.data.batches((points[:9], LABELS[:9]), points, batch_size=2), steps_per_epoch=1, verbose=0
+    )
+
+
 def test_datasets_of_tuples_and_of_dicts():
   tuples = SLICES((IMAGES, LABELS)), SLICES(OTHERS)
   dicts = (
@@ -61,16 +120,6 @@ def test_datasets_of_tuples_and_of_dicts():
   }
   np.testing.assert_array_equal(original, augmented)
   assert {image.tobytes() for image in original} <= {image.tobytes() for image in OTHERS}
-
-
-class Untouched:
-  """Views that show the inputs as they are."""
-
-  def labeled(self, inputs, key, offset, total):
-    return inputs
-
-  def unlabeled(self, inputs, key, offset, total):
-    return inputs, inputs
 
 
 def test_they_train_any_method_under_fit():
@@ -139,3 +188,15 @@ def test_images_of_any_size_and_folders(tmp_path):
 def test_what_cannot_be_batched_is_told(labeled, unlabeled, words):
   with pytest.raises(UserError, match=words):
     mpl.data.batches(labeled, unlabeled, batch_size=4)
+
+
+@pytest.mark.parametrize(
+  'unlabeled, words',
+  [
+    (SLICES(OTHERS), 'with_positions=True: a tf.data.Dataset has no positions; give the unlabeled'),
+    (None, 'with_positions=True: there are no unlabeled examples; give some, or leave it out'),
+  ],
+)
+def test_what_has_no_positions_is_told(unlabeled, words):
+  with pytest.raises(UserError, match=words):
+    mpl.data.batches((IMAGES, LABELS), unlabeled, batch_size=4, with_positions=True)
