@@ -10,6 +10,7 @@ import random
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from meta_pseudo_labels import build, tasks
+from meta_pseudo_labels.checkpoints import convert as conversion
 from meta_pseudo_labels.checkpoints import run_folder
 from meta_pseudo_labels.config import Config, from_json, parse, validate
 from meta_pseudo_labels.distribution import devices
@@ -84,6 +85,7 @@ class TrainedRun:
     self.folder = str(config.output_dir)
     self.class_names: Tuple[str, ...] = tuple(serving.class_names)
     self._config, self._network, self._serving = config, network, serving
+    self._identity = conversion.read_newest_identity(self.folder)  # None of earlier versions.
     self.model: tf.keras.Model = join(network)
     self.teacher: Optional[tf.keras.Model] = self.model if teacher is network else join(teacher)
     self._classifier: Optional[classifier.Classifier] = None
@@ -202,7 +204,8 @@ class TrainedRun:
       {'top1', 'top5': fractions in [0, 1], 'loss': mean cross entropy in nats, 'examples': int}.
 
     Raises:
-      UserError: labels that are no classes, another number of them, or no such split.
+      UserError: labels that are no classes, another number of them, no such split, or data that are not
+        those that the run was trained on.
     """
     if inputs is not None:
       if split is not None:
@@ -211,6 +214,10 @@ class TrainedRun:
       return inputs_from_python.measure(found.probabilities, self._numbers(labels, len(found)))
     with _own_settings():
       problem = build.problem(self._config, lambda line: None)
+    if self._identity is not None:
+      advice = 'evaluate() inputs and labels, or the same data'
+      identity = build.identify(self._config, problem)
+      run_folder.refuse_other_data(self.folder, self._identity, identity, advice)
     split = split or problem.reported(self._config.eval_split)
     if split not in problem.evaluated:
       raise UserError(f'split={split!r}: the data have {" and ".join(problem.evaluated)}')

@@ -100,6 +100,35 @@ def test_evaluate_finds_what_the_task_finds(folder):
     run.evaluate(split='train')
 
 
+def test_evaluate_refuses_other_data_than_those_of_the_training(tmp_path):
+  """Of an .npz file that was replaced, and of a labeled example that changed its class."""
+  random = np.random.RandomState(0)
+  parts = {
+    f'{split}_points': random.normal(size=[20, 3]).astype(np.float32) for split in ('train', 'test')
+  }
+  labels = {f'{split}_labels': np.arange(20) % 2 for split in ('train', 'test')}
+  path = tmp_path / 'rows.npz'
+  save = lambda **changes: np.savez(path, **{**parts, **labels, **changes})
+  save()
+  run = mpl.train(
+    dataset_name='npz', data_dir=str(path), model_type='mlp-4x1', method='supervised',
+    num_train_steps=1, train_batch_size=4, strategy='one_device', output_dir=f'{tmp_path}/run',
+    num_validation=0,
+    verbose=False,
+  )  # fmt: skip
+  before = run.evaluate()
+  save(train_labels=1 - labels['train_labels'])
+  with pytest.raises(UserError, match=r'other data \(labels differ\); give evaluate\(\) inputs') as raised:
+    run.evaluate(split='test')
+  assert '\n' not in str(raised.value) and f'{tmp_path}/run' in str(raised.value)
+  save(unlabeled_points=parts['test_points'])
+  with pytest.raises(UserError, match=r'\(unlabeled differ\)'):
+    mpl.load_run(tmp_path / 'run').evaluate()
+  assert run.evaluate(parts['test_points'], labels['test_labels'])['top1'] == before['top1']
+  save()
+  assert run.evaluate() == before
+
+
 def test_evaluate_of_own_images(folder, pictures):
   run = mpl.load_run(folder)
   found = run.predict(pictures)

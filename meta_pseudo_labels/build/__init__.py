@@ -3,7 +3,7 @@
 The only place that reads many of Config's fields; what it makes takes plain arguments.
 """
 
-from meta_pseudo_labels.build.data import problem
+from meta_pseudo_labels.build.data import identify, problem
 from meta_pseudo_labels.build.features import take_features
 from meta_pseudo_labels.build.networks import architectures, backbone, model
 from meta_pseudo_labels.build.phases import Phase, method, phases, start_from_head
@@ -12,6 +12,7 @@ __all__ = [
   'Phase',
   'architectures',
   'backbone',
+  'identify',
   'method',
   'model',
   'phases',

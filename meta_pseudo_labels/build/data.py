@@ -90,6 +90,15 @@ def problem(config, say=None):
   )
 
 
+def identify(config, problem):
+  """Returns the `Problem.identity` of what a run with this Config learns from: JSON text.
+
+  Stored predictions are a part of the problem for the method that learns from them.
+  """
+  learned_from = config.method_name == 'reduced_mpl'
+  return (problem if learned_from else dataclasses.replace(problem, predictions=None)).identity
+
+
 def _load(config, info, crops, say):
   """Reads the data: a storage.Data."""
   return registry.load(

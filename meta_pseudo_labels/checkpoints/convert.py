@@ -45,18 +45,36 @@ def read_serving(path):
 
 def read_newest_serving(output_dir):
   """Returns the Serving in a run's newest checkpoint that can be read; None if there is none."""
+  return _read_newest(output_dir, read_serving)
+
+
+def read_newest_identity(output_dir):
+  """Returns `read_identity` of a run's newest checkpoint that can be read; None if there is none."""
+  return _read_newest(output_dir, read_identity)
+
+
+def _read_newest(output_dir, read):
+  """Returns what `read` finds in a run's newest checkpoint that can be read; None if there is none."""
   for path in files.listed_checkpoints(workers.path_in_run_folder(os.path.join(output_dir, 'ckpt_last'))):
     with contextlib.suppress(tf.errors.OpError, ValueError):
-      return read_serving(path)
+      return read(path)
   return None
 
 
 def read_class_names(path):
   """Returns the names of the classes of a checkpoint's run: list of str. Raises UserError."""
+  identity = read_identity(path)
+  if identity is None:
+    raise UserError(f'{path}: has no class names, so an earlier version wrote it; train again')
+  return json.loads(identity)['class_names']
+
+
+def read_identity(path):
+  """Returns the `Problem.identity` of a checkpoint's run: JSON text; None of earlier versions."""
   try:
-    return json.loads(tf.train.load_variable(path, IDENTITY))['class_names']
-  except tf.errors.NotFoundError as error:
-    raise UserError(f'{path}: has no class names, so an earlier version wrote it; train again') from error
+    return tf.train.load_variable(path, IDENTITY).decode()
+  except tf.errors.NotFoundError:
+    return None
 
 
 def get_input_shape(info, image_size):

@@ -245,16 +245,15 @@ def refuse_other_run(before, now):
     )
 
 
-def refuse_other_data(folder, before, now):
-  """Raises UserError that lists the differences, if two `Problem.identity` differ."""
+def refuse_other_data(folder, before, now, advice='another folder, the same data, or --reset_output_dir'):
+  """Raises UserError that lists the differences and gives advice, if two `Problem.identity` differ."""
   if before != now:
     before, now = json.loads(before), json.loads(now)
     names = ', '.join(
       name.replace('_', ' ') for name in sorted({*before, *now}) if before.get(name) != now.get(name)
     )
     raise UserError(
-      f'--output_dir={folder}: its checkpoint was trained with other data ({names} '
-      'differ); give another folder, the same data, or --reset_output_dir'
+      f'--output_dir={folder}: its checkpoint was trained with other data ({names} differ); give {advice}'
     )
 
 

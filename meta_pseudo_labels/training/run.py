@@ -1,7 +1,6 @@
 """One method trained on one problem in one folder: phases, evaluation, checkpoints, records."""
 
 import contextlib
-import dataclasses
 import math
 import os
 import signal
@@ -64,9 +63,7 @@ class Run:
     self.phase = tf.Variable(0, trainable=False, name='phase')
     self.best = tf.Variable(-1.0, trainable=False, name='best')
     self.seconds = tf.Variable(0.0, trainable=False, name='seconds')
-    # Stored predictions are a part of the problem for the method that learns from them.
-    learned_from = config.method_name == 'reduced_mpl'
-    identity = (problem if learned_from else dataclasses.replace(problem, predictions=None)).identity
+    identity = build.identify(config, problem)
     self.identity = tf.Variable(identity, trainable=False, name='identity')
     serving = Serving.of(problem, known.architectures if known else build.architectures(config))
     self.serving = tf.Variable(serving.to_json(), trainable=False, name='serving')
