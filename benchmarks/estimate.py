@@ -21,7 +21,12 @@ as two forward passes. In passes of one image, with B labeled and u unlabeled ex
                                     backward pass: two products per layer, as in the pass itself
     reduced_mpl    as mpl, without the teacher's 3 (B + 2 u)
       --micro_batches: + B + 2 u    (separate: B + u) the teacher again, not for release; soft: + B + u
+      freematch    + B + 2 u        uda and mpl with --micro_batches: the sums that its fairness loss needs
+                                    (--pseudo_labels_fairness above 0), by a pass over all views ahead
     finetune       3 n              n: its own batch
+
+With --features these are passes of the new last layer alone. Those of the network, once forward over each
+view of each image, are not in the estimate: it does not know how many images there are.
 
 Memory: as meta_pseudo_labels/build/memory.py estimates it, which --memory goes by. Float32 networks with
 their statistics, moving averages, optimizer slots and gradients ("fixed", on every device), and the
@@ -50,6 +55,7 @@ from meta_pseudo_labels.config import parse as parse_flags
 from meta_pseudo_labels.config import validate
 from meta_pseudo_labels.data import registry
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.models import heads, pretrained
 
 import tensorflow as tf
 
@@ -133,8 +139,11 @@ def count_flops(layer):
 
 
 @functools.cache
-def measure_network(model_type, shape, classes, small_images=False):
+def measure_network(model_type, shape, classes, small_images=False, head=None):
   """Measures a model of `models.build` for inputs of this shape (tuple).
+
+  Args:
+    head: name of a classifier of its features, which is measured in its place; None: there is none.
 
   Returns:
     (FLOPs of the forward pass of one image, memory.Network).
@@ -142,6 +151,9 @@ def measure_network(model_type, shape, classes, small_images=False):
   with tf.Graph().as_default():
     settings = dict(small_images=small_images, architecture='')  # Weights are not loaded.
     model = models.build(model_type, num_classes=classes, input_shape=shape, **settings)
+    if head:
+      features = pretrained.cut_before_head(model).output_shape[-1]
+      model = heads.head(head, num_classes=classes, num_features=features)
     return sum(map(count_flops, model.layers)), memory.measure(model)
 
 
@@ -166,11 +178,12 @@ def count_passes(config, together=True):
   if config.method_name == 'supervised':
     return 3 * labeled
   originals = unlabeled if together else 0  # In the backward pass.
+  ahead = labeled + 2 * unlabeled if needs_sums_ahead(config) else 0
   if config.method_name == 'uda':
-    return 3 * (labeled + unlabeled) + unlabeled + 2 * originals
+    return 3 * (labeled + unlabeled) + unlabeled + 2 * originals + ahead
   if config.method_name == 'pseudo_labels':
     return unlabeled + 3 * (labeled + unlabeled)
-  worth, again = 6 * labeled + 7 * unlabeled + 2 * originals, labeled + unlabeled + originals
+  worth, again = 6 * labeled + 7 * unlabeled + 2 * originals + ahead, labeled + unlabeled + originals
   if config.method_name == 'reduced_mpl':  # Its teacher's network is negligible.
     worth, again = 3 * (labeled + unlabeled), 0
   by_derivative, release = config.mpl_feedback in memory.BY_DERIVATIVE, config.mpl_feedback == 'release'
@@ -180,11 +193,22 @@ def count_passes(config, together=True):
   return worth
 
 
+def needs_sums_ahead(config):
+  """Returns whether the loss of a part waits for sums over the whole batch (`methods.uda.sums_ahead`)."""
+  return (
+    config.method_name in ('uda', 'mpl')
+    and config.pseudo_labels == 'freematch'
+    and config.pseudo_labels_fairness > 0
+    and config.micro_batch_count > 1
+  )
+
+
 def estimate(config):
   """Computes the Estimate of a valid Config."""
   shape, classes = get_input_shape(config)
   small_images = any(word in config.dataset_name.lower() for word in SMALL_IMAGES)
-  flops, net = measure_network(config.model_type, tuple(shape), classes, small_images)
+  head = config.head if config.features else None
+  flops, net = measure_network(config.model_type, tuple(shape), classes, small_images, head)
   worth = count_passes(config, config.original_view == 'together' and net.couples_examples)
   images = worth * config.num_train_steps
   if config.method_name == 'pseudo_labels':  # Its teacher, which is trained before.

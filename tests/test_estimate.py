@@ -103,6 +103,47 @@ def test_a_steps_count_is_that_of_its_graph(name, original_view):
   assert 0.98 * expected < products(step) <= expected
 
 
+def test_the_pass_ahead_of_freematch_by_hand():
+  """4 labeled and 12 unlabeled examples, in two parts. UDA: 3 (4 + 12 + 12); MPL with `release`: the
+  teacher's as much, 3 (4 + 12) of the student, and 4 again. FreeMatch: all 4 + 12 + 12 once more."""
+  parts = dict(train_batch_size=4, uda_data=3, micro_batches=2)
+  for method, worth in (('uda', 84), ('mpl', 84 + 48 + 4)):
+    count = lambda method=method, **flags: estimate.count_passes(
+      Config(method=method, **{**parts, **flags})
+    )
+    assert count() == count(pseudo_labels='softmatch') == count(pseudo_labels='freematch') - 28 == worth
+    assert count(pseudo_labels='freematch', micro_batches=1) == worth  # The sums of its only pass.
+    assert count(pseudo_labels='freematch', pseudo_labels_fairness=0.0) == worth
+  assert estimate.count_passes(Config(method='supervised', pseudo_labels='freematch', **parts)) == 12
+
+
+@pytest.mark.parametrize('method, original_view', [('uda', 'together'), ('mpl', 'separate')])
+def test_the_pass_ahead_is_what_the_network_sees_more(method, original_view):
+  """Rows that pass through UDA's network, or MPL's teacher, in a step."""
+  seen = []
+
+  def counted(inputs):
+    with tf.control_dependencies(
+      [tf.py_function(lambda n: seen.append(int(n)), [tf.shape(inputs)[0]], [])]
+    ):
+      return tf.identity(inputs)
+
+  inputs = tf.keras.Input([2])
+  learner = tf.keras.Model(inputs, tf.keras.layers.Dense(3)(tf.keras.layers.Lambda(counted)(inputs)))
+  rows, found = lambda count: tf.random.normal([count, 2]), {}
+  for name in ('uda', 'freematch'):
+    config = Config(dataset_name='two_moons_6', method=method, pseudo_labels=name, micro_batches=2)
+    config = config.replace(train_batch_size=4, uda_data=3, original_view=original_view, num_classes=3)
+    student = (
+      learner if method == 'uda' else tf.keras.Sequential([tf.keras.layers.Dense(3, input_shape=(2,))])
+    )
+    step = build.method(config, student=student, teacher=learner).train_step
+    seen.clear()
+    tf.function(step, autograph=False)((rows(4), tf.range(4) % 3, rows(12), rows(12)))
+    found[name] = sum(seen), estimate.count_passes(config, together=False)
+  assert found['freematch'][0] - found['uda'][0] == found['freematch'][1] - found['uda'][1] == 28
+
+
 @pytest.mark.parametrize('method', ['supervised', 'uda', 'pseudo_labels', 'mpl'])
 @pytest.mark.parametrize(
   'changes', [dict(), dict(optim_type='rmsprop', finetune_steps=1), dict(optim_type='sgd')]
