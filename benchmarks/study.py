@@ -144,22 +144,33 @@ def accumulate_gradients(method, config):
   import tensorflow as tf
 
   class Gathering(optimizers.Optimizer):
-    """An optimizer that makes another optimizer's steps with the mean of several gradients."""
+    """An optimizer that makes another optimizer's steps with the mean of several gradients.
+
+    The other one makes its whole `update`, so with its decoupled weight decay and its factors of the rate.
+    It counts its own steps, as Adam's start needs it. Its rate is still that of the training's step.
+    """
 
     def __init__(self, inner):
       super().__init__(inner.learning_rate)
       self.inner = inner
       self.slot_starts = {'gathered': 0.0, **inner.slot_starts}
+      inner.learning_rate = lambda made: self.rate((made + 1) * PATIENCE - 1)
+      inner.scale_rates(inner._scales, inner._wait // PATIENCE)
 
-    def update_one(self, gradient, value, rate, step, name, gathered, **slots):
-      gathered += gradient / PATIENCE
+    def build(self, variables):
+      super().build(variables)
+      self.inner.build(variables)
+
+    def update(self, gradients, values, slots, step):
+      own = dict(slots)
+      gathered = [sum_ + gradient / PATIENCE for sum_, gradient in zip(own.pop('gathered'), gradients)]
       now = tf.equal((step + 1) % PATIENCE, 0)
-      moved, new_slots = self.inner.update_one(gathered, value, rate, step, name, **slots)
-      new_slots = {slot: tf.where(now, new_slots[slot], slots[slot]) for slot in slots}
-      return (
-        tf.where(now, moved, value),
-        {'gathered': tf.where(now, tf.zeros_like(gathered), gathered), **new_slots},
-      )
+      either = lambda new, old: [tf.where(now, *pair) for pair in zip(new, old)]
+      moved, moved_slots = self.inner.update(gathered, values, own, step // PATIENCE)
+      return either(moved, values), {
+        'gathered': either([tf.zeros_like(one) for one in gathered], gathered),
+        **{slot: either(moved_slots[slot], own[slot]) for slot in own},
+      }
 
   method.set_optimizers(teacher_optimizer=Gathering(method.teacher_optimizer))
 

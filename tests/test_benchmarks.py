@@ -143,6 +143,42 @@ def test_settings_that_change_the_method():
   assert seen == [(1, 0, 1), (1, 0, 3), (1, 0, 3), (-1, 4, 0), (-1, 4, 10)]
 
 
+def test_gathered_steps_of_adamw_by_hand():
+  """Four times the mean gradient 4: Adam's first step is the rate, and the weight decays by rate * decay.
+
+  The rate is that of the training's step, 0.1 at step 3 and 0.3 at step 7. Biases do not decay. Before
+  step 4 the scaled weight has no rate.
+  """
+
+  class Method:
+    teacher_optimizer = optimizers.AdamW(lambda step: 0.1 if step < 4 else 0.3, weight_decay=0.5)
+
+    def set_optimizers(self, teacher_optimizer):
+      self.teacher_optimizer = teacher_optimizer
+
+  method = Method()
+  method.teacher_optimizer.scale_rates({'scaled:0': 0.5}, wait=4)
+  study.accumulate_gradients(method, None)
+  variables = [tf.Variable([2.0], name=name) for name in ('w', 'bias', 'scaled')]
+  method.teacher_optimizer.build(variables)
+  seen = []
+  for number in range(8):
+    values, slots = method.teacher_optimizer.update(
+      [tf.constant([gradient]) for gradient in (4.0, -4.0, 4.0)],
+      list(map(tf.convert_to_tensor, variables)),
+      method.teacher_optimizer.slot_values(),
+      tf.constant(number),
+    )
+    for variable, value in zip(variables, values):
+      variable.assign(value)
+    method.teacher_optimizer.assign_slots(slots)
+    seen.append([float(value[0]) for value in values])
+  assert seen[:3] == [[2, 2, 2]] * 3 and seen[4:7] == [seen[3]] * 3
+  assert seen[3] == pytest.approx([2 - 0.1 - 0.1 * 0.5 * 2, 2.1, 2], rel=1e-5)
+  w = seen[3][0]
+  assert seen[7] == pytest.approx([w - 0.3 - 0.3 * 0.5 * w, 2.4, 2 - 0.15 - 0.15 * 0.5 * 2], rel=1e-5)
+
+
 def test_an_unknown_setting_is_refused(capsys):
   with pytest.raises(SystemExit) as stop:
     study.parse(['--settings=UDDA'])
