@@ -146,7 +146,7 @@ def test_the_pass_ahead_is_what_the_network_sees_more(method, original_view):
 
 def test_features_are_the_work_of_their_last_layer():
   """MobileNetV2's 1,280 features alone to 10 classes: what the network itself takes is not of a step."""
-  flops, found = estimate.measure_network('MobileNetV2', (96, 96, 3), 10, head='linear')
+  flops, found = estimate.measure_network('MobileNetV2', (160, 160, 3), 10, False, 'linear')
   assert flops == 2 * 1280 * 10 and found.parameters == 1280 * 10 + 10
   config = estimate.read(ROOT / 'flags/folder_features_uda.flags', ['--num_classes=10'])
   assert estimate.estimate(config).step_flops == (3 * 16 + 4 * 32) * flops
