@@ -15,7 +15,7 @@ def find_cuts(model):
   order = [layer for layer in model.layers if not isinstance(layer, tf.keras.layers.InputLayer)]
   last_use = {}
   for position, layer in enumerate(order):
-    for tensor in tf.nest.flatten(layer.input):
+    for tensor in _inputs(layer):
       last_use[id(tensor)] = position
   cuts, alive_until = [], last_use.get(id(model.input), -1)
   for position, layer in enumerate(order[:-1]):
@@ -27,6 +27,14 @@ def find_cuts(model):
   return cuts
 
 
+def _inputs(layer):
+  """Returns all tensors that a layer takes: list of KerasTensor.
+
+  `layer.input` has only the first of an operator's, as in `x + shortcut`.
+  """
+  return tf.nest.flatten(layer.inbound_nodes[0].keras_inputs)
+
+
 def block_ends(model):
   """Lists the last layer of each block but the last, for models whose layers' names name no blocks.
 
@@ -34,12 +42,12 @@ def block_ends(model):
   without branches it ends where the images become smaller.
   """
   cuts = find_cuts(model)
-  merges = [layer for layer in cuts if len(tf.nest.flatten(layer.input)) > 1]
+  merges = [layer for layer in cuts if len(_inputs(layer)) > 1]
   if len(merges) > 2:
     return merges
   side = lambda tensor: tensor.shape[1] if len(tensor.shape) == 4 else None
-  first = lambda tensors: tf.nest.flatten(tensors)[0]
-  return [layer for layer in cuts if side(first(layer.output)) != side(first(layer.input))]
+  output = lambda layer: tf.nest.flatten(layer.output)[0]
+  return [layer for layer in cuts if side(output(layer)) != side(_inputs(layer)[0])]
 
 
 def divide(model):
