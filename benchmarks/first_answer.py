@@ -79,14 +79,19 @@ class Draw(NamedTuple):
 def read_folders(flags, argv):
   """Returns the Pool of the categories' folders."""
   files = sorted(glob.glob(f'{flags.images}/**/*.png', recursive=True))
-  with tempfile.TemporaryDirectory() as folder:
-    for number, path in enumerate(files):
-      category = os.path.join(folder, 'labeled', os.path.relpath(path, flags.images).split(os.sep)[0])
-      os.makedirs(category, exist_ok=True)
-      os.symlink(os.path.abspath(path), os.path.join(category, f'{number}.png'))
-    config = parse(['', f'--flagfile={RECIPE}', f'--data_dir={folder}', '--num_validation=0', *argv])
-    validate(config)
-    problem = build.take_features(config, build.problem(config, print), print, num_views=0)
+  # In the same place each time: what is prepared is found by where it lies.
+  folder = os.path.join(
+    tempfile.gettempdir(), 'first_answer-' + hashlib.sha256('\n'.join(files).encode()).hexdigest()[:16]
+  )
+  for number, path in enumerate(files):
+    category = os.path.join(folder, 'labeled', os.path.relpath(path, flags.images).split(os.sep)[0])
+    os.makedirs(category, exist_ok=True)
+    link = os.path.join(category, f'{number}.png')
+    if not os.path.lexists(link):
+      os.symlink(os.path.abspath(path), link)
+  config = parse(['', f'--flagfile={RECIPE}', f'--data_dir={folder}', '--num_validation=0', *argv])
+  validate(config)
+  problem = build.take_features(config, build.problem(config, print), print, num_views=0)
   number_of = lambda name: int(os.path.splitext(os.path.basename(str(name)))[0])
   place = {files[number_of(name)]: position for position, name in enumerate(problem.names)}
   classes = flags.classes.split(',')

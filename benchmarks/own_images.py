@@ -3,8 +3,9 @@
   python benchmarks/own_images.py --data_dirs=clip1,clip2,clip3 --model_type=PATH [--image_size=96]
 
 For each folder: logistic regression on the network's features, then each method finetunes the network from
-it, for the same number of steps (MPL's student then a third as many on the labels). With --scratch also
-WRN-10-2 at 32 pixels from random weights. Prints the test accuracies. Nothing is chosen by them.
+it, for the same number of steps (MPL's student then a third as many on the labels). With --scratch=STEPS
+also WRN-10-2 at 32 pixels from random weights; without --model_type, that alone. Prints the test
+accuracies. Nothing is chosen by them.
 """
 
 import argparse
@@ -22,6 +23,29 @@ from meta_pseudo_labels.ladder import rungs
 import numpy as np
 
 METHODS = ('supervised', 'pseudo_labels', 'uda', 'mpl')
+# Of a small network from random weights: the rates and weights of the recipes that train from scratch.
+SCRATCH = (
+  *(
+    '--model_type=wrn-10-2',
+    '--image_size=32',
+    '--nowhole_image',
+    '--crop_area=0.08',
+    '--feature_layers=0',
+  ),
+  *(
+    '--train_batch_size=32',
+    '--optim_type=momentum',
+    '--lr=0.24',
+    '--weight_decay=5e-4',
+    '--ema_decay=0.99',
+  ),
+  *(
+    '--uda_weight=8',
+    '--mpl_student_lr=0.24',
+    '--mpl_teacher_lr=0.24',
+    '--mpl_teacher_lr_warmup_steps=50',
+  ),
+)
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'flags')
 
 
@@ -58,18 +82,22 @@ def command(method, data_dir, seed, steps, *flags):
 def measure(flags, data_dir, seed, others):
   """Yields (row's name, test accuracy) for one folder."""
   with tempfile.TemporaryDirectory() as folder:
-    head = os.path.join(folder, 'head.npz')
-    network = [f'--model_type={flags.model_type}', f'--image_size={flags.image_size}', *others]
-    argv = [*command('supervised', data_dir, seed, flags.steps, *network), f'--output_dir={folder}/unused']
-    yield 'logistic regression', logistic_regression(argv, head)
-    for method in flags.methods.split(','):
-      argv = command(method, data_dir, seed, flags.steps, *network, f'--head_weights={head}')
-      yield f'finetuned, {method}', finetune(argv, os.path.join(folder, method))
-    if flags.scratch:
-      small = ('--model_type=wrn-10-2', '--image_size=32', '--nowhole_image', '--crop_area=0.08')
-      for method in flags.methods.split(','):
-        argv = command(method, data_dir, seed, flags.scratch, *small, *others)
-        yield f'from scratch, {method}', finetune(argv, os.path.join(folder, f'scratch_{method}'))
+    if flags.model_type:
+      yield from measure_pretrained(flags, data_dir, seed, others, folder)
+    for method in flags.methods.split(',') if flags.scratch else ():
+      argv = command(method, data_dir, seed, flags.scratch, *SCRATCH, *others)
+      yield f'from scratch, {method}', finetune(argv, os.path.join(folder, f'scratch_{method}'))
+
+
+def measure_pretrained(flags, data_dir, seed, others, folder):
+  """Yields the rows of the pretrained network; `folder` is for its runs."""
+  head = os.path.join(folder, 'head.npz')
+  network = [f'--model_type={flags.model_type}', f'--image_size={flags.image_size}', *others]
+  argv = [*command('supervised', data_dir, seed, flags.steps, *network), f'--output_dir={folder}/unused']
+  yield 'logistic regression', logistic_regression(argv, head)
+  for method in flags.methods.split(','):
+    argv = command(method, data_dir, seed, flags.steps, *network, f'--head_weights={head}')
+    yield f'finetuned, {method}', finetune(argv, os.path.join(folder, method))
 
 
 def run():
@@ -78,7 +106,7 @@ def run():
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--data_dirs', required=True)
-  parser.add_argument('--model_type', required=True)
+  parser.add_argument('--model_type', default='', help='a pretrained network; left out: --scratch alone')
   parser.add_argument('--image_size', type=int, default=96)
   parser.add_argument('--methods', default=','.join(METHODS))
   parser.add_argument('--first_seed', type=int, default=1, help='of the first folder')
