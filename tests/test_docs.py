@@ -38,6 +38,8 @@ SMALL_FOLDER = (
   '--num_train_steps=2 --finetune_steps=1 --finetune_batch_size=4 --eval_batch_size=8 '
   '--mpl_feedback=release'
 )
+# Seconds of a command. So the README's two commands from a folder to predictions end within ten minutes.
+LIMIT = 300
 ANSWER = './run_gpu.sh flags/folder.flags --data_dir=images --output_dir=runs/answer --time_limit=30m'
 SMALL_ANSWER = (
   '--model_type=network.h5 --image_size=16 --views=resized_crop --feature_views=1 --num_train_steps=2 '
@@ -248,7 +250,7 @@ def run_commands(name, checkout):
       cwd=checkout,
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=LIMIT,
       env={**environment, 'PIP_NO_INDEX': '1'},
       check=False,
     )
