@@ -1,7 +1,8 @@
 """What the first rungs of the ladder make of few labels, wrong ones, strangers and uneven classes.
 
   python benchmarks/first_answer.py --images=DIR --classes=animals,food,... --model_type=PATH
-      [--case=plain|flipped|foreign|imbalanced] [--labeled=4,10,20,40] [--seeds=1-5] [--flag=value]
+      [--case=plain|flipped|foreign|imbalanced|duplicates] [--labeled=4,10,20,40] [--seeds=1-5]
+      [--flag=value ...]
   python benchmarks/first_answer.py --dataset_name=digits|fashion_mnist [...]
 
 DIR has a folder of images for each category; those that are no class are strangers. Each seed draws
@@ -15,21 +16,25 @@ by cross-validation. The cases:
   flipped     a tenth of the labels is wrong; also the share of them in the first fifth of the label errors
   foreign     half of the unlabeled images are of no class
   imbalanced  the most frequent class has ten times as many labeled and unlabeled images as the rarest
+  duplicates  a copy of 20 labeled and 20 test images, and a JPEG file of as many others, are unlabeled
+              ones: the share of them in the ladder's list of near-duplicates (the first seed alone)
 """
 
 import argparse
+import csv
 import dataclasses
 import glob
 import hashlib
 import os
 import random
+import shutil
 import sys
 import tempfile
 from typing import NamedTuple
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-from meta_pseudo_labels import build
+from meta_pseudo_labels import build, main
 from meta_pseudo_labels.config import parse, validate
 from meta_pseudo_labels.data import splits, storage
 from meta_pseudo_labels.data.augment.views import Features
@@ -37,6 +42,7 @@ from meta_pseudo_labels.ladder import climb, findings, rungs
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 from scipy import stats
 
 RECIPE = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'flags', 'folder.flags')
@@ -44,6 +50,7 @@ SIZES = {'digits': 8, 'fashion_mnist': 28}
 TEST, MOST = 40, 500  # Images a class.
 POINTS = 5000  # Images of a dataset that are drawn from.
 FITTED = [rung for rung in rungs.RUNGS if rung.fit]  # Those without a run.
+COPIED = 20
 CASES = ('plain', 'flipped', 'foreign', 'imbalanced')
 
 
@@ -209,6 +216,48 @@ def measure(pool, case, seed, count):
   return row
 
 
+def find_duplicates(flags, argv):
+  """Returns {what: share in percent of the images that are there twice which the ladder lists}."""
+  draw_ = random.Random(int(flags.seeds.split('-')[0]))
+  with tempfile.TemporaryDirectory() as folder:
+    twice, there = {'copied': [], 'encoded again': []}, os.path.join(folder, 'images')
+    for split, count in (('labeled', COPIED), ('test', COPIED), ('unlabeled', 3 * COPIED)):
+      for name in flags.classes.split(','):
+        place = os.path.join(there, split, name)
+        os.makedirs(place)
+        paths = sorted(glob.glob(f'{flags.images}/{name}/**/*.png', recursive=True))
+        paths = [path for path in paths if os.path.getsize(path) < 200_000]
+        for path in draw_.sample(paths, count):
+          shutil.copy(path, place)
+    for split in ('labeled', 'test'):
+      found = draw_.sample(sorted(glob.glob(f'{there}/{split}/*/*.png')), 2 * COPIED)
+      for number, path in enumerate(found):
+        kind = 'copied' if number < COPIED else 'encoded again'
+        target = os.path.join(there, 'unlabeled', f'twice_{split}_{number}')
+        if kind == 'copied':
+          shutil.copy(path, f'{target}.png')
+        else:
+          image = Image.open(path).convert('RGBA')
+          Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB').save(
+            f'{target}.jpg'
+          )
+        twice[kind].append(os.path.basename(target))
+    run_folder = os.path.join(folder, 'run')
+    command = [
+      f'--flagfile={RECIPE}',
+      f'--data_dir={there}',
+      f'--output_dir={run_folder}',
+      '--time_limit=1s',
+    ]
+    if main.run(['', *command, '--num_validation=0', *argv]):
+      sys.exit(1)
+    with open(os.path.join(run_folder, 'near_duplicates.csv'), encoding='utf-8') as file:
+      listed = {
+        os.path.splitext(os.path.basename(name))[0] for row in csv.reader(file) for name in row[:2]
+      }
+  return {kind: 100 * np.mean([name in listed for name in names]) for kind, names in twice.items()}
+
+
 def format_row(case, count, rows):
   """Returns a line of a table in Markdown: means over draws, and gains with their 95 % intervals."""
   values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -233,12 +282,15 @@ def run():
   parser.add_argument('--images', help='folder with a folder of images for each category')
   parser.add_argument('--classes', help='the categories that are classes, separated by commas')
   parser.add_argument('--dataset_name', choices=SIZES, help='instead of --images')
-  parser.add_argument('--case', default='plain', choices=CASES)
+  parser.add_argument('--case', default='plain', choices=(*CASES, 'duplicates'))
   parser.add_argument('--labeled', default='20', help='labeled images a class, separated by commas')
   parser.add_argument('--seeds', default='1-5')
   flags, others = parser.parse_known_args()
   if bool(flags.images and flags.classes) == bool(flags.dataset_name):
     parser.error('give --images and --classes, or --dataset_name')
+  if flags.case == 'duplicates':
+    print({what: f'{share:.0f} %' for what, share in find_duplicates(flags, others).items()})
+    return
   first, last = map(int, flags.seeds.split('-'))
   pool = (read_points if flags.dataset_name else read_folders)(flags, others)
   lines = [
