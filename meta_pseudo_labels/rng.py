@@ -37,10 +37,14 @@ def _bits(key_, purpose, shape, dtype=tf.uint32):
   )
 
 
+def number(purpose):
+  """Returns the int in [0, 2^31) that stands for a purpose (str)."""
+  return zlib.crc32(purpose.encode()) & 0x7FFFFFFF
+
+
 def fold(key_, purpose):
   """Returns a key for one purpose (str or int scalar): independent streams from one step's key."""
-  data = zlib.crc32(purpose.encode()) & 0x7FFFFFFF if isinstance(purpose, str) else purpose
-  return _bits(key_, data, [2], tf.int32)
+  return _bits(key_, number(purpose) if isinstance(purpose, str) else purpose, [2], tf.int32)
 
 
 def _fractions(key_, purpose, shape, count, dtype):

@@ -58,9 +58,8 @@ def problem(config, say=None):
     num_validation=_num_validation(config, info, data),
     num_classes=info.num_classes,
   )
-  unlabeled = semi_supervised.unlabeled(
-    train, split, prepare(data.unlabeled), prepare(data.unlabeled_extra)
-  )
+  own, extra = prepare(data.unlabeled), prepare(data.unlabeled_extra)
+  unlabeled = semi_supervised.unlabeled(train, split, own, extra)
   if config.unlabeled_manifest:
     unlabeled = unlabeled.chosen(
       splits.read_selection(
@@ -80,6 +79,7 @@ def problem(config, say=None):
     views=_views(config, info, train.inputs, crops),
     decoding=data.decoding,
     service_address=address,
+    balanced=config.balanced_sampling,
   )
   if config.features:
     found = features.take_features(config, found, say, 0 if config.uses_all_labels else None)

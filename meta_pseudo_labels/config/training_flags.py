@@ -256,6 +256,11 @@ class OptimizationFlags:
   eval_batch_size: int = flag(
     128, 'Examples in an evaluation step, over all replicas.', COUNT, may_change=True, per_command=True
   )
+  balanced_sampling: bool = flag(
+    False,
+    'Labeled batches draw every class equally often. A first answer weighs the classes equally too, and '
+    'compares by balanced accuracy.',
+  )
   num_train_steps: int = flag(10000, 'Training steps.', COUNT)
   num_warmup_steps: int = flag(0, 'Steps of linear warm-up (supervised, uda).', NON_NEGATIVE)
   lr: float = flag(

@@ -25,9 +25,9 @@ def order(count, seed, purpose, size, start=0):
   """Which examples each batch holds: an endless series of shuffled epochs, cut into batches.
 
   Args:
-    count: int, examples.
+    count: int, or int64 scalar tensor: examples.
     seed: int.
-    purpose: str; independent orders for labeled and unlabeled examples.
+    purpose: str, or int scalar tensor; independent orders for labeled and unlabeled examples.
     size: int, examples a batch; a batch may begin in one epoch and end in a later one.
     start: the number of the first batch.
 
@@ -35,7 +35,7 @@ def order(count, seed, purpose, size, start=0):
     An endless tf.data.Dataset of int64 `[size]` in [0, count): within an epoch each example
     stands exactly once.
   """
-  epoch, position = divmod(start * size, count)
+  epoch, position = start * size // count, start * size % count
 
   def shuffled(number):
     key = rng.fold(rng.key(seed, number), purpose)
@@ -45,6 +45,43 @@ def order(count, seed, purpose, size, start=0):
 
   epochs = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max)
   return epochs.flat_map(shuffled).skip(position).batch(size, drop_remainder=True)
+
+
+def balanced_order(labels, seed, purpose, size, start=0):
+  """Which examples each batch holds, if every class counts as much: an endless series, cut into batches.
+
+  It consists of blocks in which each of the K classes that have examples stands once, in an order shuffled
+  per block. Within a class the examples come in shuffled epochs, those of `order`.
+
+  Args:
+    labels: int `[n]`, n at least 1.
+    seed, purpose, size, start: as of `order`.
+
+  Returns:
+    An endless tf.data.Dataset of int64 `[size]` in [0, n).
+  """
+  classes, counts = np.unique(labels, return_counts=True)
+  block, position = divmod(start * size, len(classes))
+  members = tf.constant(np.argsort(labels, kind='stable'), tf.int64)  # Class after class.
+  firsts = tf.constant(np.cumsum(counts) - counts, tf.int64)
+  counts = tf.constant(counts, tf.int64)
+  purposes = tf.constant([rng.number(f'{purpose}/class {label}') for label in classes], tf.int64)
+
+  def of_class(number):
+    return order(counts[number], seed, purposes[number], 1, block)
+
+  def shuffled(number, places):
+    key = rng.fold(rng.key(seed, number), f'{purpose}/classes')
+    chosen = tf.gather(members, firsts + places[:, 0])
+    return tf.data.Dataset.from_tensor_slices(tf.random.experimental.stateless_shuffle(chosen, key))
+
+  # All classes take turns in one dataset: a dataset for each would be as many graphs.
+  turns = tf.data.Dataset.range(len(classes)).interleave(
+    of_class, cycle_length=len(classes), block_length=1
+  )
+  blocks = tf.data.Dataset.range(block, np.iinfo(np.int64).max)
+  blocks = tf.data.Dataset.zip((blocks, turns.batch(len(classes), drop_remainder=True)))
+  return blocks.flat_map(shuffled).skip(position).batch(size, drop_remainder=True)
 
 
 def reader(inputs):
@@ -73,15 +110,16 @@ def in_parallel(elements, function, prefetched):
   )
 
 
-def _steps(counts, sizes, seed, start_step):
+def _steps(labels, num_unlabeled, sizes, seed, start_step, balanced):
   """(step, positions of the labeled examples[, of the unlabeled]), from `start_step` on.
 
-  `counts`, `sizes`: of the labeled, or of both kinds: examples there are, and in a batch.
+  `labels`: of the labeled examples; `num_unlabeled`: 0 for batches without such; `sizes`: of both kinds
+  of examples in a batch.
   """
-  orders = [
-    order(count, seed, f'order/{kind}', size, start_step)
-    for kind, count, size in zip(('labeled', 'unlabeled'), counts, sizes)
-  ]
+  ordered, of = (balanced_order, labels) if balanced else (order, len(labels))
+  orders = [ordered(of, seed, 'order/labeled', sizes[0], start_step)]
+  if num_unlabeled:
+    orders.append(order(num_unlabeled, seed, 'order/unlabeled', sizes[1], start_step))
   return tf.data.Dataset.zip((tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), *orders))
 
 
@@ -115,6 +153,7 @@ def train_batches(
   truth=None,
   predictions=None,
   with_positions=False,
+  balanced=False,
   start_step=0,
   replicas=1,
   first_replica=0,
@@ -135,6 +174,7 @@ def train_batches(
     truth: int32 `[m]`, the unlabeled examples' labels, -1 where unknown, for the logs alone; or None.
     predictions: predictions.Predictions of the examples, if there are truth and unlabeled; or None.
     with_positions: whether batches say which of the unlabeled examples they have.
+    balanced: whether the labeled examples come by `balanced_order`, and not by `order`.
     start_step: the step of the first element.
     replicas: over all workers; divides batch_size.
     first_replica, local_replicas: those that this worker feeds (default: all).
@@ -158,8 +198,8 @@ def train_batches(
     share=batch_size // replicas,
     with_positions=with_positions,
   )
-  counts = [len(labels)] if unlabeled is None else [len(labels), len(unlabeled)]
-  steps = _steps(counts, (batch_size, batch_size * uda_data), seed, start_step)
+  num_unlabeled, sizes = 0 if unlabeled is None else len(unlabeled), (batch_size, batch_size * uda_data)
+  steps = _steps(labels, num_unlabeled, sizes, seed, start_step, balanced)
   return _made(steps, batch, first_replica, local_replicas, service_address)
 
 

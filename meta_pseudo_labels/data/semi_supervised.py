@@ -41,6 +41,7 @@ class Problem:
     unlabeled_names: str `[M]`, likewise.
     service_address: of the tf.data service that makes the training batches, or None.
     predictions: what a teacher said of the labeled and the unlabeled examples, or None.
+    balanced: whether every class counts as much, however many labeled examples it has.
     images: where the inputs are features of images, the Problem with these images; else None.
     backbone: Keras model, views of these images -> features `[N, D]`; or None.
     backbone_sha256: str, of its weights and what else the features depend on; or ''.
@@ -59,6 +60,7 @@ class Problem:
   service_address: Optional[str] = None
   decoding: Optional[Decoding] = None
   predictions: Optional[teacher_predictions.Predictions] = None
+  balanced: bool = False
   images: Optional['Problem'] = None
   backbone: Any = None
   backbone_sha256: str = ''
@@ -146,6 +148,7 @@ class Problem:
       truth=self.truth if uda_data else None,
       predictions=self.predictions if uda_data else None,
       with_positions=with_positions,
+      balanced=self.balanced,
       service_address=self.service_address,
       **_replicas(replicas, context),
     )

@@ -32,6 +32,19 @@ def test_a_run_of_an_earlier_version_goes_on_in_its_precision(tmp_path, bfloat16
   assert run_folder.read_settings(str(tmp_path)) == now
 
 
+def test_balanced_sampling_is_another_run_and_one_of_before_it_goes_on(tmp_path):
+  config = Config(dataset_name='digits_40_mpl', output_dir=str(tmp_path))
+  run_folder.prepare_folder(config)
+  with pytest.raises(UserError, match='other settings .balanced_sampling False -> True.'):
+    run_folder.prepare_folder(config.replace(balanced_sampling=True))
+  path = tmp_path / 'hparams.json'
+  stored = json.loads(path.read_text())
+  del stored['balanced_sampling']
+  path.write_text(json.dumps(stored))
+  run_folder.prepare_folder(config)
+  assert json.loads(path.read_text())['balanced_sampling'] is False
+
+
 def test_another_precision_is_another_run(tmp_path):
   write_earlier(tmp_path)
   config = Config(dataset_name='digits_40_mpl', output_dir=str(tmp_path), precision='bfloat16')

@@ -67,11 +67,12 @@ def fixture_service_address():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('replicas', [1, 2])
-def test_a_service_s_workers_make_the_same_batches(service_address, replicas):
+@pytest.mark.parametrize('replicas, balanced', [(1, False), (2, False), (2, True)])
+def test_a_service_s_workers_make_the_same_batches(service_address, replicas, balanced):
   # Up to the places of some: each is found among those that this process makes itself.
-  alone = batches(120 * replicas, start_step=5, replicas=replicas)
-  made = batches(30 * replicas, start_step=5, replicas=replicas, service_address=service_address)
+  settings = dict(start_step=5, replicas=replicas, balanced=balanced)
+  alone = batches(120 * replicas, **settings)
+  made = batches(30 * replicas, **settings, service_address=service_address)
   same = lambda one, other: all(np.array_equal(a, b) for a, b in zip(one, other))
   places = [[index for index, own in enumerate(alone) if same(own, element)] for element in made]
   assert all(len(found) == 1 for found in places)
@@ -206,3 +207,73 @@ def test_batches_say_which_unlabeled_examples_they_have():
     np.testing.assert_array_equal(positions, expected[4])
     halves = [found[1][2 * step + replica]['positions'] for replica in range(2)]
     np.testing.assert_array_equal(np.concatenate(halves), positions)
+
+
+# Class 0 has seven examples, 1 none, 2 two, 3 one, 4 five; none of them in a row.
+UNEVEN = np.random.RandomState(1).permutation(np.repeat([0, 2, 3, 4], [7, 2, 1, 5])).astype(np.int32)
+
+
+def positions_of(count, size=1, start=0, labels=UNEVEN, seed=3):
+  """The first positions of a balanced order, int64 `[count * size]`."""
+  found = input_pipeline.balanced_order(labels, seed, 'x', size, start).take(count)
+  return np.concatenate([batch.numpy() for batch in found])
+
+
+def test_each_class_stands_once_in_every_block_of_a_balanced_order():
+  classes = UNEVEN[positions_of(4 * 300)].reshape(300, 4)
+  np.testing.assert_array_equal(np.sort(classes, axis=1), np.tile([0, 2, 3, 4], [300, 1]))
+  places = np.array([np.bincount(place, minlength=5)[[0, 2, 3, 4]] for place in classes.T])
+  assert ((places - 75) ** 2 / 75).sum() < 28  # Chi square of 9 degrees of freedom: above once in 1,000.
+
+
+def test_a_class_s_examples_come_in_shuffled_epochs_of_their_own():
+  positions = positions_of(4 * 70)
+  for label, count in ((0, 7), (2, 2), (3, 1), (4, 5)):
+    epochs = positions[UNEVEN[positions] == label].reshape(-1, count)
+    members = np.flatnonzero(UNEVEN == label)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(members, [len(epochs), 1]))
+    assert len(np.unique(epochs, axis=0)) > (count > 1)
+  assert (positions != positions_of(4 * 70, seed=4)).any()
+
+
+def test_classes_of_one_size_are_shuffled_independently():
+  labels = np.repeat([0, 1], 4)
+  blocks = np.sort(positions_of(2 * 400, labels=labels).reshape(400, 2), axis=1)
+  assert len(np.unique(blocks, axis=0)) == 16  # All pairs.
+
+
+@pytest.mark.parametrize('start', [1, 2, 3, 7, 50])
+def test_a_balanced_order_that_starts_later_goes_on_the_same(start):
+  whole = positions_of(start + 3, size=6)
+  np.testing.assert_array_equal(positions_of(3, size=6, start=start), whole[6 * start :])
+
+
+def test_balanced_batches_on_replicas_and_after_a_stop():
+  points = np.random.RandomState(0).standard_normal([30, 2]).astype(np.float32)
+
+  def take(count, balanced=True, **settings):
+    dataset = input_pipeline.train_batches(
+      *(points[: len(UNEVEN)], UNEVEN, points),
+      **dict(views=Points(), batch_size=8, uda_data=2, seed=3, balanced=balanced, **settings),
+    )
+    return [[part.numpy() for part in element] for element in dataset.take(count)]
+
+  whole = take(5)
+  for _, labels, *_ in whole:
+    np.testing.assert_array_equal(np.bincount(labels, minlength=5), [2, 0, 2, 2, 2])
+  for mine, expected in zip(take(2, start_step=3), whole[3:]):
+    for part, other in zip(mine, expected):
+      np.testing.assert_array_equal(part, other)
+  second = take(4, replicas=4, first_replica=2, local_replicas=2)
+  for step in range(2):
+    for index in range(4):
+      parts = np.concatenate([second[2 * step + replica][index] for replica in range(2)])
+      np.testing.assert_array_equal(parts, whole[step][index][len(whole[step][index]) // 2 :])
+  plain = take(1, balanced=False)[0]  # Its unlabeled examples are the same.
+  np.testing.assert_array_equal(whole[0][2], plain[2])
+  assert (np.bincount(plain[1], minlength=5) != [2, 0, 2, 2, 2]).any()
+
+
+def test_a_thousand_classes_take_turns():
+  labels = np.random.RandomState(0).permutation(np.repeat(np.arange(1000), 3)).astype(np.int32)
+  assert set(labels[positions_of(10, size=100, labels=labels)]) == set(range(1000))
