@@ -97,6 +97,21 @@ def logistic_regression(features, labels, num_classes, *, scale, c=None, weights
   return Linear(kernel, bias - (center * scale) @ kernel)
 
 
+def class_weights(labels, num_classes, weights=None):
+  """Returns weights of examples by which every class that has some counts as much: float64 `[n]`.
+
+  Args:
+    labels: int `[n]`.
+    num_classes: int K.
+    weights: float `[n]`, what the examples of a class count beside each other, or None: the same. Their
+      sum stays, so that the classifier's weights are kept as small as before.
+  """
+  weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+  masses = np.bincount(labels, weights, num_classes)
+  share = masses.sum() / np.count_nonzero(masses)
+  return share * weights / np.where(masses > 0, masses, 1)[labels]
+
+
 def _in_own_space(values):
   """Returns (values `[n, d]` with d at most n, basis `[d, D]`) whose product is values `[n, D]`."""
   if len(values) >= values.shape[1]:

@@ -9,7 +9,7 @@ from meta_pseudo_labels.features.linear import Linear
 from meta_pseudo_labels.files import write_json
 from meta_pseudo_labels.inference import classifier, saved_model
 from meta_pseudo_labels.ladder import climb as climbing
-from meta_pseudo_labels.ladder import findings, intervals, page, rungs
+from meta_pseudo_labels.ladder import intervals, page, rungs
 from meta_pseudo_labels.models import heads
 
 import numpy as np
@@ -34,8 +34,8 @@ def run(config, problem, strategy, say, began):
   folds = climb.folds.max() + 1
   if folds > 1:
     say(
-      f'accuracy in {folds}-fold cross-validation of {len(climb.labels)} labeled images, with its 95 % '
-      'interval, and the gain over the first'
+      f'{climb.compared_by} in {folds}-fold cross-validation of {len(climb.labels)} labeled images, with '
+      'its 95 % interval, and the gain over the first'
     )
   climb.go(seconds_of(config.time_limit))
   best = climb.best()
@@ -48,8 +48,11 @@ def run(config, problem, strategy, say, began):
   labels = problem.evaluated['test'].labels if logits else np.empty(0, np.int32)
   tests = {name: values.argmax(axis=1) == labels for name, values in logits.items()}
   for name, right in tests.items():
-    share, lower, upper = intervals.accuracy(right)
-    say(f'{name}: {100 * share:.1f} % of {len(right)} test images [{100 * lower:.1f}, {100 * upper:.1f}]')
+    share, lower, upper = climb.accuracy(right, labels)
+    what = 'balanced accuracy on' if climb.balanced else 'of'
+    say(
+      f'{name}: {100 * share:.1f} % {what} {len(right)} test images [{100 * lower:.1f}, {100 * upper:.1f}]'
+    )
   folder = os.path.join(config.output_dir, 'saved_model')
   serving = Serving.of(problem, build.architectures(config))
   saved_model.write(classifier.Classifier(_model(found, whole, config), serving), folder)
@@ -87,12 +90,13 @@ def _facts(climb, rung, tests, test_labels):
   return {
     'labeled': len(climb.labels),
     'folds': int(climb.folds.max() + 1),
+    'compared_by': climb.compared_by.replace(' ', '_'),
     'rungs': [
       {
         'name': found.rung.name,
         'unlabeled': found.rung.unlabeled,
         'accuracy': as_dict(intervals.accuracy(found.right(climb.labels))),
-        'balanced_accuracy': findings.balanced_accuracy(found.right(climb.labels), climb.labels),
+        'balanced_accuracy': as_dict(intervals.accuracy(found.right(climb.labels), climb.labels)),
         'gain': as_dict(climb.gain(found)),
         'seconds': found.seconds,
       }
@@ -104,12 +108,12 @@ def _facts(climb, rung, tests, test_labels):
     'test': {
       name: {
         **as_dict(intervals.accuracy(right)),
-        'balanced_accuracy': findings.balanced_accuracy(right, test_labels),
+        'balanced_accuracy': as_dict(intervals.accuracy(right, test_labels)),
         'examples': len(right),
       }
       for name, right in tests.items()
     },
-    'test_gain': as_dict(intervals.difference(*(np.array(v) for v in reversed(list(tests.values())))))
+    'test_gain': as_dict(climb.difference(*reversed(list(tests.values())), test_labels))
     if len(tests) == 2
     else None,
   }

@@ -48,6 +48,7 @@ class Climb:
     left_out: list of (rung's name, seconds it needs, 0 if unknown), those there was no time for.
     labels: int32 `[n]`, of the labeled images.
     folds: int64 `[n]`, see `folds.assign`.
+    balanced: whether the rungs are compared by their balanced accuracy (`Problem.balanced`).
   """
 
   def __init__(self, config, problem, strategy, say, began=None, now=time.monotonic):
@@ -62,6 +63,7 @@ class Climb:
       now: function -> seconds.
     """
     self._config, self._problem, self._strategy, self._say = config, problem, strategy, say
+    self.balanced = problem.balanced
     self._identity = problem.identity  # Of the plain views: random ones add nothing to it.
     self._now, self._began = now, now() if began is None else began
     self._folder = os.path.join(config.output_dir, 'ladder')
@@ -127,9 +129,22 @@ class Climb:
         self.measured.append(Measured(rung, *self._known[rung.name]))
         self._say(self.line(self.measured[-1]))
 
+  @property
+  def compared_by(self):
+    """Returns what the rungs are compared by, in words."""
+    return 'balanced accuracy' if self.balanced else 'accuracy'
+
+  def accuracy(self, right, labels):
+    """Returns (value, lower, upper) of what rungs are compared by; right bool `[n]`, labels int `[n]`."""
+    return intervals.accuracy(right, labels if self.balanced else None)
+
+  def difference(self, right, base, labels):
+    """Returns (difference, lower, upper) of that between two methods; as of `accuracy`."""
+    return intervals.difference(right, base, labels=labels if self.balanced else None)
+
   def line(self, measured):
     """Returns how good a rung is: one line."""
-    share, lower, upper = intervals.accuracy(measured.right(self.labels))
+    share, lower, upper = self.accuracy(measured.right(self.labels), self.labels)
     text = f'{measured.rung.name:22}{100 * share:5.1f} % [{100 * lower:.1f}, {100 * upper:.1f}]'
     if measured is not self.measured[0]:
       text += '   ' + points(*self.gain(measured))
@@ -138,7 +153,7 @@ class Climb:
   def gain(self, measured, base=None):
     """Returns (difference, lower, upper) to another rung, by default the first; see `intervals`."""
     base = base or self.measured[0]
-    return intervals.difference(measured.right(self.labels), base.right(self.labels))
+    return self.difference(measured.right(self.labels), base.right(self.labels), self.labels)
 
   def _measure(self, rung, limit):
     """Returns (logits, seconds) of a rung, or None where the time is not enough for all its folds."""
@@ -254,11 +269,15 @@ class Climb:
   def best(self, unlabeled=None):
     """Returns the Measured of the highest accuracy, the first of equals; None where nothing was measured.
 
+    The accuracy is what rungs are compared by.
+
     Args:
       unlabeled: whether it may learn from unlabeled images; None: all the same.
     """
     chosen = [found for found in self.measured if unlabeled is None or found.rung.unlabeled == unlabeled]
-    return max(chosen, key=lambda found: found.right(self.labels).mean(), default=None)
+    # Rounded, so that equal means over classes of different sizes are equal.
+    value = lambda found: round(self.accuracy(found.right(self.labels), self.labels)[0], 12)
+    return max(chosen, key=value, default=None)
 
 
 def points(difference, lower, upper):
@@ -288,7 +307,7 @@ def sentence(climb):
   if helped is None:
     return f'there was nothing unlabeled to learn from; the best is {alone.rung.name}'
   difference, lower, upper = climb.gain(helped, alone)
-  gained = points(difference, lower, upper)
+  gained = points(difference, lower, upper) + (' of balanced accuracy' if climb.balanced else '')
   if difference <= 0:
     verb = 'did harm' if upper < 0 else 'added nothing'
     return f'your unlabeled images {verb}: {gained} over {by}; they are left out'

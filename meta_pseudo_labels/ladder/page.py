@@ -6,7 +6,7 @@ import os
 from meta_pseudo_labels.data import input_pipeline
 from meta_pseudo_labels.features import spreading
 from meta_pseudo_labels.files import atomic_write, write_text
-from meta_pseudo_labels.ladder import findings, intervals
+from meta_pseudo_labels.ladder import findings
 from meta_pseudo_labels.report import page, plots
 from meta_pseudo_labels.training import view_samples
 
@@ -46,8 +46,12 @@ def write(folder, climb, problem, *, title, sentence, tests):
     ('classes', 'Classes', _classes(climb, problem)),
   ]
   labels = problem.evaluated['test'].labels if tests else None
+  what = 'balanced accuracy on' if climb.balanced else 'of'
   cards = [
-    (f'{100 * np.mean(logits.argmax(axis=1) == labels):.1f}%', f'of {len(labels)} test images: {name}')
+    (
+      f'{100 * climb.accuracy(logits.argmax(axis=1) == labels, labels)[0]:.1f}%',
+      f'{what} {len(labels)} test images: {name}',
+    )
     for name, logits in tests.items()
   ]
   cards += [(len(climb.labels), 'labeled images'), (len(pool.of('unlabeled')), 'unlabeled images')]
@@ -157,7 +161,7 @@ def _ladder(climb):
     return ''
   rows, bars = [], []
   for found in climb.measured:
-    share = intervals.accuracy(found.right(climb.labels))
+    share = climb.accuracy(found.right(climb.labels), climb.labels)
     gain = (
       '' if found is climb.measured[0] else ' to '.join(f'{100 * v:+.1f}' for v in climb.gain(found)[1:])
     )
@@ -172,7 +176,7 @@ def _ladder(climb):
         f'{found.seconds:.0f} s',
       )
     )
-  header = ('', 'learns from unlabeled', 'accuracy', '95 % interval', 'gain over the first', 'time')
+  header = ('', 'learns from unlabeled', climb.compared_by, '95 % interval', 'gain over the first', 'time')
   left_out = ', '.join(
     f'{name} (about {seconds / 60:.0f} min)' if seconds else name for name, seconds in climb.left_out
   )
@@ -184,7 +188,13 @@ def _ladder(climb):
         'was classified by networks that had not seen it.',
         class_='note',
       ),
-      page.tag('figure', page.image(plots.draw_ladder(bars), 'Accuracy of each rung with its interval')),
+      page.tag(
+        'figure',
+        page.image(
+          plots.draw_ladder(bars, climb.compared_by),
+          f'{climb.compared_by.capitalize()} of each rung with its interval',
+        ),
+      ),
       page.table(header, rows, True),
       page.tag('p', f'Left out for want of time: {left_out}.', class_='note') if left_out else '',
     ]

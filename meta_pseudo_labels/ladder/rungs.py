@@ -76,7 +76,8 @@ def fit_logistic_regression(problem):
   """Returns the Linear of logistic regression on the labeled images."""
   labeled, labels, unlabeled = plain(problem)
   scale = linear.deviations(np.concatenate([labeled, unlabeled]))
-  return linear.logistic_regression(labeled, labels, problem.num_classes, scale=scale)
+  weights = linear.class_weights(labels, problem.num_classes) if problem.balanced else None
+  return linear.logistic_regression(labeled, labels, problem.num_classes, scale=scale, weights=weights)
 
 
 def fit_label_spreading(problem):
@@ -89,6 +90,8 @@ def fit_label_spreading(problem):
   found = spreading.spread(spreading.graph(spreading.embed(every)), known, problem.num_classes)
   hard = np.where(known >= 0, known, found.argmax(axis=1))
   weights = np.where(known >= 0, 1.0, PSEUDO_SHARE * spreading.margins(found))
+  if problem.balanced:
+    weights = linear.class_weights(hard, problem.num_classes, weights)
   return linear.logistic_regression(every, hard, problem.num_classes, scale=scale, c=c, weights=weights)
 
 

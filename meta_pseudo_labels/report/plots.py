@@ -245,11 +245,12 @@ def draw_reliability(calibration):
   return _png(drawing)
 
 
-def draw_ladder(bars):
+def draw_ladder(bars, compared_by='accuracy'):
   """Draws accuracies with their intervals, one below the other: PNG bytes.
 
   Args:
     bars: list of (name, whether it learns from unlabeled images, accuracy, lower, upper), in [0, 1].
+    compared_by: str, what kind of accuracy that is.
   """
   drawing = figure.Figure(figsize=(7, 0.6 + 0.38 * len(bars)), dpi=DPI, layout='constrained')
   axis = drawing.subplots()
@@ -263,7 +264,7 @@ def draw_ladder(bars):
   axis.axvline(100 * bars[0][2], color=GRID, zorder=0)
   axis.set_yticks(range(len(bars)), [bar[0] for bar in bars])
   axis.set_ylim(len(bars) - 0.5, -0.7)
-  axis.set_xlabel('accuracy in %; squares learn from unlabeled images too')
+  axis.set_xlabel(f'{compared_by} in %; squares learn from unlabeled images too')
   axis.spines[['top', 'right']].set_visible(False)
   return _png(drawing)
 

@@ -30,6 +30,30 @@ def test_logistic_regression_is_scikit_learn_s_on_scaled_features(num_classes):
   np.testing.assert_allclose(probabilities, model.predict_proba(scaled), atol=5e-3)
 
 
+def test_weights_by_which_classes_count_as_much():
+  labels = np.array([0, 0, 0, 2])
+  np.testing.assert_allclose(linear.class_weights(labels, 3), [2 / 3, 2 / 3, 2 / 3, 2])
+  # 1 + 3 and 2 become 3 each, as they were within a class.
+  np.testing.assert_allclose(linear.class_weights(labels[1:], 3, [1, 3, 2]), [0.75, 2.25, 3])
+  np.testing.assert_allclose(linear.class_weights([0, 1, 1, 2], 3, [0, 1, 2, 1]), [0, 2 / 3, 4 / 3, 2])
+
+
+def test_a_class_of_equal_weight_is_as_if_it_had_as_many_examples():
+  features, labels = clouds(40, 2, apart=0.5)
+  kept = np.flatnonzero((labels == 0) | (np.arange(40) < 10))  # 20 and 5.
+  features, labels = features[kept], labels[kept]
+  repeated = np.repeat(np.arange(25), np.where(labels == 1, 4, 1))
+  weighted, plain = (
+    linear.logistic_regression(features, labels, 2, scale=np.ones(6, np.float32), c=0.1, weights=weights)
+    for weights in (linear.class_weights(labels, 2), None)
+  )
+  many = linear.logistic_regression(
+    features[repeated], labels[repeated], 2, scale=np.ones(6, np.float32), c=0.1 * 25 / 40
+  )
+  np.testing.assert_allclose(weighted.logits(features), many.logits(features), atol=0.02)
+  assert abs(plain.logits(features) - many.logits(features)).max() > 0.2
+
+
 def test_a_class_without_examples_is_the_least_probable():
   features, labels = clouds(40, 3)
   kept = labels != 1

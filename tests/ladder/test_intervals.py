@@ -34,6 +34,50 @@ def test_intervals_of_differences_hold_the_truth():
   assert 0.90 <= held / DRAWS <= 0.98
 
 
+def test_balanced_intervals_by_hand():
+  # Two of four images and one of one: the mean is 0.75, as sure as of 4 / (1/4 + 1/1) = 3.2 images.
+  right, labels = np.array([True, True, False, False, True]), np.array([0, 0, 0, 0, 2])
+  share, lower, upper = intervals.accuracy(right, labels)
+  z, count = 1.959964, 3.2
+  half = z * np.sqrt(0.1875 / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+  assert (share, (upper - lower) / 2) == (0.75, pytest.approx(half))
+  # One of class 0 is lost, and the one of class 2 gained: (-1/4 + 1) / 2.
+  base = np.array([True, True, True, False, False])
+  difference, lower, upper = intervals.difference(right, base, labels=labels)
+  assert difference == 0.375 and lower < 0.375 < upper
+  same = intervals.difference(right, right, labels=labels)
+  assert same[0] == 0 and same[1] < 0 < same[2]
+
+
+@pytest.mark.parametrize(
+  'sizes, base, gain, noise',
+  [
+    ((200, 20), (0.9, 0.6), (0.0, 0.15), (0.2, 0.2)),
+    ((200, 20), (0.95, 0.5), (0.0, 0.1), (0.02, 0.4)),  # They differ in the rare class alone.
+    ((60, 30, 10, 5), (0.8, 0.7, 0.6, 0.5), (0.0, 0.05, 0.1, 0.1), (0.15,) * 4),
+    ((5,) * 20, (0.5,) * 20, (0.05,) * 20, (0.2,) * 20),
+  ],
+)
+def test_balanced_intervals_hold_the_truth(sizes, base, gain, noise):
+  labels, random = np.repeat(np.arange(len(sizes)), sizes), np.random.RandomState(1)
+
+  def draw(labels):
+    """Outcomes of two methods: images that are hard for one are hard for the other."""
+    of_image = lambda values: np.array(values)[labels]
+    hard, unlike = random.rand(len(labels)), of_image(noise)
+    first = hard + unlike * random.randn(len(labels)) < of_image(base)
+    return first, hard + unlike * random.randn(len(labels)) < of_image(base) + of_image(gain)
+
+  means = [values.mean() for values in draw(np.repeat(np.arange(len(sizes)), 100000))]
+  held = np.zeros(2)
+  for number in range(DRAWS):
+    first, second = draw(labels)
+    found = intervals.accuracy(second, labels), intervals.difference(second, first, number, labels)
+    truths = means[1], means[1] - means[0]
+    held += [lower <= truth <= upper for truth, (_, lower, upper) in zip(truths, found)]
+  assert (held >= 0.90 * DRAWS).all() and (held <= 0.98 * DRAWS).all(), held / DRAWS
+
+
 def test_intervals_of_cross_validation_hold_the_accuracy_on_new_images():
   """Features of four classes; the truth is the accuracy of the classifier of all labels on many others."""
   random = np.random.RandomState(0)
