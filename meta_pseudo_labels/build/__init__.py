@@ -4,7 +4,7 @@ The only place that reads many of Config's fields; what it makes takes plain arg
 """
 
 from meta_pseudo_labels.build.data import identify, problem
-from meta_pseudo_labels.build.features import take_features
+from meta_pseudo_labels.build.features import count_without_views, take_features
 from meta_pseudo_labels.build.networks import architectures, backbone, model
 from meta_pseudo_labels.build.phases import Phase, method, phases, start_from_head
 
@@ -12,6 +12,7 @@ __all__ = [
   'Phase',
   'architectures',
   'backbone',
+  'count_without_views',
   'identify',
   'method',
   'model',

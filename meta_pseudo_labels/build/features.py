@@ -9,7 +9,7 @@ from meta_pseudo_labels.data.augment import views as all_views
 from meta_pseudo_labels.data.dataset_info import CACHE_DIR
 from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.features.extract import extract
+from meta_pseudo_labels.features.extract import extract, fingerprints
 from meta_pseudo_labels.features.feature_cache import FeatureCache
 from meta_pseudo_labels.models.saved_features import SavedFeatures
 
@@ -34,11 +34,7 @@ def take_features(config, problem, say, num_views=None):
     raise UserError(f'--features: {problem.info.name} has no images; leave it out')
   number, seed = config.feature_views if num_views is None else num_views, config.seed
   backbone = networks.backbone(config, problem.input_shape, problem.num_classes, views=problem.views)
-  # What the features depend on. The plain view does not depend on the seed.
-  known = {'weights': _sha256(backbone), **json.loads(Serving.of(problem).to_json())}
-  known = {name: known[name] for name in ('weights', 'views', 'decoding', 'fit')}
-  facts = [{**known, 'plain': True}, {**known, 'random_views': number, 'seed': seed}]
-  caches = [FeatureCache(config.cache_dir or CACHE_DIR, fact, say) for fact in facts[: 2 if number else 1]]
+  caches = _caches(config, problem, backbone, number, say)
 
   def features(inputs, *kinds):
     found = [
@@ -62,6 +58,27 @@ def take_features(config, problem, say, num_views=None):
       json.dumps([cache.parameters for cache in caches], sort_keys=True).encode()
     ).hexdigest(),
   )
+
+
+def count_without_views(config, problem, backbone, say):
+  """Returns how many training images of a Problem of images the cache has no random views of: int.
+
+  Args:
+    config, problem, say: as of `take_features`.
+    backbone: Keras model, as the Problem of features has it.
+  """
+  cache = _caches(config, problem, backbone, config.feature_views, say)[-1]
+  inputs = problem.inputs, problem.unlabeled
+  return len(cache.missing(np.concatenate([fingerprints(found) for found in inputs])))
+
+
+def _caches(config, problem, backbone, number, say):
+  """Returns the FeatureCaches of the plain view and, if `number` is not 0, of so many random views."""
+  # What the features depend on. The plain view does not depend on the seed.
+  known = {'weights': _sha256(backbone), **json.loads(Serving.of(problem).to_json())}
+  known = {name: known[name] for name in ('weights', 'views', 'decoding', 'fit')}
+  facts = [{**known, 'plain': True}, {**known, 'random_views': number, 'seed': config.seed}]
+  return [FeatureCache(config.cache_dir or CACHE_DIR, fact, say) for fact in facts[: 2 if number else 1]]
 
 
 def _sha256(model):

@@ -190,8 +190,10 @@ class Climb:
     return passes * self._pass_seconds() * self._config.num_train_steps
 
   def _forecast_views(self):
-    """Returns about how many seconds the random views of all images take: float."""
-    images = len(self.labels) + len(folds.without_labels(self._problem))
+    """Returns about how many seconds the random views take that are not in the cache yet: float."""
+    images = build.count_without_views(
+      self._config, self._problem.images, self._problem.backbone, self._say
+    )
     batches = images / self._config.train_batch_size
     return 2 * self._config.feature_views * batches * self._pass_seconds()
 

@@ -7,6 +7,7 @@ import json
 import shutil
 
 from meta_pseudo_labels import build, main
+from meta_pseudo_labels.config import parse
 from meta_pseudo_labels.ladder import climb, rungs
 
 import numpy as np
@@ -92,6 +93,16 @@ def test_random_views_come_when_a_rung_draws_among_them(place, climbed, tmp_path
   of_folds = seen[: seen.index(('UDA', 1)) + 2]  # Two folds a rung.
   plain = [('logistic regression', 0)] * 2 + [('label spreading', 0), 'spread'] * 2
   assert of_folds == [*plain, 'views', ('UDA', 1), ('UDA', 1)] and seen.count('views') == 1
+
+
+@pytest.mark.usefixtures('climbed')
+def test_only_random_views_that_are_missing_are_forecast(place, tmp_path):
+  config = parse(command(place, tmp_path))
+  images = build.problem(config)
+  problem = build.take_features(config, images, print, num_views=0)
+  count = lambda config: build.count_without_views(config, images, problem.backbone, print)
+  assert count(config) == 0
+  assert count(config.replace(seed=7)) == len(images.inputs)  # All that are learned from, once.
 
 
 def test_what_takes_too_long_is_left_out(place, tmp_path, capsys):
