@@ -209,7 +209,7 @@ def measure(pool, case, seed, count):
   best = found.best()
   row = {**accuracy, 'chosen': accuracy[best.rung.name if best else FITTED[0].name]}
   if case == 'flipped' and best:
-    doubts = findings.label_errors(best.logits, found.labels)
+    doubts = findings.label_errors(rungs.spread_held_out(problem, found.folds), found.labels)
     first = {doubt.position for doubt in doubts[: round(len(doubts) / 5)]}
     wrong = np.flatnonzero(drawn.labels != pool.problem.labels[drawn.labeled])
     row['wrong labels found'] = 100 * np.mean([position in first for position in wrong])

@@ -16,7 +16,7 @@ class Doubt(NamedTuple):
   Attributes:
     position: int, among the labeled images.
     given, predicted: ints, classes.
-    probability: float, of the given class, by classifiers that have not seen the image.
+    probability: float, of the given class, by what has not seen the image's label.
   """
 
   position: int
@@ -70,23 +70,25 @@ def balanced_accuracy(right, labels):
   return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
 
 
-def label_errors(logits, labels):
+def label_errors(probabilities, labels):
   """Returns all labeled images, those first whose label is the most in doubt: list of Doubt.
 
-  The order is that of the normalized margin (Northcutt et al. 2021): the probability of the given label,
-  less that of the most probable other one.
+  The order is that of the margin of logits: the log of the given label's probability, less that of the
+  most probable other one.
 
   Args:
-    logits: float `[n, K]`, of each image by a classifier that has not seen it.
+    probabilities: float `[n, K]`, of each image by others alone (`rungs.spread_held_out`).
     labels: int `[n]`, as given.
   """
-  probabilities = _probabilities(logits)
-  own = probabilities[np.arange(len(labels)), labels]
-  others = probabilities.copy()
-  others[np.arange(len(labels)), labels] = -1
-  order = np.argsort(own - others.max(axis=1), kind='stable')
-  predicted = probabilities.argmax(axis=1)
-  return [Doubt(int(i), int(labels[i]), int(predicted[i]), float(own[i])) for i in order]
+  rows = np.arange(len(labels))
+  logs = np.log(np.maximum(probabilities, 1e-6))
+  others = logs.copy()
+  others[rows, labels] = -np.inf
+  order = np.argsort(logs[rows, labels] - others.max(axis=1), kind='stable')
+  predicted = np.argmax(probabilities, axis=1)
+  return [
+    Doubt(int(i), int(labels[i]), int(predicted[i]), float(probabilities[i, labels[i]])) for i in order
+  ]
 
 
 def near_duplicates(directions, groups, least=NEAR_DUPLICATE):

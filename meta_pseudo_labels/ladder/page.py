@@ -6,7 +6,7 @@ import os
 from meta_pseudo_labels.data import input_pipeline
 from meta_pseudo_labels.features import spreading
 from meta_pseudo_labels.files import atomic_write, write_text
-from meta_pseudo_labels.ladder import findings
+from meta_pseudo_labels.ladder import findings, rungs
 from meta_pseudo_labels.report import page, plots
 from meta_pseudo_labels.training import view_samples
 
@@ -219,10 +219,9 @@ def _mistakes(tests, problem, pool):
 
 def _doubts(folder, climb, problem, pool):
   """Writes the labels that are in doubt, and shows the first of them."""
-  best = climb.best()
-  if best is None:
+  if climb.best() is None:
     return ''
-  doubts = findings.label_errors(best.logits, climb.labels)
+  doubts = findings.label_errors(rungs.spread_held_out(problem, climb.folds), climb.labels)
   doubts = doubts[: max(1, round(DOUBTS * len(doubts)))]
   names = pool.class_names
   write_csv(

@@ -1,7 +1,8 @@
 """Labels in doubt, near-duplicates, strangers."""
 
-from meta_pseudo_labels.features import linear
-from meta_pseudo_labels.ladder import findings, folds, page
+import types
+
+from meta_pseudo_labels.ladder import findings, folds, page, rungs
 
 import numpy as np
 from sklearn import datasets
@@ -11,25 +12,40 @@ def directions_of(values):
   return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def test_flipped_labels_come_first():
+def test_flipped_labels_come_first(monkeypatch):
   images, truth = datasets.load_digits(return_X_y=True)
   random = np.random.RandomState(0)
   chosen = random.permutation(len(truth))[:300]
   features, labels = images[chosen].astype(np.float32), truth[chosen].copy()
   flipped = random.permutation(300)[:30]
   labels[flipped] = (labels[flipped] + random.randint(1, 10, 30)) % 10
-  fold, logits = folds.assign(labels), np.zeros([300, 10])
-  for number in range(5):
-    out = fold == number
-    fitted = linear.logistic_regression(
-      features[~out], labels[~out], 10, scale=linear.deviations(features), c=1e-2
-    )
-    logits[out] = fitted.logits(features[out])
-  doubts = findings.label_errors(logits, labels)
+  unlabeled = images[np.setdiff1d(np.arange(len(truth)), chosen)].astype(np.float32)
+  problem = types.SimpleNamespace(num_classes=10)
+  monkeypatch.setattr(rungs, 'plain', lambda found: (features, labels, unlabeled))
+  assigned = folds.assign(labels)
+  probabilities = rungs.spread_held_out(problem, assigned)
+  doubts = findings.label_errors(probabilities, labels)
   assert sorted(doubt.position for doubt in doubts) == list(range(300))
   first_fifth = {doubt.position for doubt in doubts[:60]}
   assert len(first_fifth & set(flipped.tolist())) >= 0.8 * 30
   assert all(doubt.given == labels[doubt.position] for doubt in doubts)
+  # What is said of an image does not depend on its own label, nor on the others' of its fold.
+  held = assigned == 2
+  labels[held] = (labels[held] + 1) % 10
+  np.testing.assert_array_equal(rungs.spread_held_out(problem, assigned)[held], probabilities[held])
+
+
+def test_doubts_are_ordered_by_the_margin_of_logits():
+  probabilities = np.array([[0.5, 0.3, 0.2], [0.02, 0.01, 0.97], [0.1, 0.6, 0.3], [0.0, 1.0, 0.0]])
+  found = findings.label_errors(probabilities, np.array([0, 1, 2, 0]))
+  # Logs of 0.5 / 0.3, 0.01 / 0.97, 0.3 / 0.6 and of 0.
+  assert [(d.position, d.given, d.predicted) for d in found] == [
+    (3, 0, 1),
+    (1, 1, 2),
+    (2, 2, 1),
+    (0, 0, 0),
+  ]
+  np.testing.assert_allclose([d.probability for d in found], [0.0, 0.01, 0.3, 0.5])
 
 
 def test_copies_in_other_splits_are_found(monkeypatch):
