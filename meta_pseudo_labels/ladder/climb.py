@@ -12,9 +12,10 @@ import time
 from meta_pseudo_labels import build
 from meta_pseudo_labels.data import storage
 from meta_pseudo_labels.errors import UserError
+from meta_pseudo_labels.features import linear
 from meta_pseudo_labels.features.linear import Linear
 from meta_pseudo_labels.files import atomic_write
-from meta_pseudo_labels.ladder import folds, intervals, rungs
+from meta_pseudo_labels.ladder import findings, folds, intervals, rungs
 from meta_pseudo_labels.models import heads
 
 import numpy as np
@@ -269,17 +270,25 @@ class Climb:
     return self._fitted[fit, place]
 
   def best(self, unlabeled=None):
-    """Returns the Measured of the highest accuracy, the first of equals; None where nothing was measured.
+    """Returns the Measured of the highest accuracy; None where nothing was measured.
 
-    The accuracy is what rungs are compared by.
+    The accuracy is what rungs are compared by. Few labeled images make equals of different rungs: then the
+    least cross entropy decides, which sees how sure each is, and of equals in both the first.
 
     Args:
       unlabeled: whether it may learn from unlabeled images; None: all the same.
     """
     chosen = [found for found in self.measured if unlabeled is None or found.rung.unlabeled == unlabeled]
+    return max(chosen, key=self._merit, default=None)
+
+  def _merit(self, measured):
+    """Returns (accuracy, negative cross entropy) of a rung, which tuples of other rungs compare with."""
+    labels = self.labels
+    share = self.accuracy(measured.right(labels), labels)[0]
+    weights = linear.class_weights(labels, measured.logits.shape[1]) if self.balanced else None
+    loss = findings.cross_entropy(measured.logits, labels, weights)
     # Rounded, so that equal means over classes of different sizes are equal.
-    value = lambda found: round(self.accuracy(found.right(self.labels), self.labels)[0], 12)
-    return max(chosen, key=value, default=None)
+    return round(share, 12), -round(loss, 12)
 
 
 def points(difference, lower, upper):
@@ -310,10 +319,13 @@ def sentence(climb):
     return f'there was nothing unlabeled to learn from; the best is {alone.rung.name}'
   difference, lower, upper = climb.gain(helped, alone)
   gained = points(difference, lower, upper) + (' of balanced accuracy' if climb.balanced else '')
-  if difference <= 0:
+  used = climb.best() is helped
+  if difference <= 0 and not used:
     verb = 'did harm' if upper < 0 else 'added nothing'
     return f'your unlabeled images {verb}: {gained} over {by}; they are left out'
   sure = '' if lower > 0 else ', which may be chance'
+  if difference <= 0:
+    sure = ', but made the classifier surer of what is right'
   return f'your unlabeled images added {gained} over {by}{sure}, by {helped.rung.name}'
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 NEAR_DUPLICATE = 0.98  # The cosine of two images' directions from which on they are shown as the same.
 _AT_ONCE = 2048  # Images that are compared with all others at once.
+_SCALES = 2.0 ** np.arange(-4, 4.5, 0.5)  # Inverse temperatures.
 FEW = 10  # Labeled images of a class, below which it is said to have few.
 IMBALANCE = 3.0  # Times as many of one class as of another, from which on that is said.
 
@@ -68,6 +69,22 @@ def balanced_accuracy(right, labels):
   """
   right, labels = np.asarray(right), np.asarray(labels)
   return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def cross_entropy(logits, labels, weights=None):
+  """Returns the mean cross entropy in nats, at the temperature at which it is the least: float.
+
+  So it says how well a classifier ranks and grades its own doubts, however large its logits are.
+
+  Args:
+    logits: float `[n, K]`, of each image by a classifier that has not seen it.
+    labels: int `[n]`.
+    weights: float `[n]`, what each image counts, or None: the same.
+  """
+  own = lambda scale: _probabilities(scale * logits)[np.arange(len(labels)), labels]
+  return min(
+    float(np.average(-np.log(np.maximum(own(scale), 1e-12)), weights=weights)) for scale in _SCALES
+  )
 
 
 def label_errors(probabilities, labels):

@@ -35,6 +35,19 @@ def test_flipped_labels_come_first(monkeypatch):
   np.testing.assert_array_equal(rungs.spread_held_out(problem, assigned)[held], probabilities[held])
 
 
+def test_cross_entropy_is_of_the_best_temperature():
+  logits, labels = (
+    np.log([[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2]]),
+    np.array([0, 0, 0, 0, 1]),
+  )
+  wanted = -0.8 * np.log(0.8) - 0.2 * np.log(0.2)  # Four of five: nothing can be better than 0.8.
+  for scale in (1, 0.25, 8):
+    assert abs(findings.cross_entropy(scale * logits, labels) - wanted) < 1e-12
+  # Both classes count as much: an even guess is the best of those with this order.
+  weights = np.array([0.125, 0.125, 0.125, 0.125, 0.5])
+  assert findings.cross_entropy(logits, labels, weights) > findings.cross_entropy(logits, labels)
+
+
 def test_doubts_are_ordered_by_the_margin_of_logits():
   probabilities = np.array([[0.5, 0.3, 0.2], [0.02, 0.01, 0.97], [0.1, 0.6, 0.3], [0.0, 1.0, 0.0]])
   found = findings.label_errors(probabilities, np.array([0, 1, 2, 0]))

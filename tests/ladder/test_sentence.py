@@ -70,3 +70,17 @@ def test_the_best_is_never_below_the_best_of_labels_alone():
   assert one.best().rung.name == 'logistic regression'
   one.measured.append(measured(4, 101))
   assert one.best().rung.name == 'MPL'
+
+
+def test_of_equals_the_one_that_is_surer_of_what_is_right():
+  one = object.__new__(climb.Climb)
+  one.labels, one.balanced, one.left_out = LABELS, False, []
+  logits = measured(1, 100).logits.copy()
+  logits[100:, 1] = 0.1  # As often wrong, but less sure then.
+  one.measured = [measured(0, 100), climb.Measured(rungs.RUNGS[1], logits, 1.0), measured(3, 100)]
+  assert one.best().rung.name == 'label spreading'
+  assert climb.sentence(one).startswith('your unlabeled images added +0.0 points [')
+  assert climb.sentence(one).endswith('but made the classifier surer of what is right, by label spreading')
+  one.measured[0] = measured(0, 101)
+  assert one.best().rung.name == 'logistic regression'
+  assert climb.sentence(one).endswith('they are left out')
