@@ -221,14 +221,15 @@ def find_duplicates(flags, argv):
   draw_ = random.Random(int(flags.seeds.split('-')[0]))
   with tempfile.TemporaryDirectory() as folder:
     twice, there = {'copied': [], 'encoded again': []}, os.path.join(folder, 'images')
-    for split, count in (('labeled', COPIED), ('test', COPIED), ('unlabeled', 3 * COPIED)):
-      for name in flags.classes.split(','):
+    for name in flags.classes.split(','):
+      paths = sorted(glob.glob(f'{flags.images}/{name}/**/*.png', recursive=True))
+      by_content = {_digest(path): path for path in paths if os.path.getsize(path) < 200_000}
+      left = draw_.sample(sorted(by_content.values()), 5 * COPIED)  # No file twice, so far.
+      for split, count in (('labeled', COPIED), ('test', COPIED), ('unlabeled', 3 * COPIED)):
         place = os.path.join(there, split, name)
         os.makedirs(place)
-        paths = sorted(glob.glob(f'{flags.images}/{name}/**/*.png', recursive=True))
-        paths = [path for path in paths if os.path.getsize(path) < 200_000]
-        for path in draw_.sample(paths, count):
-          shutil.copy(path, place)
+        for number in range(count):
+          shutil.copy(left.pop(), os.path.join(place, f'{number}.png'))
     for split in ('labeled', 'test'):
       found = draw_.sample(sorted(glob.glob(f'{there}/{split}/*/*.png')), 2 * COPIED)
       for number, path in enumerate(found):
