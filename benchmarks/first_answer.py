@@ -38,6 +38,7 @@ from meta_pseudo_labels import build, main
 from meta_pseudo_labels.config import parse, validate
 from meta_pseudo_labels.data import splits, storage
 from meta_pseudo_labels.data.augment.views import Features
+from meta_pseudo_labels.errors import UserError
 from meta_pseudo_labels.ladder import climb, findings, rungs
 
 import numpy as np
@@ -218,7 +219,7 @@ def measure(pool, case, seed, count):
 
 def find_duplicates(flags, argv):
   """Returns {what: share in percent of the images that are there twice which the ladder lists}."""
-  draw_ = random.Random(int(flags.seeds.split('-')[0]))
+  draw_ = random.Random(flags.seeds[0])
   with tempfile.TemporaryDirectory() as folder:
     twice, there = {'copied': [], 'encoded again': []}, os.path.join(folder, 'images')
     for name in flags.classes.split(','):
@@ -264,19 +265,26 @@ def format_row(case, count, rows):
   values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
   base = values['logistic regression']
   cells = [case, str(count), f'{base.mean():.1f} ± {base.std(ddof=1):.1f}']
+  wrong = values.pop('wrong labels found', None)
   for name, found in values.items():
     if name == 'logistic regression':
       continue
-    if name == 'wrong labels found':
-      cells.append(f'{found.mean():.0f} % of wrong labels found')
-      continue
     half = stats.t.ppf(0.975, len(found) - 1) * (found - base).std(ddof=1) / len(found) ** 0.5
     cells.append(f'{found.mean():.1f} ({np.mean(found - base):+.1f} ± {half:.1f})')
-  return '| ' + ' | '.join(cells) + ' |'
+  found = '' if wrong is None else f' {wrong.mean():.0f} % of the wrong labels are found'
+  return '| ' + ' | '.join(cells) + ' |' + found
 
 
-def run():
-  """Runs what the command line asks for."""
+def parse_arguments():
+  """Returns (what the command line says, flags for the network)."""
+
+  def seeds(text):
+    first, _, last = text.partition('-')
+    return list(range(int(first), int(last or first) + 1))
+
+  def counts(text):
+    return [int(count) for count in text.split(',')]
+
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -284,23 +292,32 @@ def run():
   parser.add_argument('--classes', help='the categories that are classes, separated by commas')
   parser.add_argument('--dataset_name', choices=SIZES, help='instead of --images')
   parser.add_argument('--case', default='plain', choices=(*CASES, 'duplicates'))
-  parser.add_argument('--labeled', default='20', help='labeled images a class, separated by commas')
-  parser.add_argument('--seeds', default='1-5')
+  parser.add_argument('--labeled', type=counts, default='20', help='images a class, separated by commas')
+  parser.add_argument('--seeds', type=seeds, default='1-5')
   flags, others = parser.parse_known_args()
   if bool(flags.images and flags.classes) == bool(flags.dataset_name):
     parser.error('give --images and --classes, or --dataset_name')
+  if flags.dataset_name and flags.case in ('foreign', 'duplicates'):
+    parser.error(f'--case={flags.case}: needs --images')
+  for name in (flags.classes or '').split(',') if flags.images else ():
+    if not os.path.isdir(os.path.join(flags.images, name)):
+      parser.error(f'--classes={name}: {flags.images} has no such folder')
+  return flags, others
+
+
+def run(flags, others):
+  """Runs what the command line asks for. Raises UserError."""
   if flags.case == 'duplicates':
     print({what: f'{share:.0f} %' for what, share in find_duplicates(flags, others).items()})
     return
-  first, last = map(int, flags.seeds.split('-'))
   pool = (read_points if flags.dataset_name else read_folders)(flags, others)
   lines = [
     '| case | labels a class | logistic regression | label spreading | chosen |',
     '|---|---|---|---|---|',
   ]
-  for count in map(int, flags.labeled.split(',')):
+  for count in flags.labeled:
     rows = []
-    for seed in range(first, last + 1):
+    for seed in flags.seeds:
       rows.append(measure(pool, flags.case, seed, count))
       said = ', '.join(f'{name} {value:.1f}' for name, value in rows[-1].items())
       print(f'{count} labels, seed {seed}: {said}', flush=True)
@@ -309,4 +326,8 @@ def run():
 
 
 if __name__ == '__main__':
-  run()
+  try:
+    run(*parse_arguments())
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)

@@ -175,7 +175,7 @@ def test_the_python_blocks_run(tmp_path, name, count):
     cwd=tmp_path,
     capture_output=True,
     text=True,
-    timeout=600,
+    timeout=300,
     env={**os.environ, 'PYTHONPATH': quick_path(ROOT)},
     check=False,
   )
@@ -310,7 +310,7 @@ def test_servings_commands_and_python(checkout):
   assert 'top_5_probabilities' in signature and 'Result for output key probabilities' in classified
   (code,) = blocks('docs/serving.md', 'python')
   result = subprocess.run(
-    [sys.executable, '-c', code], cwd=checkout, capture_output=True, text=True, timeout=600, check=False
+    [sys.executable, '-c', code], cwd=checkout, capture_output=True, text=True, timeout=300, check=False
   )
   assert result.returncode == 0, result.stderr[-3000:]
   assert result.stdout.startswith(('cat [', 'a dog ['))

@@ -65,7 +65,7 @@ def test_its_cells_run_as_they_stand(tmp_path):
     cwd=tmp_path,
     capture_output=True,
     text=True,
-    timeout=600,
+    timeout=180,
     env={**os.environ, 'PYTHONPATH': quick_path(ROOT)},
     check=False,
   )

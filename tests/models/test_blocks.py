@@ -1,7 +1,8 @@
 """Where networks can be cut, and what their blocks are."""
 
-from meta_pseudo_labels.models import blocks
+from meta_pseudo_labels.models import blocks, remat
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -20,7 +21,7 @@ def small_network(merge):
 
 
 @pytest.mark.parametrize(
-  'merge', [lambda x, y: tf.keras.layers.Add(name=None)([x, y]), lambda x, y: x + y, lambda x, y: y + x]
+  'merge', [lambda x, y: tf.keras.layers.Add()([x, y]), lambda x, y: x + y, lambda x, y: y + x]
 )
 def test_no_cut_is_inside_of_a_block(merge):
   """However the shortcut is added: an operator's layer names its first input alone."""
@@ -34,3 +35,10 @@ def test_no_cut_is_inside_of_a_block(merge):
 def test_blocks_of_networks_that_add_by_operator(name, count):
   model = getattr(tf.keras.applications, name)(weights=None, input_shape=(64, 64, 3))
   assert len(blocks.block_ends(model)) == count
+
+
+def test_a_network_that_adds_by_operator_is_rematerialized():
+  model = tf.keras.applications.RegNetX002(weights=None, include_top=False, input_shape=(64, 64, 3))
+  inputs = tf.random.stateless_normal([2, 64, 64, 3], [0, 1])
+  passed = remat.Rematerialized(model)
+  np.testing.assert_array_equal(passed(inputs), model(inputs, training=True))
