@@ -40,24 +40,33 @@ def count_rows(values):
   return tf.shape(values)[0] if values.shape[0] is None else values.shape[0]
 
 
+def require_rows(values):
+  """Returns `values` `[n, ...]`, or raises tf.errors.InvalidArgumentError when they have no rows.
+
+  What is computed from the result waits for this check: some kernels fail for an empty batch with messages
+  of their own, or make shapes that do not fit.
+  """
+  if values.shape[0] is not None:
+    return values
+  some = tf.debugging.assert_positive(
+    tf.shape(values)[0],
+    message='a replica got no examples of this batch; batch the dataset with drop_remainder=True, or use '
+    'fewer replicas',
+  )
+  with tf.control_dependencies([some] if some is not None else []):
+    return tf.identity(values)
+
+
 def find_place(values):
   """Returns the `Place` of this replica's rows of `values` `[n, ...]`; call it in replica context.
 
   Where the shape says how many there are, all replicas have as many. Otherwise each may have another
-  number of them, and they are counted. A replica without any raises tf.errors.InvalidArgumentError: some
-  kernels fail for an empty batch.
+  number of them, and they are counted.
   """
   context, count = tf.distribute.get_replica_context(), count_rows(values)
   replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
   if isinstance(count, int):
     return Place(replica * count, count, count * replicas)
-  some = tf.debugging.assert_positive(
-    count,
-    message='a replica got no examples of this batch; batch the dataset with drop_remainder=True, or use '
-    'fewer replicas',
-  )
-  with tf.control_dependencies([some] if some is not None else []):
-    count = tf.identity(count)
   # As float32, which is exact up to 2^24: GPUs keep int32 on the host.
   own = tf.one_hot(replica, replicas) * tf.cast(count, tf.float32)
   counts = tf.cast(sum_over_replicas(own), tf.int32)

@@ -138,7 +138,8 @@ class Method(tf.keras.Model):
 
   def batch_of(self, data: Any) -> Batch:
     """Returns the `Batch` of what a dataset yields. Raises UserError: see `Batch.of`."""
-    return Batch.of(data, self.needs)
+    checked = lambda values: None if values is None else collectives.require_rows(values)
+    return tf.nest.map_structure(checked, Batch.of(data, self.needs))
 
   def fit(self, *args: Any, **kwargs: Any) -> tf.keras.callbacks.History:
     """Trains as Keras' `fit` does, on a dataset whose elements `Batch.of` takes.
