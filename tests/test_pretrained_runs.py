@@ -147,7 +147,21 @@ def test_bad_requests_are_refused_in_one_line(tmp_path, network, capsys, flags, 
   assert message in line and line.startswith('error: ') and '\n' not in line
 
 
+@pytest.fixture(name='as_in_a_run')
+def fixture_as_in_a_run():
+  """Graphs optimized as in a run: see OPTIMIZED in conftest.py.
+
+  Without it, oneDNN's own pass joins a bias' gradient with a filter's that nothing needs: the one of a
+  gradient's gradient. In ResNet50V2 this makes a graph with a cycle.
+  """
+  before = tf.config.optimizer.get_experimental_options().get('disable_meta_optimizer', False)
+  tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': False})
+  yield
+  tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': before})
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures('as_in_a_run')
 @pytest.mark.parametrize('method', ['supervised', 'pseudo_labels', 'uda', 'mpl'])
 @pytest.mark.parametrize('name', ['MobileNetV2', 'MobileNetV3Small', 'EfficientNetB0', 'ResNet50V2'])
 def test_networks_of_keras_train_two_steps_by_every_method(tmp_path, name, method):
