@@ -125,6 +125,7 @@ train
 --head_steps=10
 --backbone_lr_scale=-1
 --crop_area=0
+--augment_fill=256
 --features
 --features --model_type=MobileNetV2 --freeze=1
 --features --model_type=MobileNetV2 --head=lineer

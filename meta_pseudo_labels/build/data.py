@@ -183,6 +183,7 @@ def _views(config, info, inputs, crops):
     flip=info.flip if config.flip is None else config.flip,
     ops=config.augment_op_names or info.augment_ops,
     magnitude=config.augment_magnitude,
+    fill=config.augment_fill,
     strong_labeled=config.use_augment,
     dtype=dtype,
   )

@@ -6,6 +6,7 @@ import json
 
 from meta_pseudo_labels.build import networks
 from meta_pseudo_labels.data.augment import views as all_views
+from meta_pseudo_labels.data.augment.image_ops import GREY
 from meta_pseudo_labels.data.dataset_info import CACHE_DIR
 from meta_pseudo_labels.data.serving import Serving
 from meta_pseudo_labels.errors import UserError
@@ -77,6 +78,8 @@ def _caches(config, problem, backbone, number, say):
   # What the features depend on. The plain view does not depend on the seed.
   known = {'weights': _sha256(backbone), **json.loads(Serving.of(problem).to_json())}
   known = {name: known[name] for name in ('weights', 'views', 'decoding', 'fit')}
+  if known['views'].get('fill') == GREY:
+    del known['views']['fill']  # As before there was a choice, so that caches of then are found.
   facts = [{**known, 'plain': True}, {**known, 'random_views': number, 'seed': config.seed}]
   return [FeatureCache(config.cache_dir or CACHE_DIR, fact, say) for fact in facts[: 2 if number else 1]]
 

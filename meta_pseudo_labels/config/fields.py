@@ -37,6 +37,7 @@ SEED = Rule('between 0 and 2147483647', lambda v: 0 <= v < 2**31)
 # More is a typing error, on which memory would run out before any message came.
 PIXELS = Rule('between 1 and 2048', lambda v: 1 <= v <= 2048)
 SIZE = Rule('between 1 and 65536', lambda v: 1 <= v <= 65536)
+BYTE = Rule('between 0 and 255', lambda v: 0 <= v <= 255)
 LAYERS = Rule('between 0 and 100', lambda v: 0 <= v <= 100)
 FEW = Rule('between 0 and 1024', lambda v: 0 <= v <= 1024)
 SOME = Rule('between 1 and 2000', lambda v: 1 <= v <= 2000)

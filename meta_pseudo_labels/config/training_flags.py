@@ -19,6 +19,7 @@ from meta_pseudo_labels.config.choices import (
 )
 from meta_pseudo_labels.config.fields import (
   BELOW_ONE,
+  BYTE,
   CLASSES,
   COUNT,
   FEW,
@@ -144,6 +145,12 @@ class AugmentationFlags:
     5,
     "RandAugment magnitude, in tenths of each operation's range; above 10 exceeds the range.",
     NON_NEGATIVE,
+  )
+  augment_fill: int = flag(
+    128,
+    'Value of the pixels that shifts, rotations and cutout leave empty, 0 to 255; grey as in the release. '
+    'Where all images have one background, such as black, its value.',
+    BYTE,
   )
   use_augment: bool = flag(False, 'RandAugment on the labeled view too (supervised).')
   augment_stddev: float = flag(

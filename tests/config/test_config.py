@@ -55,7 +55,7 @@ OURS = dict(
     augment_ops='', skip_bad_images=False, cache=False, cache_dir='',
     image_background='white', image_range='high_bits',
     unlabeled_manifest=None, select_per_class=1000, seed=0, data_dir=None, strategy='auto',
-    labels=None, suggest_images=100, balanced_sampling=False,
+    labels=None, suggest_images=100, balanced_sampling=False, augment_fill=128,
     num_virtual_devices=0, intra_op_threads=0, steps_per_loop=100, use_float16=None, remat=None,
     pseudo_labels='uda', pseudo_labels_threshold=None, pseudo_labels_momentum=.999,
     pseudo_labels_fairness=.05, pseudo_labels_smoothing=0., distribution_alignment='auto',

@@ -19,7 +19,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-GREY = 128  # The value of pixels outside the image in geometric operations, cutout and crops.
+GREY = 128  # The release's value of pixels outside the image in geometric operations, cutout and crops.
 
 
 def as_images(images):
@@ -218,15 +218,15 @@ def sharpness(images, factor):
 # ---- geometric operations -------------------------------------------------------------------
 
 
-def transform(images, transforms):
-  """Applies projective transforms `[N, 8]` float32, nearest neighbour, with grey 128 outside."""
+def transform(images, transforms, fill=GREY):
+  """Applies projective transforms `[N, 8]` float32, nearest neighbour, with `fill` (int) outside."""
   return tf.raw_ops.ImageProjectiveTransformV3(
     images=images,
     transforms=transforms,
     output_shape=images.shape[1:3],
     interpolation='NEAREST',
     fill_mode='CONSTANT',
-    fill_value=float(GREY),
+    fill_value=float(fill),
   )
 
 

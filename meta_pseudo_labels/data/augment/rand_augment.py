@@ -123,7 +123,7 @@ def _constants(ops, arguments, height, width):
   return tables, transforms
 
 
-def _apply_group(group, images, op, positive, centers, constants, arguments):
+def _apply_group(group, images, op, positive, centers, constants, arguments, fill):
   """Applies the operations of one group to the images (possibly none) that drew one of them."""
   tables, transforms = constants
   if group == 'unchanged':
@@ -131,9 +131,9 @@ def _apply_group(group, images, op, positive, centers, constants, arguments):
   if group == 'tables':
     return image_ops.apply_tables(images, tf.gather(tables, op))
   if group == 'transforms':
-    return image_ops.transform(images, tf.gather_nd(transforms, tf.stack([op, positive], 1)))
+    return image_ops.transform(images, tf.gather_nd(transforms, tf.stack([op, positive], 1)), fill)
   if group == 'Cutout':
-    return image_ops.cutout(images, arguments['Cutout'][0], centers)
+    return image_ops.cutout(images, arguments['Cutout'][0], centers, fill)
   function = {
     'AutoContrast': image_ops.autocontrast,
     'Equalize': image_ops.equalize,
@@ -143,7 +143,7 @@ def _apply_group(group, images, op, positive, centers, constants, arguments):
   return function(images, *arguments[group])
 
 
-def _layer(images, applied, op, positive, centers, ops, arguments):
+def _layer(images, applied, op, positive, centers, ops, arguments, fill):
   """Applies operation `ops[op[n]]` to every image n where `applied`.
 
   `applied` is bool `[N]`, `op` and `positive` are int32 `[N]`, `centers` is int32 `[N, 2]`.
@@ -159,7 +159,7 @@ def _layer(images, applied, op, positive, centers, ops, arguments):
   parts = zip(_GROUPS, split(images), split(op), split(positive), split(centers))
   present = set(groups) | {_GROUPS.index('unchanged')}
   done = [
-    _apply_group(name, *part, constants, arguments) if number in present else part[0]
+    _apply_group(name, *part, constants, arguments, fill) if number in present else part[0]
     for number, (name, *part) in enumerate(parts)
   ]
   result = tf.dynamic_stitch(split(tf.range(tf.shape(images)[0])), done)
@@ -175,6 +175,7 @@ def rand_augment(
   cutout_const,
   translate_const,
   ops=RELEASE_OPS,
+  fill=image_ops.GREY,
   offset=0,
   total=None,
 ):
@@ -191,6 +192,7 @@ def rand_augment(
     num_layers: int, number of successive operations.
     magnitude, cutout_const, translate_const: see `levels`.
     ops: names of the operations to draw from.
+    fill: int in 0..255, the value of pixels outside the image and in cutout's box.
     offset, total: position of the images in the global batch; see the module.
 
   Returns:
@@ -214,12 +216,13 @@ def rand_augment(
       centers=_up_to(draws[:, 3:], images.shape[1:3]),
       ops=ops,
       arguments=arguments,
+      fill=fill,
     )
   return images
 
 
-def weak(images, key, purpose, *, flip=True, pad, offset=0, total=None):
-  """Mirrors images with probability 1/2 (if `flip`), pads them with grey, and crops them at random.
+def weak(images, key, purpose, *, flip=True, pad, fill=image_ops.GREY, offset=0, total=None):
+  """Mirrors images with probability 1/2 (if `flip`), pads them with `fill`, and crops them at random.
 
   Draws `purpose` [total, 3]: mirrored (below 0.5), first row, first column of the crop.
 
@@ -229,6 +232,7 @@ def weak(images, key, purpose, *, flip=True, pad, offset=0, total=None):
     purpose: str, the purpose of the draw.
     flip: bool; False for images whose left and right matter, such as digits.
     pad: int, pixels on each side.
+    fill: int in 0..255.
     offset, total: position of the images in the global batch; see the module.
 
   Returns:
@@ -242,21 +246,23 @@ def weak(images, key, purpose, *, flip=True, pad, offset=0, total=None):
     return images
   draws = _draw(images, key, purpose, 3, offset, total)
   mirrored = tf.logical_and(draws[:, 0] < 0.5, flip)
-  return image_ops.flip_and_shift(images, mirrored, _up_to(draws[:, 1:], 2 * pad + 1) - pad)
+  return image_ops.flip_and_shift(images, mirrored, _up_to(draws[:, 1:], 2 * pad + 1) - pad, fill)
 
 
-def random_cutout(images, key, purpose, *, pad_size, replace=image_ops.GREY, offset=0, total=None):
-  """Sets a box of up to 2 * `pad_size` pixels per side, around a random pixel, to `replace`.
+def random_cutout(images, key, purpose, *, pad_size, fill=image_ops.GREY, offset=0, total=None):
+  """Sets a box of up to 2 * `pad_size` pixels per side, around a random pixel, to `fill`.
 
   It takes and returns images `[N, H, W, C]` uint8, and raises ValueError for others. It draws `purpose`
   [total, 2]: center row and column.
   """
   images = image_ops.as_images(images)
   draws = _draw(images, key, purpose, 2, offset, total)
-  return image_ops.cutout(images, pad_size, _up_to(draws, images.shape[1:3]), replace)
+  return image_ops.cutout(images, pad_size, _up_to(draws, images.shape[1:3]), fill)
 
 
-def views(images, key, *, flip, magnitude, pad=None, ops=RELEASE_OPS, offset=0, total=None):
+def views(
+  images, key, *, flip, magnitude, pad=None, ops=RELEASE_OPS, fill=image_ops.GREY, offset=0, total=None
+):
   """Makes the original and the augmented view of unlabeled images by the release's CIFAR recipe.
 
   Let size = min(H, W). The original view is flipped, padded by size // 8 (or `pad`) and cropped. The
@@ -267,7 +273,7 @@ def views(images, key, *, flip, magnitude, pad=None, ops=RELEASE_OPS, offset=0, 
   Args:
     images: `[N, H, W, C]` uint8; H, W, C static, C 1 or 3.
     key: int32 `[2]` from `rng.key(seed, step)`.
-    flip, magnitude, pad, ops, offset, total: see `weak` and `rand_augment`.
+    flip, magnitude, pad, ops, fill, offset, total: see `weak` and `rand_augment`.
 
   Returns:
     (original, augmented), both `[N, H, W, C]` uint8.
@@ -278,7 +284,7 @@ def views(images, key, *, flip, magnitude, pad=None, ops=RELEASE_OPS, offset=0, 
   images = image_ops.as_images(images)
   size = min(images.shape[1:3])
   pad = size // 8 if pad is None else pad
-  rows = dict(offset=offset, total=total)
+  rows = dict(fill=fill, offset=offset, total=total)
   original = weak(images, key, 'views/original', flip=flip, pad=pad, **rows)
   augmented = rand_augment(
     original, key, magnitude=magnitude, cutout_const=size // 8, translate_const=size // 8, ops=ops, **rows

@@ -11,7 +11,7 @@ from typing import Any, Callable, NamedTuple, Tuple
 
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.config.choices import RELEASE_OPS
-from meta_pseudo_labels.data.augment import crops, rand_augment
+from meta_pseudo_labels.data.augment import crops, image_ops, rand_augment
 
 import numpy as np
 import tensorflow as tf
@@ -106,6 +106,7 @@ class Images:
     flip: whether mirroring keeps an image's label.
     ops: RandAugment's operations.
     magnitude: RandAugment's (`augment_magnitude`).
+    fill: 0 to 255, the value of pixels that shifts, rotations and cutout leave empty (`augment_fill`).
     strong_labeled: RandAugment on labeled images too (`use_augment`).
     dtype: of the results, float32 or bfloat16.
   """
@@ -115,6 +116,7 @@ class Images:
   flip: bool = False
   ops: tuple = RELEASE_OPS
   magnitude: float = 5
+  fill: int = image_ops.GREY
   strong_labeled: bool = False
   dtype: tf.DType = tf.float32
 
@@ -139,7 +141,7 @@ class PadCrop(Images):
   def labeled(self, inputs: Any, key: tf.Tensor, offset: Any, total: int) -> tf.Tensor:
     """Mirrored, padded and cropped: `[N, H, W, C]` of `dtype`, normalized."""
     key = rng.fold(key, 'labeled')
-    rows = dict(offset=offset, total=total)
+    rows = dict(fill=self.fill, offset=offset, total=total)
     if self.strong_labeled:
       inputs = rand_augment.views(
         inputs, key, flip=self.flip, magnitude=self.magnitude, ops=self.ops, **rows
@@ -158,6 +160,7 @@ class PadCrop(Images):
       flip=self.flip,
       magnitude=self.magnitude,
       ops=self.ops,
+      fill=self.fill,
       offset=offset,
       total=total,
     )
@@ -278,6 +281,7 @@ class ResizedCrop(Images):
         cutout_const=40,
         translate_const=100,
         ops=self.ops,
+        fill=self.fill,
         offset=offset,
         total=total,
       ),

@@ -26,7 +26,7 @@ def operation(name):
   if hasattr(image_ops, name):
     return getattr(image_ops, name)
 
-  def apply(images, *arguments):
+  def apply(images, *arguments, **fill):
     images = tf.convert_to_tensor(images)
     (count, *_), (height, width) = tf.unstack(tf.shape(images)), images.shape[1:3]
     arguments = [tf.broadcast_to(argument, [count]) for argument in arguments]
@@ -38,7 +38,7 @@ def operation(name):
       return image_ops.apply_tables(images, tf.broadcast_to(tables, [count, 256]))
     arguments = [tf.cast(argument, tf.float32) for argument in arguments]
     arguments += [height, width] if name == 'rotate' else []
-    return image_ops.transform(images, getattr(image_ops, f'{name}_transforms')(*arguments))
+    return image_ops.transform(images, getattr(image_ops, f'{name}_transforms')(*arguments), **fill)
 
   return apply
 
@@ -151,7 +151,7 @@ def test_levels_cut_off_in_float32():
   assert rand_augment.levels(7, 4, 4)['SolarizeAdd'] == (77,)
 
 
-def apply_by_hand(images, key, magnitude, consts, ops, num_layers=2):
+def apply_by_hand(images, key, magnitude, consts, ops, num_layers=2, fill=128):
   """RandAugment image by image from the documented draws; also counts the applied ops."""
   count, height, width, _ = images.shape
   levels = rand_augment.levels(magnitude, *consts)
@@ -167,10 +167,11 @@ def apply_by_hand(images, key, magnitude, consts, ops, num_layers=2):
       argument = [(1 if sign >= 0.5 or name not in SIGNED else -1) * a for a in levels[name]]
       if name == 'Cutout':
         images[number] = image_ops.cutout(
-          images[number], argument[0], [[int(row * height), int(column * width)]]
+          images[number], argument[0], [[int(row * height), int(column * width)]], fill
         )
       else:
-        images[number] = FUNCTIONS[name](images[number], *argument)
+        outside = {'fill': fill} if name in SIGNED else {}
+        images[number] = FUNCTIONS[name](images[number], *argument, **outside)
   return np.concatenate(images), applied
 
 
@@ -220,25 +221,25 @@ def test_rand_augment_signs_are_random():
   np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.03)
 
 
-def weak_by_hand(images, draws, flip, pad):
+def weak_by_hand(images, draws, flip, pad, fill=128):
   """Flip, pad, crop with numpy, image by image, from the documented draws."""
   height, width = images.shape[1:3]
   result = []
   for image, (mirrored, row, column) in zip(images, draws):
     image = image[:, ::-1] if flip and mirrored < 0.5 else image
-    image = np.pad(image, [[pad, pad], [pad, pad], [0, 0]], constant_values=128)
+    image = np.pad(image, [[pad, pad], [pad, pad], [0, 0]], constant_values=fill)
     row, column = int(row * (2 * pad + 1)), int(column * (2 * pad + 1))
     result.append(image[row : row + height, column : column + width])
   return np.array(result)
 
 
 @pytest.mark.parametrize('flip', [True, False])
-@pytest.mark.parametrize('pad', [0, 1, 4, 40])
-def test_weak(flip, pad):
+@pytest.mark.parametrize('pad,fill', [(0, 128), (1, 128), (4, 0), (40, 9)])
+def test_weak(flip, pad, fill):
   images, key = random_images(50, 13, 17, 3), rng.key(5, 6)
-  result = rand_augment.weak(images, key, 'some', flip=flip, pad=pad)
+  result = rand_augment.weak(images, key, 'some', flip=flip, pad=pad, fill=fill)
   draws = rng.uniform(key, 'some', [50, 3]).numpy()
-  np.testing.assert_array_equal(result, weak_by_hand(images, draws, flip, pad))
+  np.testing.assert_array_equal(result, weak_by_hand(images, draws, flip, pad, fill))
 
 
 def test_weak_draws_everything_evenly():
@@ -249,39 +250,42 @@ def test_weak_draws_everything_evenly():
   np.testing.assert_allclose(counts, 500, atol=100)
 
 
-def cutout_by_hand(images, draws, pad, replace=128):
+def cutout_by_hand(images, draws, pad, fill=128):
   images = images.copy()
   height, width = images.shape[1:3]
   for image, (row, column) in zip(images, draws):
     row, column = int(row * height), int(column * width)
-    image[max(0, row - pad) : row + pad, max(0, column - pad) : column + pad] = replace
+    image[max(0, row - pad) : row + pad, max(0, column - pad) : column + pad] = fill
   return images
 
 
-@pytest.mark.parametrize('pad,replace', [(0, 128), (3, 128), (5, 0), (60, 7)])
-def test_random_cutout(pad, replace):
+@pytest.mark.parametrize('pad,fill', [(0, 128), (3, 128), (5, 0), (60, 7)])
+def test_random_cutout(pad, fill):
   images, key = random_images(50, 11, 19, 3), rng.key(5, 7)
-  result = rand_augment.random_cutout(images, key, 'hole', pad_size=pad, replace=replace)
+  result = rand_augment.random_cutout(images, key, 'hole', pad_size=pad, fill=fill)
   draws = rng.uniform(key, 'hole', [50, 2]).numpy()
-  np.testing.assert_array_equal(result, cutout_by_hand(images, draws, pad, replace))
+  np.testing.assert_array_equal(result, cutout_by_hand(images, draws, pad, fill))
 
 
-@pytest.mark.parametrize('size,flip,pad', [((32, 32, 3), True, None), ((8, 8, 1), False, 2)])
-def test_views_are_the_recipe(size, flip, pad):
+@pytest.mark.parametrize(
+  'size,flip,pad,fill',
+  [((32, 32, 3), True, None, 128), ((8, 8, 1), False, 2, 128), ((16, 16, 3), True, 1, 3)],
+)
+def test_views_are_the_recipe(size, flip, pad, fill):
   images, key = random_images(24, *size), rng.key(8, 9)
   original, augmented = in_dataset(
-    lambda x: rand_augment.views(x, key, flip=flip, magnitude=16, pad=pad), images
+    lambda x: rand_augment.views(x, key, flip=flip, magnitude=16, pad=pad, fill=fill), images
   )
   eighth, pad = size[0] // 8, size[0] // 8 if pad is None else pad
 
   def draws(purpose, columns):
     return rng.uniform(key, purpose, [24, columns]).numpy()
 
-  expected = weak_by_hand(images, draws('views/original', 3), flip, pad)
+  expected = weak_by_hand(images, draws('views/original', 3), flip, pad, fill)
   np.testing.assert_array_equal(original, expected)
-  expected, _ = apply_by_hand(expected, key, 16, (eighth, eighth), rand_augment.RELEASE_OPS)
-  expected = cutout_by_hand(expected, draws('views/cutout', 2), size[0] // 4)
-  expected = weak_by_hand(expected, draws('views/augmented', 3), flip, pad)
+  expected, _ = apply_by_hand(expected, key, 16, (eighth, eighth), rand_augment.RELEASE_OPS, fill=fill)
+  expected = cutout_by_hand(expected, draws('views/cutout', 2), size[0] // 4, fill)
+  expected = weak_by_hand(expected, draws('views/augmented', 3), flip, pad, fill)
   np.testing.assert_array_equal(augmented, expected)
   assert original.dtype == augmented.dtype == tf.uint8
 

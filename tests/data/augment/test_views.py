@@ -48,14 +48,16 @@ def test_original_and_augmented_share_a_crop_and_are_mirrored_each_on_its_own():
   assert all(np.logical_xor(same, mirrored)) and any(same) and any(mirrored)
 
 
-def test_the_augmented_view_is_the_original_crop_through_rand_augment():
-  original, augmented = views(flip=False).unlabeled(INPUTS, KEY, 0, 6)
+@pytest.mark.parametrize('fill', [128, 250])
+def test_the_augmented_view_is_the_original_crop_through_rand_augment(fill):
+  original, augmented = views(flip=False, fill=fill).unlabeled(INPUTS, KEY, 0, 6)
   expected = rand_augment.rand_augment(
     np.clip(original, 0, 255).astype(np.uint8),
     rng.fold(KEY, 'unlabeled'),
     magnitude=9,
     cutout_const=40,
     translate_const=100,
+    fill=fill,
   )
   np.testing.assert_array_equal(augmented, expected)
 
