@@ -16,12 +16,13 @@ by cross-validation. The cases:
   flipped     a tenth of the labels is wrong; also the share of them in the first fifth of the label errors
   foreign     half of the unlabeled images are of no class
   imbalanced  the most frequent class has ten times as many labeled and unlabeled images as the rarest
-  duplicates  a copy of 20 labeled and 20 test images, and a JPEG file of as many others, are unlabeled
-              ones: the share of them in the ladder's list of near-duplicates (the first seed alone)
+  duplicates  copies of 20 labeled and 20 test images are among the unlabeled ones, byte for byte and in
+              each of ENCODINGS: the share of them in the ladder's list of near-duplicates, of these with a
+              cosine as high as features alone need, and how many pairs it lists besides. Of a dataset,
+              without copies: how many pairs it lists of two random halves
 """
 
 import argparse
-import csv
 import dataclasses
 import glob
 import hashlib
@@ -34,12 +35,12 @@ from typing import NamedTuple
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-from meta_pseudo_labels import build, main
+from meta_pseudo_labels import build
 from meta_pseudo_labels.config import parse, validate
 from meta_pseudo_labels.data import splits, storage
 from meta_pseudo_labels.data.augment.views import Features
 from meta_pseudo_labels.errors import UserError
-from meta_pseudo_labels.ladder import climb, findings, rungs
+from meta_pseudo_labels.ladder import climb, findings, page, rungs
 
 import numpy as np
 import tensorflow as tf
@@ -52,6 +53,14 @@ TEST, MOST = 40, 500  # Images a class.
 POINTS = 5000  # Images of a dataset that are drawn from.
 FITTED = [rung for rung in rungs.RUNGS if rung.fit]  # Those without a run.
 COPIED = 20
+ENCODINGS = {  # (suffix, what PIL.Image.save is given, part of the sides).
+  'JPEG 95': ('.jpg', {'quality': 95}, 1),
+  'JPEG 75': ('.jpg', {'quality': 75}, 1),
+  'JPEG 50': ('.jpg', {'quality': 50}, 1),
+  'half, PNG': ('.png', {}, 0.5),
+  'half, WebP 80': ('.webp', {'quality': 80}, 0.5),
+  'half, JPEG 75': ('.jpg', {'quality': 75}, 0.5),
+}
 CASES = ('plain', 'flipped', 'foreign', 'imbalanced')
 
 
@@ -217,47 +226,84 @@ def measure(pool, case, seed, count):
   return row
 
 
-def find_duplicates(flags, argv):
-  """Returns {what: share in percent of the images that are there twice which the ladder lists}."""
-  draw_ = random.Random(flags.seeds[0])
-  with tempfile.TemporaryDirectory() as folder:
-    twice, there = {'copied': [], 'encoded again': []}, os.path.join(folder, 'images')
-    for name in flags.classes.split(','):
-      paths = sorted(glob.glob(f'{flags.images}/{name}/**/*.png', recursive=True))
-      by_content = {_digest(path): path for path in paths if os.path.getsize(path) < 200_000}
-      left = draw_.sample(sorted(by_content.values()), 5 * COPIED)  # No file twice, so far.
-      for split, count in (('labeled', COPIED), ('test', COPIED), ('unlabeled', 3 * COPIED)):
-        place = os.path.join(there, split, name)
-        os.makedirs(place)
-        for number in range(count):
-          shutil.copy(left.pop(), os.path.join(place, f'{number}.png'))
-    for split in ('labeled', 'test'):
-      found = draw_.sample(sorted(glob.glob(f'{there}/{split}/*/*.png')), 2 * COPIED)
-      for number, path in enumerate(found):
-        kind = 'copied' if number < COPIED else 'encoded again'
-        target = os.path.join(there, 'unlabeled', f'twice_{split}_{number}')
+def plant_duplicates(flags, seed, folder):
+  """Writes a folder of images, some of them twice; returns {kind: names of the copies}."""
+  draw_, copies = random.Random(seed), {'copied': [], **{kind: [] for kind in ENCODINGS}}
+  for name in flags.classes.split(','):
+    paths = sorted(glob.glob(f'{flags.images}/{name}/**/*.png', recursive=True))
+    by_content = {_digest(path): path for path in paths if os.path.getsize(path) < 200_000}
+    left = draw_.sample(sorted(by_content.values()), 5 * COPIED)
+    for split, count in (('labeled', COPIED), ('test', COPIED), ('unlabeled', 3 * COPIED)):
+      place = os.path.join(folder, split, name)
+      os.makedirs(place)
+      for number in range(count):
+        shutil.copy(left.pop(), os.path.join(place, f'{number}.png'))
+  for split in ('labeled', 'test'):
+    paths = draw_.sample(sorted(glob.glob(f'{folder}/{split}/*/*.png')), len(copies) * COPIED)
+    for kind, names in copies.items():
+      for _ in range(COPIED):
+        suffix, options, scale = ENCODINGS.get(kind, ('.png', {}, 1))
+        path, name = paths.pop(), f'unlabeled/twice_{split}_{len(paths)}{suffix}'
+        names.append(name)
         if kind == 'copied':
-          shutil.copy(path, f'{target}.png')
-        else:
-          image = Image.open(path).convert('RGBA')
-          Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB').save(
-            f'{target}.jpg'
-          )
-        twice[kind].append(os.path.basename(target))
-    run_folder = os.path.join(folder, 'run')
-    command = [
-      f'--flagfile={RECIPE}',
-      f'--data_dir={there}',
-      f'--output_dir={run_folder}',
-      '--time_limit=1s',
-    ]
-    if main.run(['', *command, '--num_validation=0', *argv]):
-      sys.exit(1)
-    with open(os.path.join(run_folder, 'near_duplicates.csv'), encoding='utf-8') as file:
-      listed = {
-        os.path.splitext(os.path.basename(name))[0] for row in csv.reader(file) for name in row[:2]
-      }
-  return {kind: 100 * np.mean([name in listed for name in names]) for kind, names in twice.items()}
+          shutil.copy(path, os.path.join(folder, name))
+          continue
+        image = Image.open(path).convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
+        size = [max(1, round(scale * side)) for side in image.size]
+        image.resize(size, Image.LANCZOS).save(os.path.join(folder, name), **options)
+  return copies
+
+
+def find_duplicates(flags, argv, seed):
+  """Returns ({kind: shares in percent of its copies that are listed}, number of other pairs listed).
+
+  The shares are (by the features alone, by features or thumbnails).
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    copies = plant_duplicates(flags, seed, folder)
+    config = parse(['', f'--flagfile={RECIPE}', f'--data_dir={folder}', '--num_validation=0', *argv])
+    validate(config)
+    pool = page.Pool(build.take_features(config, build.problem(config), print, num_views=0))
+    pairs = pool.near_duplicates()
+  by_features = [pair for pair in pairs if pair.cosine >= findings.SAME_FEATURES]
+  listed = [{pool.names[end] for pair in found for end in pair[:2]} for found in (by_features, pairs)]
+  shares = {
+    kind: tuple(100 * np.mean([name in found for name in names]) for found in listed)
+    for kind, names in copies.items()
+  }
+  planted = set(sum(copies.values(), []))
+  return shares, sum(not planted & {pool.names[end] for end in pair[:2]} for pair in pairs)
+
+
+def count_duplicates(pool, seed):
+  """Returns how many pairs are listed of two random halves of a dataset, with its pixels as features."""
+  inputs = pool.problem.inputs[:, 0].astype(np.float32)
+  side = SIZES[pool.problem.info.name]
+  images = 255 * inputs.reshape([len(inputs), side, side, 1])
+  small = tf.image.resize(images, [findings.THUMBNAIL] * 2, 'area').numpy()
+  centered = inputs - inputs.mean(axis=0)
+  directions = centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
+  groups = np.random.RandomState(seed).permutation(len(inputs)) % 2
+  return len(findings.near_duplicates(directions, findings.thumbnail_directions(small), groups))
+
+
+def run_duplicates(flags, argv):
+  """Prints what `find_duplicates` or `count_duplicates` find, of each seed and of all."""
+  if flags.dataset_name:
+    pool = read_points(flags, argv)
+    counts = [count_duplicates(pool, seed) for seed in flags.seeds]
+    print(f'pairs listed of {len(pool.problem.inputs)} images in two halves: {counts}')
+    return
+  rows = []
+  for seed in flags.seeds:
+    rows.append(find_duplicates(flags, argv, seed))
+    print(f'seed {seed}: {rows[-1]}', flush=True)
+  print('| copies | by features | listed |\n|---|---|---|')
+  for kind in rows[0][0]:
+    means = np.mean([shares[kind] for shares, _ in rows], axis=0)
+    print(f'| {kind} | {means[0]:.1f} % | {means[1]:.1f} % |')
+  print(f'other pairs: {[others for _, others in rows]}')
 
 
 def format_row(case, count, rows):
@@ -297,7 +343,7 @@ def parse_arguments():
   flags, others = parser.parse_known_args()
   if bool(flags.images and flags.classes) == bool(flags.dataset_name):
     parser.error('give --images and --classes, or --dataset_name')
-  if flags.dataset_name and flags.case in ('foreign', 'duplicates'):
+  if flags.dataset_name and flags.case == 'foreign':
     parser.error(f'--case={flags.case}: needs --images')
   for name in (flags.classes or '').split(',') if flags.images else ():
     if not os.path.isdir(os.path.join(flags.images, name)):
@@ -308,7 +354,7 @@ def parse_arguments():
 def run(flags, others):
   """Runs what the command line asks for. Raises UserError."""
   if flags.case == 'duplicates':
-    print({what: f'{share:.0f} %' for what, share in find_duplicates(flags, others).items()})
+    run_duplicates(flags, others)
     return
   pool = (read_points if flags.dataset_name else read_folders)(flags, others)
   lines = [

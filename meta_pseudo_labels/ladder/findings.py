@@ -4,8 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-NEAR_DUPLICATE = 0.98  # The cosine of two images' directions from which on they are shown as the same.
-_AT_ONCE = 2048  # Images that are compared with all others at once.
+# From which on two images are shown as the same: the cosine of their features' directions, the correlation
+# of their thumbnails. Encoding an image anew can turn its features far, and hardly changes its thumbnail.
+SAME_FEATURES, SAME_THUMBNAIL = 0.98, 0.99
+THUMBNAIL = 16  # Pixels a side.
+_COLOR = 0.4  # What color counts beside brightness in a thumbnail: files keep less of it.
+_AT_ONCE = 256  # Images that are compared with all others at once.
 _SCALES = 2.0 ** np.arange(-4, 4.5, 0.5)  # Inverse temperatures.
 FEW = 10  # Labeled images of a class, below which it is said to have few.
 IMBALANCE = 3.0  # Times as many of one class as of another, from which on that is said.
@@ -108,25 +112,71 @@ def label_errors(probabilities, labels):
   ]
 
 
-def near_duplicates(directions, groups, least=NEAR_DUPLICATE):
-  """Returns pairs of images in different groups that are nearly the same: (int, int, cosine).
+class Pair(NamedTuple):
+  """Two images of different groups that are nearly the same.
 
-  Each image of a later group is paired with the nearest one of an earlier group. The most alike are first.
+  Attributes:
+    first, second: ints, positions; the first is of the earlier group.
+    cosine: float, of their features' directions.
+    correlation: float, of their thumbnails.
+  """
+
+  first: int
+  second: int
+  cosine: float
+  correlation: float
+
+
+def thumbnail_directions(thumbnails):
+  """Returns directions whose cosine is the correlation of thumbnails: float32 `[N, D]`, rows of length 1.
+
+  Those of a single gray have length 0, so they are like no other.
 
   Args:
-    directions: float `[N, D]`, rows of length 1.
-    groups: int `[N]`, such as the split an image is in.
-    least: float, the cosine from which on two images are nearly the same.
+    thumbnails: float `[N, S, S, C]`, C 1 or 3.
   """
-  found = []
-  for first in range(0, len(directions), _AT_ONCE):
-    rows = slice(first, first + _AT_ONCE)
-    cosines = directions[rows] @ directions.T
-    cosines[groups[np.newaxis, :] >= groups[rows][:, np.newaxis]] = -1
-    nearest = cosines.argmax(axis=1)
-    value = cosines[np.arange(len(nearest)), nearest]
-    found += [(int(nearest[i]), first + int(i), float(value[i])) for i in np.flatnonzero(value >= least)]
-  return sorted(found, key=lambda pair: (-pair[2], pair[1]))
+  brightness = thumbnails.mean(axis=3, keepdims=True)
+  color = thumbnails - brightness
+  brightness = brightness - brightness.mean(axis=(1, 2), keepdims=True)
+  parts = [thumbnails.shape[3] ** 0.5 * brightness, _COLOR * color]
+  found = np.concatenate(parts, axis=3).astype(np.float32).reshape(len(thumbnails), -1)
+  return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-3)
+
+
+def near_duplicates(directions, thumbnails, groups):
+  """Returns the images that are nearly the same as one of another group: list of Pair, most alike first.
+
+  Each image is paired with the one of another group that it is the most like. So no image is left out, and
+  a hundred equal images are not ten thousand pairs.
+
+  Args:
+    directions: float32 `[N, D]`, rows of length 1, of the features.
+    thumbnails: float32 `[N, T]`, of `thumbnail_directions`.
+    groups: int `[N]`, such as the split an image is in.
+  """
+  most, partner = np.full(len(groups), -np.inf, np.float32), np.zeros(len(groups), np.int64)
+
+  def compare(rows, others, excess):
+    nearest = excess.argmax(axis=1)
+    value = excess[np.arange(len(rows)), nearest]
+    better = value > most[rows]
+    most[rows[better]], partner[rows[better]] = value[better], others[nearest[better]]
+
+  for group in np.unique(groups)[1:]:
+    own, earlier = np.flatnonzero(groups == group), np.flatnonzero(groups < group)
+    near, alike = directions[earlier].T, thumbnails[earlier].T
+    for first in range(0, len(own), _AT_ONCE):
+      rows = own[first : first + _AT_ONCE]
+      excess = directions[rows] @ near - np.float32(SAME_FEATURES)
+      np.maximum(excess, thumbnails[rows] @ alike - np.float32(SAME_THUMBNAIL), out=excess)
+      compare(rows, earlier, excess)
+      compare(earlier, rows, excess.T)
+  found = {}
+  for position in np.flatnonzero(most >= 0):
+    ends = tuple(sorted((int(position), int(partner[position])), key=lambda end: groups[end]))
+    likeness = (float(values[ends[0]] @ values[ends[1]]) for values in (directions, thumbnails))
+    found[ends] = (-float(most[position]), ends[1], Pair(*ends, *likeness))
+  return [pair for *_, pair in sorted(found.values())]
 
 
 def strangers(directions, labeled, neighbors=5):

@@ -1,9 +1,11 @@
 """The ladder's `report.html`, and lists of images that a person should look at, as CSV."""
 
 import csv
+import dataclasses
 import os
 
 from meta_pseudo_labels.data import input_pipeline
+from meta_pseudo_labels.data.augment.views import ResizedCrop
 from meta_pseudo_labels.features import spreading
 from meta_pseudo_labels.files import atomic_write, write_text
 from meta_pseudo_labels.ladder import findings, rungs
@@ -15,6 +17,7 @@ import tensorflow as tf
 
 SHOWN = 24  # Pictures of each list; the CSV has more.
 DOUBTS = 0.2  # The part of the labeled images that the list of doubtful labels has.
+_AT_ONCE = 64  # Images that are read at once.
 SPLITS = ('labeled', 'unlabeled', 'validation', 'test')
 
 
@@ -35,7 +38,7 @@ def write(folder, climb, problem, *, title, sentence, tests):
   Raises:
     OSError: a file cannot be written.
   """
-  pool = _Pool(problem)
+  pool = Pool(problem)
   sections = [
     ('ladder', 'What is worth how much', _ladder(climb)),
     ('mistakes', 'The most confident mistakes', _mistakes(tests, problem, pool)),
@@ -73,7 +76,7 @@ def write(folder, climb, problem, *, title, sentence, tests):
   return path
 
 
-class _Pool:
+class Pool:
   """All images of a Problem, labeled ones first, each with its split, name and direction."""
 
   def __init__(self, problem):
@@ -105,19 +108,42 @@ class _Pool:
     """Returns the positions of a split's images: int64 `[n]`."""
     return np.flatnonzero(self.groups == SPLITS.index(split))
 
-  def _pictures(self, positions):
-    """Returns images as the network sees them, read a split at a time: {position: PNG bytes}."""
-    found = {}
-    for inputs in {id(self._sources[p][0]): self._sources[p][0] for p in positions}.values():
-      chosen = [p for p in dict.fromkeys(positions) if self._sources[p][0] is inputs]
-      at = np.array([self._sources[p][1] for p in chosen])
+  def _read(self, positions, views):
+    """Yields (positions, uint8 `[n, H, W, C]`) of images as views show them, read a split at a time."""
+    by_source = {}
+    for position in dict.fromkeys(positions):
+      inputs, place = self._sources[position]
+      by_source.setdefault(id(inputs), (inputs, [], []))[1].append(position)
+      by_source[id(inputs)][2].append(place)
+    for inputs, chosen, places in by_source.values():
+      at_once = min(_AT_ONCE, len(places))
       batches = input_pipeline.eval_batches(
-        inputs[at], np.zeros(len(at), np.int32), views=self.views, batch_size=len(at)
+        inputs[np.array(places)], np.zeros(len(places), np.int32), views=views, batch_size=at_once
       )
-      views, _, _ = next(iter(batches))
-      for position, image in zip(chosen, view_samples.restore_pixels(self.views, views)):
-        found[position] = tf.io.encode_png(image).numpy()
-    return found
+      for number, (shown, _, _) in enumerate(batches):  # The last one is filled up.
+        part = chosen[number * at_once : (number + 1) * at_once]
+        yield part, view_samples.restore_pixels(views, shown)[: len(part)]
+
+  def near_duplicates(self):
+    """Returns the images that are nearly the same in two splits: list of findings.Pair."""
+    views, size = self.views, findings.THUMBNAIL
+    if isinstance(views, ResizedCrop):
+      views = dataclasses.replace(views, eval_size=size, whole=True)
+    order, thumbnails = [], []
+    for chosen, pixels in self._read(range(len(self.names)), views):
+      order += chosen
+      small = tf.image.resize(tf.cast(pixels, tf.float32), [size, size], 'area')
+      thumbnails.append(findings.thumbnail_directions(small.numpy()))
+    thumbnails = np.concatenate(thumbnails)[np.argsort(order)]
+    return findings.near_duplicates(self.raw, thumbnails, self.groups)
+
+  def _pictures(self, positions):
+    """Returns images as the network sees them: {position: PNG bytes}."""
+    return {
+      position: tf.io.encode_png(image).numpy()
+      for chosen, pixels in self._read(positions, self.views)
+      for position, image in zip(chosen, pixels)
+    }
 
   def tiles(self, captions):
     """Returns pictures with what is said of them, and their names, as one element.
@@ -245,19 +271,22 @@ def _doubts(folder, climb, problem, pool):
 
 def _duplicates(folder, pool):
   """Writes the images that are nearly the same in two splits, and shows the first of them."""
-  pairs = findings.near_duplicates(pool.raw, pool.groups)
+  pairs = pool.near_duplicates()
   where = lambda position: SPLITS[pool.groups[position]]
   write_csv(
     folder,
     'near_duplicates.csv',
-    ('path', 'other', 'split', 'other_split', 'cosine'),
-    [(pool.names[a], pool.names[b], where(a), where(b), f'{value:.4f}') for a, b, value in pairs],
+    ('path', 'other', 'split', 'other_split', 'cosine', 'correlation'),
+    [
+      (pool.names[a], pool.names[b], where(a), where(b), f'{cosine:.4f}', f'{correlation:.4f}')
+      for a, b, cosine, correlation in pairs
+    ],
   )
   # Those in the test split make it easier than it is.
-  pairs = sorted(pairs, key=lambda pair: where(pair[1]) != 'test')[: SHOWN // 2]
+  pairs = sorted(pairs, key=lambda pair: where(pair.second) != 'test')[: SHOWN // 2]
   if not pairs:
     return ''
-  captions = [(p, [page.tag('b', where(p))]) for a, b, _ in pairs for p in (a, b)]
+  captions = [(p, [page.tag('b', where(p))]) for pair in pairs for p in pair[:2]]
   note = (
     'Pairs, side by side. A test image that is in labeled/ too measures nothing. All: near_duplicates.csv.'
   )

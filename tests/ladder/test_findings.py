@@ -1,10 +1,15 @@
 """Labels in doubt, near-duplicates, strangers."""
 
+import io
 import types
 
+from meta_pseudo_labels.data import splits, storage
+from meta_pseudo_labels.data.augment.views import PadCrop, ResizedCrop
 from meta_pseudo_labels.ladder import findings, folds, page, rungs
 
 import numpy as np
+import pytest
+from PIL import Image, ImageDraw
 from sklearn import datasets
 
 
@@ -64,14 +69,93 @@ def test_doubts_are_ordered_by_the_margin_of_logits():
 def test_copies_in_other_splits_are_found(monkeypatch):
   monkeypatch.setattr(findings, '_AT_ONCE', 7)
   random = np.random.RandomState(0)
-  directions = directions_of(random.randn(30, 16))
+  directions, thumbnails = directions_of(random.randn(30, 16)), directions_of(random.randn(30, 20))
   groups = np.repeat([0, 1, 2], 10)
   directions[15] = directions[3]  # In another split.
   directions[25] = directions_of(directions[[4]] + 0.02 * random.randn(1, 16))[0]  # Nearly.
   directions[8] = directions[7]  # In the same one.
-  found = findings.near_duplicates(directions, groups)
-  assert [pair[:2] for pair in found] == [(3, 15), (4, 25)]
-  assert found[0][2] > 0.999 > found[1][2]
+  thumbnails[26] = thumbnails[19]  # Of other features.
+  directions[16:18] = directions[28]  # Both are copies of a later one.
+  found = findings.near_duplicates(directions, thumbnails, groups)
+  assert [pair[:2] for pair in found] == [(3, 15), (16, 28), (17, 28), (4, 25), (19, 26)]
+  assert found[0].cosine > 0.999 > found[3].cosine and found[4].correlation > 0.999
+  assert abs(found[3].correlation - thumbnails[4] @ thumbnails[25]) < 1e-6
+  assert findings.near_duplicates(directions, thumbnails, np.zeros(30)) == []
+
+
+def drawing(random):
+  """Returns a picture of 150 x 110 pixels with a few shapes on white."""
+  image = Image.new('RGB', (150, 110), 'white')
+  draw = ImageDraw.Draw(image)
+  for _ in range(4):
+    (left, right), (top, bottom) = np.sort(random.randint(0, (150, 110), (2, 2)), axis=0).T.tolist()
+    color = tuple(random.randint(0, 256, 3).tolist())
+    random.choice([draw.ellipse, draw.rectangle])((left, top, right + 9, bottom + 9), fill=color)
+  return image
+
+
+def encode(image, kind, scale=1, **options):
+  """Returns the bytes of a picture that was a file of some kind; as PNG, if that was WebP."""
+  file = io.BytesIO()
+  image.resize([round(scale * side) for side in image.size], Image.LANCZOS).save(file, kind, **options)
+  return encode(Image.open(file), 'PNG') if kind == 'WEBP' else file.getvalue()
+
+
+@pytest.mark.parametrize('in_files', [True, False])
+def test_pictures_that_were_encoded_again_are_found(in_files):
+  random = np.random.RandomState(0)
+  drawn = [drawing(random) for _ in range(60)]
+  again = [
+    encode(drawn[0], 'JPEG', quality=95),
+    encode(drawn[1], 'JPEG', quality=75),
+    encode(drawn[2], 'JPEG', quality=50),
+    encode(drawn[50], 'WEBP', quality=80),
+    encode(drawn[51], 'PNG', 0.5),
+    encode(drawn[52], 'WEBP', 0.5, quality=80),
+    encode(drawn[52], 'JPEG', 2, quality=75),
+  ]
+  files = np.array([encode(image, 'PNG') for image in drawn[:50]] + again, object)
+  tests = np.array([encode(image, 'PNG') for image in drawn[50:]], object)
+  views = ResizedCrop(size=64, eval_size=64)
+  if not in_files:
+    resized = lambda file: np.array(Image.open(io.BytesIO(file)).convert('RGB').resize([36, 36]))
+    files, tests = (np.stack([resized(file) for file in found]) for found in (files, tests))
+    views = PadCrop(mean=(120.0, 110.0, 100.0), std=(60.0,))
+  # Features that say nothing of the copies.
+  features = random.randn(67, 1, 30).astype(np.float16)
+  images = types.SimpleNamespace(
+    inputs=files,
+    names=None,
+    info=types.SimpleNamespace(class_names=('a',)),
+    views=views,
+    evaluated={'test': storage.Examples(tests, np.zeros(10, np.int32))},
+  )
+  problem = types.SimpleNamespace(
+    images=images,
+    split=splits.Split(labeled=np.arange(20), unlabeled=np.arange(57), validation=np.arange(0)),
+    inputs=features[:57],
+    evaluated={'test': storage.Examples(features[57:], np.zeros(10, np.int32))},
+  )
+  found = page.Pool(problem).near_duplicates()
+  assert {pair[:2] for pair in found} == {
+    *[(0, 50), (1, 51), (2, 52)],
+    *[(53, 57), (54, 58), (55, 59), (56, 59)],
+  }
+
+
+def test_thumbnails_of_other_brightness_and_contrast_have_the_same_direction():
+  random = np.random.RandomState(0)
+  thumbnails = random.uniform(50, 150, [1, 16, 16, 3]).astype(np.float32)
+  brighter, paler, redder = thumbnails + 40, 0.5 * thumbnails + 60, thumbnails + [90, 0, 0]
+  flat = np.full([1, 16, 16, 3], 200, np.float32)
+  found = findings.thumbnail_directions(np.concatenate([thumbnails, brighter, paler, redder, flat]))
+  np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 1, 1, 1, 0], atol=1e-6)
+  cosines = found @ found[0]
+  assert min(cosines[1:3]) > 0.9999 > 0.99 > cosines[3] and cosines[4] == 0
+  # Of one channel it is the correlation.
+  gray = random.uniform(0, 255, [2, 16, 16, 1]).astype(np.float32)
+  found = findings.thumbnail_directions(gray)
+  assert abs(found[0] @ found[1] - np.corrcoef(gray.reshape(2, -1))[0, 1]) < 1e-6
 
 
 def test_strangers_are_far_from_all_labeled_images():
