@@ -256,9 +256,9 @@ def plant_duplicates(flags, seed, folder):
 
 
 def find_duplicates(flags, argv, seed):
-  """Returns ({kind: shares in percent of its copies that are listed}, number of other pairs listed).
+  """Returns ({kind: shares in percent of its copies that are listed}, numbers of other pairs listed).
 
-  The shares are (by the features alone, by features or thumbnails).
+  Shares and numbers are (those with a cosine as high as features alone need, all).
   """
   with tempfile.TemporaryDirectory() as folder:
     copies = plant_duplicates(flags, seed, folder)
@@ -273,7 +273,11 @@ def find_duplicates(flags, argv, seed):
     for kind, names in copies.items()
   }
   planted = set(sum(copies.values(), []))
-  return shares, sum(not planted & {pool.names[end] for end in pair[:2]} for pair in pairs)
+  others = [
+    sum(not planted & {pool.names[end] for end in pair[:2]} for pair in found)
+    for found in (by_features, pairs)
+  ]
+  return shares, others
 
 
 def count_duplicates(pool, seed):

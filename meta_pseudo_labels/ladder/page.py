@@ -109,7 +109,7 @@ class Pool:
     return np.flatnonzero(self.groups == SPLITS.index(split))
 
   def _read(self, positions, views):
-    """Yields (positions, uint8 `[n, H, W, C]`) of images as views show them, read a split at a time."""
+    """Yields (positions, views `[n, H, W, C]`) of images, read a split at a time."""
     by_source = {}
     for position in dict.fromkeys(positions):
       inputs, place = self._sources[position]
@@ -122,7 +122,7 @@ class Pool:
       )
       for number, (shown, _, _) in enumerate(batches):  # The last one is filled up.
         part = chosen[number * at_once : (number + 1) * at_once]
-        yield part, view_samples.restore_pixels(views, shown)[: len(part)]
+        yield part, shown[: len(part)]
 
   def near_duplicates(self):
     """Returns the images that are nearly the same in two splits: list of findings.Pair."""
@@ -130,9 +130,10 @@ class Pool:
     if isinstance(views, ResizedCrop):
       views = dataclasses.replace(views, eval_size=size, whole=True)
     order, thumbnails = [], []
-    for chosen, pixels in self._read(range(len(self.names)), views):
+    for chosen, shown in self._read(range(len(self.names)), views):
       order += chosen
-      small = tf.image.resize(tf.cast(pixels, tf.float32), [size, size], 'area')
+      # Not rounded: a faint drawing is a few levels of its thumbnail.
+      small = tf.image.resize(tf.cast(shown, tf.float32) * views.std + views.mean, [size, size], 'area')
       thumbnails.append(findings.thumbnail_directions(small.numpy()))
     thumbnails = np.concatenate(thumbnails)[np.argsort(order)]
     return findings.near_duplicates(self.raw, thumbnails, self.groups)
@@ -141,8 +142,8 @@ class Pool:
     """Returns images as the network sees them: {position: PNG bytes}."""
     return {
       position: tf.io.encode_png(image).numpy()
-      for chosen, pixels in self._read(positions, self.views)
-      for position, image in zip(chosen, pixels)
+      for chosen, shown in self._read(positions, self.views)
+      for position, image in zip(chosen, view_samples.restore_pixels(self.views, shown))
     }
 
   def tiles(self, captions):
