@@ -40,6 +40,7 @@ RATES = {
   'digits': (0.4 * 32 / 256, 0.8 * 32 / 256),
   'study_digits': (0.8 * 16 / 256, 1.6 * 16 / 256),
   'study_fashion_mnist': (0.4 * 32 / 256, 0.8 * 32 / 256),
+  'fashion_mnist': (0.4 * 32 / 256, 0.4 * 32 / 256),
   'cifar10': (0.1 / 2, 0.1 / 2),
   'cifar100': (0.1 / 2, 0.1 / 2),
   'svhn': (0.1 / 2, 0.1 / 2),
@@ -181,7 +182,7 @@ def fixture_stand_ins(tmp_path_factory):
 
   def stand_in_for(info, *args, **kwargs):
     if info.name in ('cifar10', 'cifar100', 'svhn', 'fashion_mnist'):
-      count = {'cifar100': 10100, 'fashion_mnist': 100}.get(info.name, 4100)
+      count = {'cifar100': 10100, 'fashion_mnist': 6100}.get(info.name, 4100)
       return random_images(
         info, count=count, size=info.image_shape[0], extra=50 if info.name == 'svhn' else 0
       )
