@@ -1,6 +1,8 @@
 """Features as data: equal to the network's own, kept, and the same after a kill."""
 
+import dataclasses
 import os
+import types
 
 from meta_pseudo_labels import rng
 from meta_pseudo_labels.build import features
@@ -140,3 +142,20 @@ def test_features_of_other_inputs_are_others():
 
   first, again, other = (features._sha256(network(kind)) for kind in ('0_1', '0_1', '-1_1'))
   assert first == again != other
+
+
+def test_features_of_before_there_was_a_fill_are_found(tmp_path, network):
+  """The cache's key is what it was, where pixels are filled as they were."""
+
+  def key(fill):
+    problem = types.SimpleNamespace(
+      images=None,
+      info=types.SimpleNamespace(class_names=('a', 'b'), fit='center'),
+      input_shape=(8, 8, 3),
+      views=dataclasses.replace(VIEWS, fill=fill),
+      decoding=None,
+    )
+    config = types.SimpleNamespace(cache_dir=str(tmp_path), seed=0)
+    return features._caches(config, problem, network, 2, print)[1].parameters
+
+  assert 'fill' not in key(128)['views'] and key(250)['views'] == {**key(128)['views'], 'fill': 250}
