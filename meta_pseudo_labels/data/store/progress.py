@@ -19,7 +19,7 @@ class Progress:
     self._total, self._say, self._now = total, say, now
     self._interval = (1.0 if sys.stderr.isatty() else 10.0) if interval is None else interval
     self._started = self._said = now()
-    self._done = 0
+    self._done = self._done_when_said = 0
 
   def step(self):
     """Counts one more image."""
@@ -38,8 +38,11 @@ class Progress:
       self._say(f'prepared {self._done:,} images in {took:.0f} s, {self._done / took:.0f} a second')
 
   def _line(self):
-    self._said = self._now()
-    speed = self._done / max(self._said - self._started, 1e-9)
-    left = (self._total - self._done) / max(speed, 1e-9)
+    now = self._now()
+    speed = self._done / max(now - self._started, 1e-9)
+    # By what was done since the last line: huge images come last, and are hundreds of times as slow.
+    recent = (self._done - self._done_when_said) / max(now - self._said, 1e-9)
+    left = (self._total - self._done) / max(recent, 1e-9)
+    self._said, self._done_when_said = now, self._done
     rest = f'about {left:.0f} s left' if left < 120 else f'about {left / 60:.0f} min left'
     self._say(f'prepared {self._done:,} of {self._total:,} images, {speed:.0f} a second, {rest}')

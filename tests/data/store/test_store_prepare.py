@@ -345,6 +345,16 @@ def test_progress():
   assert len(lines) == 5 and lines[-1] == 'prepared 1,500 images in 47 s, 32 a second'
 
 
+def test_progress_of_slow_images_that_come_last():
+  lines, seconds = [], [0.0]
+  counted = progress.Progress(338, lines.append, interval=10, now=lambda: seconds[0])
+  for duration in [1 / 32] * 320 + [4] * 3:
+    seconds[0] += duration
+    counted.step()
+  # Three in the last 12 seconds, and 15 are left.
+  assert lines[-1] == 'prepared 323 of 338 images, 15 a second, about 60 s left'
+
+
 def test_one_size(folder, store, monkeypatch):
   files.write_images(folder, 9)
 
