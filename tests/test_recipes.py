@@ -47,7 +47,8 @@ RATES = {
   'imagenet_10_percent': (0.15 * 4, 0.1 * 4),
   'imagenet_extra': (0.15 * 16, 0.1 * 16),
   'efficientnet': (0.15 * 8, 0.1 * 8),
-  'folder': (0.016 / 16, 0.016 / 16),
+  'folder': (0.0016 / 16, 0.016 / 16),  # Finetuning in the ladder.
+  'folder_': (0.016 / 16, 0.016 / 16),
 }
 PARAMETERS = {  # Of the networks at their data sets' numbers of classes.
   ('wrn-28-2', 10): 1.47e6,
