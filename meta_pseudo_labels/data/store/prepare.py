@@ -202,7 +202,7 @@ def _add(store, work, missing, progress):
   def in_python():  # The lists are complete when the first part has ended.
     yield from decoding.in_python(work, rest, work.cores)
     if huge:
-      progress.note(f'{len(huge)} images of more than 20 megapixels are decoded last, one at a time')
+      progress.slower(f'{len(huge)} images of more than 20 megapixels are decoded last, one at a time')
     yield from decoding.in_python(work, huge, 1)
 
   for done in itertools.chain(in_graph(), in_python()):

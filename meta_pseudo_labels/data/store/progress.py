@@ -27,9 +27,10 @@ class Progress:
     if self._now() - self._said >= self._interval:
       self._line()
 
-  def note(self, line):
-    """Says a line of its own."""
+  def slower(self, line):
+    """Says why the images from here on take longer; what is left is judged by these alone."""
     self._say(line)
+    self._said, self._done_when_said = self._now(), self._done
 
   def end(self):
     """Says how it went, if it took long enough for a line before."""

@@ -348,11 +348,19 @@ def test_progress():
 def test_progress_of_slow_images_that_come_last():
   lines, seconds = [], [0.0]
   counted = progress.Progress(338, lines.append, interval=10, now=lambda: seconds[0])
-  for duration in [1 / 32] * 320 + [4] * 3:
+  for duration in [1 / 32] * 160:
     seconds[0] += duration
     counted.step()
-  # Three in the last 12 seconds, and 15 are left.
-  assert lines[-1] == 'prepared 323 of 338 images, 15 a second, about 60 s left'
+  counted.slower('178 images are slow')
+  for duration in [4] * 3 + [6] * 2:
+    seconds[0] += duration
+    counted.step()
+  # Three in 12 seconds, where the fast ones do not count, and then two in 12 seconds.
+  assert lines == [
+    '178 images are slow',
+    'prepared 163 of 338 images, 10 a second, about 12 min left',
+    'prepared 165 of 338 images, 6 a second, about 17 min left',
+  ]
 
 
 def test_one_size(folder, store, monkeypatch):
